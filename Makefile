@@ -1,0 +1,16 @@
+# The two commands of the README. Both install what is missing (as root) and ask nothing.
+.PHONY: demo test chaos bench
+
+demo:
+	python3 -m demo
+
+test:
+	python3 -m tests
+
+# The MySQL pool under kills, restarts and silent networks: stock, patched and in-tree, ten minutes.
+chaos:
+	python3 -m chaos
+
+# Stock, patched and in-tree side by side, with growth curves, five minutes.
+bench:
+	python3 -m bench
