@@ -1,0 +1,248 @@
+"""The command dirac-perfpatch."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from dirac_perfpatch import loading, status, toggles
+from dirac_perfpatch.patches import CATALOGUE
+from dirac_perfpatch.patches._connections import no_connecting
+from dirac_perfpatch.patching import APPLIED, ARMED, FAILED, TRIPPED, Database, NotAsked, Patch
+
+# Exit codes.
+OK, BAD, UNUSABLE = 0, 1, 2
+
+_EPILOG = """exit codes: 0 all is well; 1 a patch failed, tripped or answered differently, or init found a file;
+2 there is no DIRAC here, or the toggles cannot be used"""
+
+
+_answers: TextIO = sys.stdout
+
+
+class _NoHost(Exception):
+    pass
+
+
+def _tell(text: str) -> None:
+    """Write a line of the answer."""
+    print(text, file=_answers)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Those after the command's name; those of the process if None.
+
+    Returns:
+        The exit code: see ``dirac-perfpatch --help``.
+    """
+    global _answers
+    options = _parser().parse_args(arguments)
+    _answers = sys.stdout
+    try:
+        # The host logs to standard output, which is for the answer: its logger gets standard error for it.
+        with contextlib.redirect_stdout(sys.stderr):
+            return int(options.run(options))
+    except _NoHost as error:
+        print(f"dirac-perfpatch: {error}", file=sys.stderr)
+        return UNUSABLE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("dirac-perfpatch", description=__doc__, epilog=_EPILOG)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    show = commands.add_parser("status", help="what each patch does in a new process of this installation")
+    show.add_argument("--json", action="store_true", help="for machines")
+    show.set_defaults(run=_status)
+    check = commands.add_parser("check", help="compare every patch's answers with those of the stock host")
+    check.add_argument("--json", action="store_true", help="for machines")
+    _add_database(check, "only SELECT is sent")
+    check.set_defaults(run=_check)
+    measure = commands.add_parser("bench", help="microseconds per call with each patch on, and with it taken off")
+    measure.add_argument("--json", action="store_true", help="for machines")
+    measure.add_argument(
+        "--rounds", type=_count, default=5, help="repetitions, on and off in turn (default: %(default)s)"
+    )
+    _add_database(measure, "up to 10 connections, and SELECT only")
+    measure.set_defaults(run=_bench)
+    init = commands.add_parser("init", help="write a documented patches.yaml where DIRAC looks for it")
+    init.set_defaults(run=_init)
+    return parser
+
+
+def _add_database(command: argparse.ArgumentParser, sent: str) -> None:
+    text = f"a database for the patches of the MySQL pool; {sent}"
+    command.add_argument("--db", type=_database, metavar="HOST:PORT:USER:PASSWORD:NAME", help=text)
+
+
+def _database(text: str) -> Database:
+    try:
+        host, port, user, password, name = text.split(":")
+        return Database(host, int(port), user, password, name)
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be HOST:PORT:USER:PASSWORD:NAME") from None
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _load_host() -> str:
+    """Do what any DIRAC process does first, so that the plugin loads as it does there.
+
+    Returns:
+        The release of the host.
+    """
+    try:
+        importlib.import_module("DIRAC.Core.Utilities.Extensions").extensionsByPriority()
+        return str(sys.modules["DIRAC"].version)
+    except ImportError as error:
+        raise _NoHost(f"no DIRAC can be imported by {sys.executable}: {error}") from None
+
+
+def _load_targets() -> dict[str, str]:
+    """Import the modules of all targets.
+
+    Returns:
+        Why not, by name of module, for those that cannot be imported here.
+    """
+    missing = {}
+    with contextlib.ExitStack() as stack:
+        # Without mysqlclient nothing can connect anyway, and the import below says so.
+        with contextlib.suppress(ImportError):
+            stack.enter_context(no_connecting())
+        for module in {module for patch in CATALOGUE for target in patch.targets for module in target.modules}:
+            try:
+                importlib.import_module(module)
+            except Exception as error:  # a module of the host's may raise anything
+                missing[module] = f"cannot be imported here: {type(error).__name__}: {error}"
+    return missing
+
+
+def _entries() -> list[dict[str, Any]]:
+    missing = _load_targets()
+    entries = status()
+    for entry in entries:
+        for target in entry["targets"]:
+            if target["state"] == ARMED:
+                target["reason"] = missing.get(target["module"], target["reason"])
+        if entry["state"] == ARMED:
+            entry["reason"] = f"{entry['targets'][0]['module']} {entry['targets'][0]['reason']}"
+    return entries
+
+
+def _exit_code(states: Sequence[str]) -> int:
+    if loading.problem:
+        return UNUSABLE
+    return BAD if {FAILED, TRIPPED}.intersection(states) else OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    release = _load_host()
+    entries = _entries()
+    code = _exit_code([entry["state"] for entry in entries])
+    if options.json:
+        _tell(json.dumps({"dirac": release, "toggles": loading.source, "patches": entries}, indent=2))
+        return code
+    _tell(f"DIRAC {release}, toggles from {loading.source}")
+    _print_table([("patch", "state", "reason"), *((e["name"], e["state"], e["reason"]) for e in entries)])
+    return code
+
+
+def _check(options: argparse.Namespace) -> int:
+    release = _load_host()
+    entries = _entries()
+    if loading.problem:
+        return UNUSABLE
+    rows = []
+    for patch, entry in zip(CATALOGUE, entries):
+        verdict = _compare(patch, options.db) if entry["state"] == APPLIED else ("not asked", entry["state"])
+        rows.append((patch.name, *verdict))
+    if options.json:
+        _tell(json.dumps({"dirac": release, "patches": [dict(zip(("name", "answer", "reason"), r)) for r in rows]}))
+    else:
+        _tell(f"DIRAC {release}")
+        _print_table([("patch", "answer", "reason"), *rows])
+    if any(answer == "differs" for _, answer, _ in rows):
+        return BAD
+    return _exit_code([entry["state"] for entry in status()])
+
+
+def _compare(patch: Patch, database: Database | None) -> tuple[str, str]:
+    """Ask twice with the patch on, the second time to be answered from what it keeps, and once with it off."""
+    switch = loading.switches[patch.name]
+    answers = []
+    try:
+        for on in (True, True, False):
+            switch.arm() if on else switch.take_off()
+            # One line asks for all three: an answer may hold the call stack.
+            answers.append(patch.ask(database))
+    except NotAsked as error:
+        return "not asked", str(error)
+    finally:
+        switch.arm()
+    first, second, stock = answers
+    if switch.guard.failures:
+        return "differs", f"the patch's own code failed {switch.guard.failures} times"
+    if first == second == stock:
+        return "same as stock", ""
+    return "differs", "the patched answer is not the stock one; switch this patch off and report it"
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from dirac_perfpatch import bench
+
+    release = _load_host()
+    entries = _entries()
+    if loading.problem:
+        return UNUSABLE
+    reasons = {e["name"]: "" if e["state"] == APPLIED else f"{e['state']}; {e['reason']}" for e in entries}
+    found = bench.compare(reasons, options.db, options.rounds)
+    if options.json:
+        _tell(json.dumps({"dirac": release, "calls": [one.as_dict() for one in found]}, indent=2))
+    else:
+        _tell(f"DIRAC {release}, microseconds per call: the minimum, with the patch on and taken off in turn")
+        _print_table([("patch", "call", "stock", "patched", "ratio", ""), *(one.as_row() for one in found)])
+    return _exit_code([entry["state"] for entry in status()])
+
+
+def _init(options: argparse.Namespace) -> int:
+    _load_host()
+    path = os.environ.get(toggles.FILE_VARIABLE) or toggles.default_path(sys.modules["DIRAC"].rootPath)
+    if path is None:
+        raise _NoHost("this DIRAC does not say where its root is; name a file with " + toggles.FILE_VARIABLE)
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        # "x" makes the file or fails: an existing one, or a link that leads nowhere yet, is never written to.
+        with open(path, "x", encoding="utf-8") as ours, open(toggles.SHIPPED, encoding="utf-8") as shipped:
+            shutil.copyfileobj(shipped, ours)
+    except FileExistsError:
+        print(f"dirac-perfpatch: {path} exists already and was not changed", file=sys.stderr)
+        return BAD
+    except OSError as error:
+        print(f"dirac-perfpatch: {path} cannot be written: {error.strerror}", file=sys.stderr)
+        return BAD
+    _tell(f"wrote {path}")
+    return OK
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        _tell("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""One line to the operator, once.
+
+Standard error, not the host's log: DIRAC's commands log to standard output, which scripts parse, and when a file of
+toggles is bad the host's logger may be half imported. Services write both to the same log.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+_said: set[str] = set()
+_lock = threading.Lock()
+
+
+def say_once(text: str) -> None:
+    """Write ``dirac-perfpatch: <text>`` to standard error, unless this process did so already. Never raises.
+
+    Args:
+        text: What happened and what follows from it; line breaks become spaces.
+    """
+    line = " ".join(text.split())
+    with _lock:
+        if line in _said:
+            return
+        _said.add(line)
+    try:
+        # Not print(): it would take standard output for a missing stderr.
+        sys.stderr.write(f"dirac-perfpatch: {line}\n")
+        sys.stderr.flush()
+    except Exception:
+        return

@@ -1,0 +1,396 @@
+"""What the three patches of the MySQL pool know about its connections. Not a patch itself.
+
+A pooled connection is *adopted* when the pool opens it: its class becomes a subclass of the driver's that looks at the
+socket before a statement is sent, and that cleans instead of closing, each only while the patch that wants it is on.
+Changing the class of the one object reaches whoever holds it, under any name; a proxy would not, and costs each call.
+
+Thread safety: a connection is used by the thread that the pool has assigned it to, and by no other, in the host as
+here. What is shared is the register of adopted connections; each step on it is one operation on a dictionary.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+import socket
+import struct
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import current_thread
+from typing import Any
+
+from dirac_perfpatch.patching import Guard, Site
+
+MODULE = "DIRAC.Core.Utilities.MySQL"
+ASSIGNED = "_ConnectionPool__assigned"  # {thread: [connection, name of its database, time of last use]}
+_SPARES = "_ConnectionPool__spares"
+_NEW = "_ConnectionPool__newConn"
+_ENDED = "_perfpatch_ended"
+
+# A readable socket, or one whose peer has closed at least its own half. Errors are reported without being asked for.
+_SIGNS_OF_DEATH = select.POLLIN | select.POLLPRI | getattr(select, "POLLRDHUP", 0)
+# Probes of a peer that does not answer before the kernel gives it up: minutes, because a query may wait on that peer.
+_KEEPALIVE_PROBES = 60
+
+
+def tells_socket(connection: Any) -> bool:
+    """Whether this mysqlclient tells a connection's socket: ``Connection.fileno`` came with 2.2."""
+    return hasattr(connection, "fileno")
+
+
+@functools.lru_cache(maxsize=1)
+def _libc() -> Any:
+    import ctypes  # only in processes that have a connection
+
+    # Not CDLL: a call through PyDLL keeps the interpreter's lock.
+    return ctypes.PyDLL(None)
+
+
+def _pollfd(number: int) -> Any:
+    """A ``struct pollfd``: int fd, short events, short revents."""
+    import ctypes
+
+    return ctypes.create_string_buffer(struct.pack("ihh", number, _SIGNS_OF_DEATH, 0))
+
+
+class _Socket:
+    """The socket of an adopted connection: its number, what tells it from another one of that number, and a poller.
+
+    libmariadb goes on telling the number of a socket that it has closed after an error of the network, and the next
+    connection may get that number. A socket's inode is its own.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.inode = os.fstat(number).st_ino
+        self._poller = select.poll()  # unlike select(), not limited to file descriptors below 1024
+        self._poller.register(number, _SIGNS_OF_DEATH)
+        self.poll = self._poller.poll
+        self._poll_with_lock = functools.partial(_libc().poll, _pollfd(number), 1, 0)
+
+    def has_signs_of_death(self) -> bool:
+        """The same look as ``poll``, for the moment before a statement is sent.
+
+        ``poll`` lets other threads run, which may take milliseconds in which the server hangs up unseen. This call does
+        not: it keeps the interpreter's lock, for the microsecond that a poll without waiting takes.
+        """
+        return self._poll_with_lock() != 0
+
+    def is_open(self) -> bool:
+        """Whether the number still is this socket's."""
+        try:
+            return os.fstat(self.number).st_ino == self.inode
+        except OSError:
+            return False
+
+
+def is_quiet(connection: Any) -> bool:
+    """Whether nothing waits to be read on an idle connection, which means that the server has not hung up.
+
+    One ``poll()`` that does not wait, 0.6 us. A server that closes a connection, for whatever reason, sends its end
+    of file; one that says why before it does sends that. Neither can be missed. What cannot be seen is a peer that
+    vanished without a word, such as a firewall that forgot the connection. With TLS a record that carries no data, such
+    as a session ticket, makes the socket readable, too; a ping tells then.
+
+    Args:
+        connection: An adopted connection of which no result is outstanding.
+
+    Raises:
+        Exception: The connection is closed, or it is not adopted, or this mysqlclient does not tell its socket.
+    """
+    known = connection._perfpatch_socket
+    if connection.fileno() != known.number or os.fstat(known.number).st_ino != known.inode:
+        raise ConnectionError("closed")
+    return not known.poll(0)
+
+
+def is_quiet_now(connection: Any) -> bool:
+    """As :func:`is_quiet`, and no other thread has run between the look and the return; takes 1.3 us.
+
+    Raises:
+        Exception: As :func:`is_quiet` does.
+    """
+    known = connection._perfpatch_socket
+    if connection.fileno() != known.number or not known.is_open():
+        raise ConnectionError("closed")
+    return not known.has_signs_of_death()
+
+
+def is_alive(connection: Any) -> bool:
+    """Whether the server answers on this connection: asked with a round trip only if its socket does not say enough."""
+    try:
+        if is_quiet(connection):
+            return True
+    except Exception:
+        if tells_socket(connection):
+            return False  # closed on our side
+    try:
+        connection.ping()
+    except Exception:
+        return False
+    return True
+
+
+def discard(pool: Any) -> None:
+    """Close this thread's connection and drop it from the pool, so that the next checkout makes a new one."""
+    entry = getattr(pool, ASSIGNED).pop(current_thread(), None)
+    if entry is not None:
+        # It may be closed already; all that matters is that nobody gets it again.
+        with suppress(Exception):
+            really_close(entry[0])
+
+
+def really_close(connection: Any) -> None:
+    """Close an adopted connection as the driver does."""
+    _own_class(connection).close(connection)
+
+
+class _Wishes:
+    """What the patches that are on want of adopted connections: one attribute each, None while the patch is off."""
+
+    before_first: Callable[[Any, Any], None] | None = None  # called before a checked out connection's first statement
+    instead_of_close: Callable[[Any, Any], bool] | None = None  # returns False if the connection shall really be closed
+    keepalive_seconds: float | None = None
+    leave_to_parent = False  # after a fork
+
+    def set(self, site: Site, **values: Any) -> None:
+        """Set attributes until it is undone."""
+        for name, value in values.items():
+            setattr(self, name, value)
+            site.undoing.append(functools.partial(setattr, self, name, getattr(type(self), name)))
+
+
+wishes = _Wishes()
+
+
+class _First(threading.local):
+    """Whether this thread's next statement is the first since it took its connection from the pool."""
+
+    expected = False
+
+
+first = _First()
+
+
+def _query(self: Any, statement: Any) -> Any:
+    if first.expected:
+        first.expected = False
+        if wishes.before_first is not None:
+            wishes.before_first(self, statement)
+    _note_transaction(self, statement)
+    return _own_class(self).query(self, statement)
+
+
+def _close(self: Any) -> None:
+    pool = self._perfpatch_pool()
+    if wishes.instead_of_close is None or pool is None or not wishes.instead_of_close(self, pool):
+        really_close(self)
+
+
+def _note_transaction(connection: Any, statement: Any) -> None:
+    """Keep whether a transaction is open, as far as the statements say; mysqlclient does not tell the server's flag."""
+    word = bytes(statement[:12], "latin1", "replace") if isinstance(statement, str) else bytes(statement[:12])
+    word = word.lstrip().upper()
+    if word.startswith((b"START TRANS", b"BEGIN")):
+        connection._perfpatch_transaction = True
+    elif word.startswith((b"COMMIT", b"ROLLBACK")):
+        connection._perfpatch_transaction = False
+
+
+def in_transaction(connection: Any) -> bool:
+    """Whether a statement on this connection may belong to a transaction that has begun before it."""
+    return connection._perfpatch_transaction or not connection.get_autocommit()
+
+
+_pooled_classes: dict[type, type] = {}  # by the driver's class
+_adopted: dict[int, weakref.ref[Any]] = {}
+
+
+def _own_class(connection: Any) -> Any:
+    """The driver's class of a connection, adopted or not."""
+    kind = type(connection)
+    return kind.__mro__[1] if kind in _pooled_classes.values() else kind
+
+
+def _adopt(connection: Any, pool: Any) -> None:
+    kind = _own_class(connection)
+    if kind not in _pooled_classes:
+        _pooled_classes[kind] = type(kind.__name__, (kind,), {"query": _query, "close": _close})
+    connection._perfpatch_pool = weakref.ref(pool)
+    connection._perfpatch_transaction = False
+    connection._perfpatch_socket = None
+    with suppress(Exception):  # closed already, or a mysqlclient that does not tell the socket
+        connection._perfpatch_socket = _Socket(connection.fileno())
+    connection.__class__ = _pooled_classes[kind]
+    number = id(connection)
+    _adopted[number] = weakref.ref(connection, lambda _: _adopted.pop(number, None))
+    if wishes.keepalive_seconds:
+        _keep_alive(connection, wishes.keepalive_seconds)
+
+
+def _release(connection: Any) -> None:
+    _adopted.pop(id(connection), None)
+    connection.__class__ = _own_class(connection)
+
+
+def _keep_alive(connection: Any, seconds: float) -> None:
+    """Have the kernel probe the peer while the connection is idle.
+
+    A firewall then has no reason to forget the connection, and a peer that has forgotten it says so to a probe, which
+    the next look at the socket sees. A connection that waits for an answer is not given up for that.
+    """
+    whole = max(1, round(seconds))
+    # A unix socket has no such option, and needs none.
+    with suppress(Exception), socket.socket(fileno=os.dup(connection._perfpatch_socket.number)) as look:
+        look.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        look.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, whole)
+        look.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, whole)
+        look.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+
+
+class _ThreadEnds(threading.local):
+    """Per thread: by pool, an object that goes when the thread ends."""
+
+    def __init__(self) -> None:
+        self.marks: dict[int, _Mark] = {}
+
+
+class _Mark:
+    """Notes at its end, which is that of its thread, that a pool has an entry of a thread that has ended."""
+
+    def __init__(self, ended: deque[threading.Thread]) -> None:
+        self._thread = current_thread()
+        self._ended = ended
+
+    def __del__(self) -> None:
+        self._ended.append(self._thread)
+
+
+_thread_ends = _ThreadEnds()
+
+
+def note_thread(pool: Any) -> None:
+    """Have :func:`has_ended_threads` know when this thread, which uses the pool, has ended."""
+    # The host never finds out that such a thread has ended, either: it says of itself that it is alive.
+    if id(pool) not in _thread_ends.marks and not isinstance(current_thread(), threading._DummyThread):
+        _thread_ends.marks[id(pool)] = _Mark(vars(pool).setdefault(_ENDED, deque()))
+
+
+def has_ended_threads(pool: Any) -> bool:
+    """Whether a thread that has used the pool has ended since the pool's ``clean()`` could have found that."""
+    ended = vars(pool).get(_ENDED)
+    if not ended:
+        return False
+    # A thread is told of a moment before it says so itself; it is told of again until then.
+    for thread in list(ended):
+        if not thread.is_alive():
+            with suppress(ValueError):  # another thread has been faster
+                ended.remove(thread)
+    return True
+
+
+class _Adoption:
+    """Adopts every connection of every pool, for as long as a patch wants that."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._site: Site | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, site: Site) -> None:
+        """Adopt the connections that there are and those to come, until it is undone.
+
+        When the last user has undone it, the connections are the driver's again.
+        """
+        with self._lock:
+            self._users += 1
+            site.undoing.append(self._end)
+            if self._users == 1:
+                # On a site of its own: the patch that began may end before the others.
+                self._site = Site(site.module, {}, site.guard)
+                self._site.wrap(f"ConnectionPool.{_NEW}", _adopting(site.guard))
+                for pool in list(site.resolve("MySQL")._MySQL__connectionPools.values()):
+                    for connection in _connections_of(pool):
+                        _adopt(connection, pool)
+
+    def _end(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._site is not None:
+                self._site.undo()
+                for reference in list(_adopted.values()):
+                    connection = reference()
+                    if connection is not None:
+                        _release(connection)
+
+
+adoption = _Adoption()
+
+
+def _connections_of(pool: Any) -> list[Any]:
+    assigned = [entry[0] for entry in list(getattr(pool, ASSIGNED).values())]
+    return assigned + [connection for connection, _ in list(getattr(pool, _SPARES))]
+
+
+def _adopting(guard: Guard) -> Callable[..., Any]:
+    def new_connection(wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
+        connection = wrapped(*args, **kwargs)
+        try:
+            _adopt(connection, pool)
+        except Exception as error:  # it is a connection all the same
+            guard.failed(error)
+        return connection
+
+    return new_connection
+
+
+def _leave_to_parent() -> None:
+    """In a child of a fork: the parent's connections are not ours to use, and not ours to close.
+
+    A connection that is used by both mixes their answers up, and closing it, also by the collector at the child's end,
+    tells the server to hang up on the parent. So what the child closes must not be the parent's socket.
+    """
+    if not wishes.leave_to_parent:
+        return
+    with suppress(Exception):
+        # All are held until all sockets are replaced: emptying a pool closes what nobody else holds.
+        inherited = [connection for reference in list(_adopted.values()) if (connection := reference()) is not None]
+        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for connection in inherited:
+            if connection._perfpatch_socket is not None and connection._perfpatch_socket.is_open():
+                os.dup2(nowhere, connection._perfpatch_socket.number, inheritable=False)
+        os.close(nowhere)
+        for connection in inherited:
+            pool = connection._perfpatch_pool()
+            if pool is not None:
+                getattr(pool, ASSIGNED).clear()
+                getattr(pool, _SPARES).clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+@contextmanager
+def no_connecting() -> Iterator[None]:
+    """Let database objects be made without connecting: some modules of the host's make one when they are imported.
+
+    For the command line only, which imports the modules of all targets to look at them: on a machine whose database is
+    down the host would try for 275 s.
+    """
+    from DIRAC import S_OK
+    from DIRAC.Core.Utilities.MySQL import MySQL
+
+    def connect(self: Any) -> Any:
+        self._connected = True
+        return S_OK()
+
+    original = vars(MySQL)["_connect"]
+    MySQL._connect = connect
+    try:
+        yield
+    finally:
+        MySQL._connect = original

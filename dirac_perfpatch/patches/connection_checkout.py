@@ -1,0 +1,136 @@
+"""ConnectionPool.get: no ping for a warm connection.
+
+The host pings the server at every checkout, that is before every query, a network round trip each; and it walks the
+entries of all threads to find those that have ended.
+
+We look at the connection's socket instead, at every checkout: nothing to read means that the server has not hung up.
+Anything else goes to the host's own code, which pings, and replaces a connection that does not answer. So a connection
+that died while it was idle is found exactly as before, and the caller sees no failed query that it would not have seen
+without us.
+
+The host's code also answers when the thread has no connection yet, when it was on another database, and when the
+connection was not used for ``idle_ping_seconds``: a peer that vanished without a word makes no socket readable. For
+such peers we also have the kernel probe idle connections, every ``keepalive_seconds``.
+
+Thread safety: a thread reads and writes its own entry of the pool's dictionary only, as in the host. The walk over all
+threads is left to the host's ``clean``, which runs when a thread that has used the pool has ended, instead of at every
+checkout; and first thing when a thread has no connection yet. So the pool never holds what the host's would not.
+
+Fork: a child starts with empty pools, and what it closes is not its parent's; see :mod:`._connections`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import current_thread
+from time import time
+from typing import Any
+
+from dirac_perfpatch.patches._connections import (
+    ASSIGNED,
+    MODULE,
+    adoption,
+    has_ended_threads,
+    is_quiet,
+    note_thread,
+    tells_socket,
+    wishes,
+)
+from dirac_perfpatch.patching import (
+    Database,
+    InTree,
+    NotAsked,
+    Patch,
+    Site,
+    Target,
+    without_stacks,
+)
+
+# Without a look at the socket a connection that died is given out for that long after its last use.
+_BLIND_SECONDS = 5.0
+
+
+def _make_get(site: Site) -> Callable[..., Any]:
+    """What stands in for ConnectionPool.get."""
+    original, s_ok, guard = site.resolve("ConnectionPool.get"), site.resolve("S_OK"), site.guard
+    idle_seconds = site.options["idle_ping_seconds"]
+
+    def get(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if guard.off or not args:
+            return original(self, *args, **kwargs)
+        try:
+            connection = _warm(self, args[0], idle_seconds)
+        except Exception as error:
+            guard.failed(error)
+            connection = None
+        if connection is not None:
+            return s_ok(connection)
+        answer = original(self, *args, **kwargs)
+        try:
+            note_thread(self)
+        except Exception as error:
+            guard.failed(error)
+        return answer
+
+    return get
+
+
+def _warm(pool: Any, database: str, idle_seconds: float) -> Any:
+    """This thread's connection if it may be used without a ping, else None."""
+    entry = getattr(pool, ASSIGNED).get(current_thread())
+    if entry is None or entry[1] != database:
+        return None
+    connection, now = entry[0], time()
+    # A clock that was set back must not stretch the time.
+    rested = now - entry[2]
+    if not 0 <= rested < idle_seconds:
+        return None
+    try:
+        if not is_quiet(connection):
+            return None
+    except Exception:
+        # Closed; or a mysqlclient that does not tell the socket, and then only the time can speak for it.
+        if tells_socket(connection) or rested >= _BLIND_SECONDS:
+            return None
+    if has_ended_threads(pool):
+        pool.clean()
+    entry[2] = now
+    return connection
+
+
+def _look(site: Site) -> None:
+    pool = site.resolve("ConnectionPool")
+    if hasattr(pool, "PING_IDLE_THRESHOLD") or hasattr(pool, "discardCurrentThreadConn"):
+        raise InTree("the host does without the ping itself")
+    site.expect("ConnectionPool.get", "clean", "_ConnectionPool__getWithRetry")
+    site.resolve("S_OK")
+
+
+def _put_on(site: Site) -> None:
+    if not tells_socket(site.module.MySQLdb._mysql.connection):
+        site.warn(
+            "this mysqlclient does not tell a connection's socket (2.2 and later do): a connection that dies within "
+            f"{_BLIND_SECONDS:.0f} s of its last use costs a failed statement, which it does not without this patch"
+        )
+    wishes.set(site, keepalive_seconds=site.options["keepalive_seconds"] or None, leave_to_parent=True)
+    adoption.begin(site)
+    site.stand_in("ConnectionPool.get", _make_get(site))
+
+
+def ask_pool(database: Database | None) -> Any:
+    """Use a real pool as the host does: check out, query, die while idle, check out again."""
+    if database is None:
+        raise NotAsked("needs a database: --db HOST:PORT:USER:PASSWORD:NAME")
+    from DIRAC.Core.Utilities.MySQL import MySQL
+
+    db = MySQL(database.host, database.user, database.password, database.name, port=database.port)
+    answers = [db._query("SELECT 1"), db._query("SELECT 2")]
+    db._getConnection()["Value"].close()
+    return without_stacks([*answers, db._query("SELECT 3"), db._query("SELECT nonsense FROM nowhere")])
+
+
+PATCH = Patch(
+    name="connection_checkout",
+    targets=(Target((MODULE,), "ConnectionPool.get", _look, _put_on),),
+    ask=ask_pool,
+)

@@ -1,0 +1,166 @@
+"""Three functions no longer close the connection that belongs to the pool; nor does anybody else.
+
+``AccountingDB.insertRecordDirectly``, ``DirectoryTreeBase.getDirectorySize`` and ``PilotStatusAgent.execute`` take the
+thread's connection from the pool and close it at their end. The pool does not know: it hands the closed object out
+again, finds out with a ping that fails, and opens a new connection, one per call. Code of downstream extensions does
+the same.
+
+While one of the three functions runs, ``close()`` on its connection does nothing. They run unchanged. When anybody else
+closes the connection that the pool has assigned to his thread, it is cleaned instead, with one round trip.
+
+The same answer: closing a connection rolls back what was not committed and forgets the session: variables, temporary
+tables, locks. The three functions leave nothing behind when they succeed; when one fails or raises, we roll back. For
+anybody else the session is begun anew (``COM_CHANGE_USER``), which forgets all of that, too. Where that does not work,
+because a result is unread, say, the connection is really closed, and dropped from the pool.
+
+Thread safety: a pooled connection is used by its own thread only, and it is this thread that marks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from threading import current_thread
+from typing import Any
+
+from dirac_perfpatch.patches._connections import ASSIGNED, MODULE, adoption, discard, wishes
+from dirac_perfpatch.patches.connection_checkout import ask_pool
+from dirac_perfpatch.patching import InTree, Patch, Site, Target
+
+_POOL = "_MySQL__connectionPool"
+_NAME = "_MySQL__dbName"
+_USER = "_ConnectionPool__user"
+_PASSWORD = "_ConnectionPool__passwd"
+
+
+def _pooled(db: Any) -> tuple[Any, Any]:
+    """The pool of a database object, and this thread's connection in it; the connection is None if there is none."""
+    pool: Any = getattr(db, _POOL, None)
+    if type(pool).__module__ != MODULE:
+        return pool, None
+    # Without retries, which sleep: the function itself tries as often as ever. Twice, because the first may find that
+    # the connection died while it was idle, and drop it.
+    for _ in range(2):
+        answer = pool.get(getattr(db, _NAME), 0)
+        if answer["OK"]:
+            return pool, answer["Value"]
+    return pool, None
+
+
+def _hold(connection: Any, by: int) -> None:
+    # A count, because the functions may call each other, with one connection.
+    connection._perfpatch_held = vars(connection).get("_perfpatch_held", 0) + by
+
+
+class _KeepOpen:
+    """The wrapper of a function that closes the pool's connection."""
+
+    def __init__(self, site: Site, find_db: Callable[[Any], Any]) -> None:
+        self._guard = site.guard
+        self._find_db = find_db
+
+    def __call__(self, wrapped: Any, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if self._guard.off:
+            return wrapped(*args, **kwargs)
+        try:
+            pool, connection = _pooled(self._find_db(instance))
+            if connection is not None:
+                _hold(connection, 1)
+        except Exception as error:
+            self._guard.failed(error)
+            connection = None
+        if connection is None:
+            return wrapped(*args, **kwargs)
+        answer: Any = None
+        try:
+            answer = wrapped(*args, **kwargs)
+        finally:
+            _hold(connection, -1)
+            if not (isinstance(answer, dict) and answer.get("OK")):
+                _roll_back(pool, connection)
+        return answer
+
+
+def _roll_back(pool: Any, connection: Any) -> None:
+    try:
+        connection.rollback()
+    except Exception:  # a connection that cannot be cleaned must not be used again
+        discard(pool)
+
+
+def _clean(connection: Any, pool: Any) -> bool:
+    """Stands in for ``close()`` of a pooled connection.
+
+    Returns:
+        False if it is to be closed after all: the pool has not assigned it to this thread, as when the pool itself
+        closes a connection that it has no use for.
+    """
+    if vars(connection).get("_perfpatch_held"):
+        return True
+    entry = getattr(pool, ASSIGNED).get(current_thread())
+    if entry is None or entry[0] is not connection:
+        return False
+    try:
+        # Without a name no database is selected, which the pool takes for "", too.
+        name = {"db": entry[1]} if entry[1] else {}
+        connection.change_user(user=getattr(pool, _USER), passwd=getattr(pool, _PASSWORD), **name)
+        # The pool sets it for each connection that it opens; the server's default may be another.
+        connection.autocommit(True)
+        connection._perfpatch_transaction = False
+    except Exception:
+        discard(pool)
+    return True
+
+
+def _look(path: str) -> Callable[[Site], None]:
+    def look(site: Site) -> None:
+        owner, _, name = path.rpartition(".")
+        if name not in vars(site.resolve(owner)):
+            raise InTree("this release of the host has no such function")
+        site.expect(path, "_getConnection")
+        if "close" not in site.names_in(path):
+            raise InTree("the host leaves the connection open itself")
+
+    return look
+
+
+def _look_at_pool(site: Site) -> None:
+    if hasattr(site.resolve("ConnectionPool"), "discardCurrentThreadConn"):
+        raise InTree("the host's functions leave the pool's connections open themselves")
+    site.expect("ConnectionPool._ConnectionPool__newConn", "MySQLdb", "connect", _USER, _PASSWORD)
+
+
+def _put_on_pool(site: Site) -> None:
+    adoption.begin(site)
+    wishes.set(site, instead_of_close=_clean)
+
+
+def _target(module: str, path: str, find_db: Callable[[Any], Any]) -> Target:
+    def put_on(site: Site) -> None:
+        site.wrap(path, _KeepOpen(site, find_db))
+
+    return Target((module,), path, _look(path), put_on)
+
+
+PATCH = Patch(
+    name="connection_close",
+    targets=(
+        _target(
+            "DIRAC.AccountingSystem.DB.AccountingDB",
+            "AccountingDB.insertRecordDirectly",
+            lambda instance: instance,
+        ),
+        _target(
+            "DIRAC.DataManagementSystem.DB.FileCatalogComponents.DirectoryManager.DirectoryTreeBase",
+            "DirectoryTreeBase.getDirectorySize",
+            lambda instance: instance.db,
+        ),
+        _target(
+            "DIRAC.WorkloadManagementSystem.Agent.PilotStatusAgent",
+            "PilotStatusAgent.execute",
+            lambda instance: instance.pilotDB,
+        ),
+        Target((MODULE,), "ConnectionPool.__newConn", _look_at_pool, _put_on_pool),
+    ),
+    ask=ask_pool,
+    wants=("connection_checkout",),
+)

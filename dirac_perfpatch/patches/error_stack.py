@@ -1,0 +1,207 @@
+"""S_ERROR: the call stack is captured without a stat() per frame.
+
+The host calls ``traceback.format_stack()`` for every error, also for the many that are expected. It formats every frame
+anew and asks the file system for every file in the stack whether it has changed: 38 to 122 us.
+
+The text of a frame depends on its code object, the line that it is at, and the source file. So we keep the text per
+code object and instruction, and look at the source files again after ``recheck_seconds``.
+
+The same answer: the text comes from the standard library itself, one frame at a time, and the standard library's rule
+for repeated lines is applied to the whole. While nothing is edited it is equal to the byte. An edited, removed or newly
+written source file shows within ``recheck_seconds``; the host's own code would show it at once.
+
+The seam is the name ``traceback`` in the module that defines S_ERROR, because S_ERROR itself is bound by name in
+hundreds of modules: this way all of them are reached.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from itertools import groupby
+from types import CodeType, FrameType, FunctionType
+from typing import Any
+
+from dirac_perfpatch.patching import (
+    Database,
+    Guard,
+    InTree,
+    NotHere,
+    Patch,
+    Site,
+    Target,
+    UnknownHost,
+)
+
+# Texts kept. A service has a few thousand places that it returns errors from; a process that makes code objects for
+# ever starts anew here, so that neither texts nor code objects are held without bound.
+_MAX_TEXTS = 20_000
+# Asked for an attribute that it does not have, a module makes an exception first, which takes as long as five frames.
+_SYS = vars(sys)
+# The standard library shows a repeated line three times, then says how often it was repeated (bpo-26823).
+_SHOWN = 3
+
+
+class _Kept:
+    """Texts by code object and instruction, and what they depend on."""
+
+    __slots__ = ("codes", "files", "texts")
+
+    def __init__(self) -> None:
+        self.texts: dict[tuple[int, int], str] = {}
+        # Held, because the identity of a code object that is gone could come back for another.
+        self.codes: dict[int, CodeType] = {}
+        self.files: dict[str, Any] = {}  # what linecache had of each file when its texts were made
+
+
+class _Texts:
+    """The formatted text of frames, kept per code object and instruction.
+
+    Threads share one object without a lock. Each step is one operation on a dictionary, and a text that is computed
+    twice is the same text. ``forget`` puts another object in place instead of emptying the one that is there, so a
+    thread that is in the middle of a stack goes on with texts of before, as if it had been a moment earlier.
+    """
+
+    def __init__(self, recheck_seconds: float) -> None:
+        self._recheck_seconds = recheck_seconds
+        self._recheck_lock = threading.Lock()
+        self.due = 0.0  # time.monotonic() of the next look at the files
+        self.kept = _Kept()
+
+    def forget(self) -> None:
+        self.kept = _Kept()
+
+    def recheck(self, now: float) -> None:
+        """Forget everything if a source file is not what it was. One thread looks, the others go on."""
+        if not self._recheck_lock.acquire(blocking=False):
+            return
+        try:
+            self.due = now + self._recheck_seconds
+            if any(_has_changed(filename, before) for filename, before in list(self.kept.files.items())):
+                self.forget()
+        finally:
+            self._recheck_lock.release()
+
+    def make(self, frame: FrameType) -> str:
+        """The text of one frame, from the standard library, and kept from now on if its file held still."""
+        code, instruction = frame.f_code, frame.f_lasti
+        kept = self.kept
+        before = linecache.cache.get(code.co_filename)
+        (text,) = traceback.StackSummary.extract(iter([(frame, frame.f_lineno)])).format()
+        after = linecache.cache.get(code.co_filename)
+        # All texts of a file must come from the one reading of it that recheck() compares with.
+        if kept.files.setdefault(code.co_filename, after) is not after or len(kept.texts) >= _MAX_TEXTS:
+            self.forget()
+        elif before is after:
+            kept.codes[id(code)] = code
+            kept.texts[id(code), instruction] = text
+        return text
+
+
+def _has_changed(filename: str, before: Any) -> bool:
+    linecache.checkcache(filename)
+    if linecache.cache.get(filename) is not before:
+        return True
+    # A source that was not there when its text was made: the standard library looks for it at every call.
+    return before is None and bool(linecache.updatecache(filename))
+
+
+def _stack_from(frame: FrameType | None, texts: _Texts) -> list[str]:
+    now = time.monotonic()
+    if now >= texts.due:
+        texts.recheck(now)
+    kept = texts.kept.texts
+    stack: list[str] = []
+    add = stack.append
+    last, repeated = "", False
+    while frame is not None:
+        text = kept.get((id(frame.f_code), frame.f_lasti))
+        if text is None:
+            text = texts.make(frame)
+        # Texts of one line are equal; nearly always they are different objects of different lines.
+        if text == last:
+            repeated = True
+        add(text)
+        last = text
+        frame = frame.f_back
+    stack.reverse()
+    return _collapsed(stack) if repeated else stack
+
+
+def _collapsed(stack: list[str]) -> list[str]:
+    lines = []
+    for text, run in groupby(stack):
+        repeated = len(list(run)) - _SHOWN
+        lines += [text] * (min(repeated, 0) + _SHOWN)
+        if repeated > 0:
+            lines.append(f"  [Previous line repeated {repeated} more time{'s' if repeated > 1 else ''}]\n")
+    return lines
+
+
+class _Traceback:
+    """Stands in for the module ``traceback`` in the one module that defines S_ERROR."""
+
+    def __init__(self, texts: _Texts, guard: Guard) -> None:
+        self.format_stack = _make_format_stack(texts, guard)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(traceback, name)
+
+
+def _make_format_stack(texts: _Texts, guard: Guard) -> Callable[..., list[str]]:
+    def format_stack(f: FrameType | None = None, limit: int | None = None) -> list[str]:
+        caller = sys._getframe(1)
+        if guard.off or f is not None or limit is not None or "tracebacklimit" in _SYS:
+            return traceback.format_stack(caller if f is None else f, limit)
+        try:
+            stack = _stack_from(caller.f_back, texts)
+        except Exception as error:
+            guard.failed(error)
+            return traceback.format_stack(caller)
+        # S_ERROR drops the last entry, its own frame, so what it says does not matter.
+        stack.append("")
+        return stack
+
+    return format_stack
+
+
+def _look(site: Site) -> None:
+    function = site.resolve("S_ERROR")
+    if not isinstance(function, FunctionType):
+        raise UnknownHost("S_ERROR is not a plain function")
+    if function.__module__ != site.module.__name__:
+        raise NotHere
+    names = function.__code__.co_names
+    if "format_stack" not in names:
+        raise InTree("the host captures the stack without stat() itself")
+    if "pop" not in names or site.resolve("traceback") is not traceback:
+        raise UnknownHost("S_ERROR is not the function that this patch knows")
+
+
+def _put_on(site: Site) -> None:
+    site.replace(site.module, "traceback", _Traceback(_Texts(site.options["recheck_seconds"]), site.guard))
+
+
+def _ask(database: Database | None) -> Any:
+    from DIRAC import S_ERROR
+
+    def nested(depth: int) -> Any:
+        return nested(depth - 1) if depth else S_ERROR(1, "asked by dirac-perfpatch check")
+
+    return [nested(depth) for depth in (0, 1, 2, 3, 10)]
+
+
+PATCH = Patch(
+    name="error_stack",
+    # From 9.0 on the second only re-exports what the first defines; 8.0 has no first.
+    targets=(
+        Target(
+            ("DIRACCommon.Core.Utilities.ReturnValues", "DIRAC.Core.Utilities.ReturnValues"), "S_ERROR", _look, _put_on
+        ),
+    ),
+    ask=_ask,
+)

@@ -1,0 +1,119 @@
+"""extensionsByPriority and getExtensionMetadata: the walk over the installed distributions is done once.
+
+The host answers both by reading the entry points of every installed distribution, 5 to 7 ms a call, and asks dozens of
+times while a command starts. What is installed does not change under a running process (an update ends with a
+restart), so we keep what one walk found.
+
+The same answer: the list is the one that the host's own function returned, copied for each caller. Metadata is asked of
+the extension's own function at every call, as the host does, so each caller owns what it gets; only finding that
+function is kept. The walk looks along ``sys.path``, so a change of ``sys.path`` makes us walk again. Not seen before
+the process restarts: a distribution that is installed or removed below a directory that is on the path already.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+from dirac_perfpatch.patching import Database, InTree, Patch, Site, Target, UnknownHost
+
+_MODULE = "DIRAC.Core.Utilities.Extensions"
+
+
+class _OncePerPath:
+    """Keeps what a function of no arguments returns, for as long as ``sys.path`` is what it was."""
+
+    def __init__(self, compute: Callable[[], Any]) -> None:
+        self._compute = compute
+        # One attribute holds the answer with the path that it is for: a reader gets both or neither.
+        self._kept: tuple[list[str], Any] = ([], None)
+        self._lock = threading.Lock()
+
+    def get(self) -> Any:
+        path, answer = self._kept
+        if path == sys.path:
+            return answer
+        # Threads that start together wait for one walk instead of each doing its own.
+        with self._lock:
+            path, answer = self._kept
+            if path != sys.path:
+                path = list(sys.path)
+                answer = self._compute()
+                self._kept = (path, answer)
+        return answer
+
+
+def _put_on_list(site: Site) -> None:
+    original, guard = site.resolve("extensionsByPriority"), site.guard
+    found = _OncePerPath(original)
+
+    @functools.wraps(original)
+    def extensionsByPriority() -> Any:
+        if guard.off:
+            return original()
+        try:
+            return found.get().copy()
+        except AttributeError as error:  # only our own doing: the host returns a list
+            guard.failed(error)
+            return original()
+
+    site.rebind(original, extensionsByPriority)  # type: ignore[arg-type]
+
+
+def _put_on_metadata(site: Site) -> None:
+    original, guard = site.resolve("getExtensionMetadata"), site.guard
+    module = site.module
+
+    def walk() -> dict[str, Callable[[], Any]]:
+        functions: dict[str, Callable[[], Any]] = {}
+        for entry_point in module.metadata.entry_points().select(group="dirac"):
+            name = module.entrypointToExtension(entry_point)
+            if name not in functions:  # the host, too, takes the first
+                functions[name] = functools.lru_cache(maxsize=1)(entry_point.load)
+        return functions
+
+    loaders = _OncePerPath(walk)
+
+    @functools.wraps(original)
+    def getExtensionMetadata(extensionName: Any) -> Any:
+        if guard.off:
+            return original(extensionName)
+        try:
+            function = loaders.get()[extensionName]()
+        except Exception:  # unknown, or one that cannot be loaded: the host knows what to answer or to raise
+            return original(extensionName)
+        return function()
+
+    site.rebind(original, getExtensionMetadata)  # type: ignore[arg-type]
+
+
+def _look(name: str) -> Callable[[Site], None]:
+    def look(site: Site) -> None:
+        function = site.resolve(name)
+        if hasattr(function, "cache_info"):
+            raise InTree("the host keeps the answer itself")
+        if not isinstance(function, FunctionType) or "entry_points" not in function.__code__.co_names:
+            raise UnknownHost(f"{name} is not the function that this patch knows")
+
+    return look
+
+
+def _ask(database: Database | None) -> Any:
+    from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMetadata
+
+    extensions = extensionsByPriority()
+    return extensions, [getExtensionMetadata(name) for name in [*extensions, "no such extension"]]
+
+
+PATCH = Patch(
+    name="extension_lookup",
+    targets=(
+        Target((_MODULE,), "extensionsByPriority", _look("extensionsByPriority"), _put_on_list),
+        Target((_MODULE,), "getExtensionMetadata", _look("getExtensionMetadata"), _put_on_metadata),
+    ),
+    ask=_ask,
+)
