@@ -1,0 +1,214 @@
+"""Real DIRAC environments: released wheels from PyPI in virtual environments, built once and kept in a cache folder.
+
+A host is one release on one Python under one label. The label keeps apart environments that would disturb each other:
+one that gets the plugin installed and one that must never see it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Union
+
+from .interpreters import find_interpreter, python_interpreters
+
+PLUGIN = "dirac-perfpatch"
+
+# Each line of releases that is supported, and one release that has the changes in-tree.
+RELEASES = ("8.0.86", "9.0.28", "9.1.8", "9.1.22")
+IN_TREE = "9.1.22"
+DEFAULT_PYTHON = "3.11"
+
+# gfal2-python does not build on Debian 12 and nothing here needs it: this marker is never true.
+OVERRIDE = 'gfal2-python ; python_version < "3"\n'
+
+StrPath = Union[str, Path]
+
+
+@dataclass(frozen=True)
+class Host:
+    """An environment with DIRAC in it.
+
+    release: DIRAC's version; version: the Python's, as "3.11"; folder: the virtual environment.
+    """
+
+    release: str
+    version: str
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        return self.bin / "python"
+
+    @property
+    def bin(self) -> Path:
+        return self.folder / "bin"
+
+    @property
+    def site_packages(self) -> Path:
+        return self.folder / "lib" / f"python{self.version}" / "site-packages"
+
+
+def matrix() -> list[tuple[str, str]]:
+    """The (release, Python) pairs that this machine can build: every release on 3.11, the LTS on 3.9 too."""
+    wanted = [(release, DEFAULT_PYTHON) for release in RELEASES] + [(RELEASES[0], "3.9")]
+    return [(release, version) for release, version in wanted if find_interpreter(version)]
+
+
+def cache_folder() -> Path:
+    """Where environments are kept: $DIRAC_PERFPATCH_CACHE, else dirac-perfpatch in the user's cache folder."""
+    chosen = os.environ.get("DIRAC_PERFPATCH_CACHE")
+    if chosen:
+        return Path(chosen).resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dirac-perfpatch"
+
+
+def environment(release: str, python: StrPath | None = None, label: str = "stock") -> Host:
+    """The environment of this release, built now if it is not there yet.
+
+    python: an interpreter's path, or a version such as "3.9"; label: keeps environments of one release apart.
+    Returns: the Host. Errors: LookupError when this machine has no such Python; CalledProcessError when a build fails.
+    """
+    interpreter, version = _interpreter(python)
+    name = f"{release}-py{version}-{label}"
+    host = Host(release, version, cache_folder() / "hosts" / name)
+    with _lock(name):
+        if _read(host.folder / "stamp") != _recipe(host, interpreter):
+            _build(host, interpreter)
+    return host
+
+
+def plain_environment(name: str, requirements: Sequence[str], python: StrPath | None = None) -> Path:
+    """An environment without DIRAC, for tools and for tests that need no host; built now if it is not there yet.
+
+    name: its folder's; requirements: as for pip; python: as for environment().
+    Returns: its `bin` folder. Errors: as for environment().
+    """
+    interpreter, version = _interpreter(python)
+    folder = cache_folder() / "plain" / f"{name}-py{version}"
+    recipe = "\n".join([str(interpreter), *requirements])
+    with _lock(folder.name):
+        if _read(folder / "stamp") != recipe:
+            _make(folder, interpreter)
+            _run([_uv(), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), *requirements])
+            (folder / "stamp").write_text(recipe)
+    return folder / "bin"
+
+
+def install_plugin(host: Host, checkout: StrPath) -> None:
+    """Install the plugin from a checkout, as a wheel, in place of one that is there.
+
+    The wheel is built from a copy: setuptools leaves a build folder behind, and would pack stale files from it.
+    Errors: CalledProcessError when it cannot be built or installed.
+    """
+    skip = shutil.ignore_patterns(".git", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "venv", ".venv")
+    with tempfile.TemporaryDirectory(prefix="perfpatch-") as temporary:
+        source, wheels = Path(temporary, "source"), Path(temporary, "wheels")
+        shutil.copytree(checkout, source, ignore=skip)
+        _run([_uv(), "build", "--quiet", "--wheel", "--python", str(host.python), "-o", str(wheels), str(source)])
+        (wheel,) = wheels.glob("*.whl")
+        with _lock(host.folder.name):
+            _pip(host, "install", "--reinstall-package", PLUGIN, str(wheel))
+
+
+def remove_plugin(host: Host) -> None:
+    """Take the plugin out again; nothing happens when it is not there."""
+    with _lock(host.folder.name):
+        _pip(host, "uninstall", PLUGIN)
+
+
+def _interpreter(python: StrPath | None) -> tuple[Path, str]:
+    """(path, version) of the interpreter that is asked for."""
+    wanted = str(python or DEFAULT_PYTHON)
+    if os.sep in wanted:
+        ask = "import sys; print('%d.%d' % sys.version_info[:2])"
+        version = subprocess.run([wanted, "-I", "-c", ask], stdout=subprocess.PIPE, check=True).stdout.decode().strip()
+        return Path(wanted), version
+    path = find_interpreter(wanted)
+    if not path:
+        raise LookupError(f"no Python {wanted} on this machine; there are: {', '.join(python_interpreters())}")
+    return path, wanted
+
+
+def _requirements(release: str) -> tuple[str, str]:
+    """DIRAC and the M2Crypto that this release works with."""
+    # 9.1.2 to 9.1.8 accept any M2Crypto but fail the TLS handshake with new ones and crash with some others.
+    number = tuple(int(part) for part in release.split("."))
+    m2crypto = "M2Crypto==0.41.0" if (9, 1, 2) <= number <= (9, 1, 8) else "M2Crypto>=0.50"
+    return f"DIRAC[server,testing]=={release}", m2crypto
+
+
+def _recipe(host: Host, interpreter: Path) -> str:
+    return "\n".join([str(interpreter), *_requirements(host.release), OVERRIDE])
+
+
+def _build(host: Host, interpreter: Path) -> None:
+    _make(host.folder, interpreter)
+    override = host.folder / "override.txt"
+    override.write_text(OVERRIDE)
+    dirac, m2crypto = _requirements(host.release)
+    # Alone first: uv builds it anew (15 s) each time when it resolves it together with the override.
+    _pip(host, "install", "--no-deps", m2crypto)
+    _pip(host, "install", "--override", str(override), dirac, m2crypto)
+    # Last, so that an environment whose build was interrupted is never taken for a whole one.
+    (host.folder / "stamp").write_text(_recipe(host, interpreter))
+
+
+def _make(folder: Path, interpreter: Path) -> None:
+    print(f"building {folder.name}", file=sys.stderr, flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    _run([_uv(), "venv", "--quiet", "--python", str(interpreter), str(folder)])
+
+
+def _pip(host: Host, *arguments: str) -> None:
+    command, *rest = arguments
+    _run([_uv(), "pip", command, "--quiet", "--python", str(host.python), *rest])
+
+
+def _uv() -> str:
+    """The path of uv, which is fetched into an environment of its own at first use."""
+    folder = cache_folder() / "tools"
+    path = folder / "bin" / "uv"
+    if not path.exists():
+        with _lock("tools"):
+            if not path.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                _run([str(_interpreter(None)[0]), "-m", "venv", str(folder)])
+                _run([str(folder / "bin" / "python"), "-m", "pip", "install", "-qq", "uv"])
+    return str(path)
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, env=_clean_environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
+
+
+def _clean_environment() -> dict[str, str]:
+    # A virtual environment that we run in must not leak into the one that we build.
+    return {
+        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
+    }
+
+
+@contextlib.contextmanager
+def _lock(name: str) -> Iterator[None]:
+    """Hold off other processes that would build or change the same environment."""
+    path = cache_folder() / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None

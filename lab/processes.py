@@ -1,0 +1,78 @@
+"""Processes that cannot outlive us, and the ports they listen on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+# Linux sends the death signal when the *thread* that forked ends, so one thread that lasts starts them all.
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lab-starter")
+_given: set[int] = set()
+
+
+def start(
+    command: Sequence[str], log: Path, env: dict[str, str] | None = None, *, talk: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start a process that is killed when this one ends, however it ends.
+
+    command: the program and its arguments; log: the file that its output is added to; env: its whole environment;
+    talk: stdin and stdout are pipes to us, and only stderr goes to the log.
+    Returns: the Popen, in a process group of its own so that Ctrl-C reaches only us and we stop it in order.
+    Errors: OSError when it cannot be started.
+    """
+
+    def run() -> subprocess.Popen[bytes]:
+        with open(log, "ab") as output:
+            return subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *command],
+                stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talk else output,
+                stderr=output,
+                env=env,
+                start_new_session=True,
+            )
+
+    return _starter.submit(run).result()
+
+
+def stop(processes: list[subprocess.Popen[bytes]], grace: float = 10.0) -> None:
+    """End processes: SIGTERM to all, then SIGKILL to those that are still there after `grace` seconds."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and its children at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on, and that this process was not given before.
+
+    It lies below the range that the kernel gives to clients: no connection can take it while a server restarts.
+    Errors: OSError when none is found.
+    """
+    for _ in range(200):
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("", port))
+                if port not in _given:
+                    _given.add(port)
+                    return port
+    raise OSError("no free TCP port between 20000 and 32000")
