@@ -1,0 +1,133 @@
+"""From what was counted to one table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .probe import TARGETS
+
+
+@dataclass
+class Tally:
+    """What one arm has done in the rounds that count.
+
+    times: per target or "request METHOD", nanoseconds of each call in any process of the arm; pings, connections: by
+    the database server's own counters; operations: how many the clients asked for; failures: what went wrong with
+    them; plugin: per process, what the plugin said of itself.
+    """
+
+    times: dict[str, list[int]] = field(default_factory=dict)
+    pings: int = 0
+    connections: int = 0
+    operations: int = 0
+    failures: list[str] = field(default_factory=list)
+    plugin: dict[str, Any] = field(default_factory=dict)
+
+    def add_counts(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """Take over the calls made between two readings of the probes."""
+        for process, counted in after.items():
+            self.plugin[process] = counted["plugin"]
+            for label, durations in counted["times"].items():
+                seen = len(before[process]["times"].get(label, []))
+                if len(durations) > seen:
+                    self.times.setdefault(label, []).extend(durations[seen:])
+
+    def add_report(self, report: dict[str, Any]) -> None:
+        """Take over a client's report of one round."""
+        for name, entry in report.items():
+            self.operations += entry["count"]
+            self.failures += [f"{name}: {problem}" for problem in entry["failures"]]
+
+
+def summary(tallies: dict[str, Tally]) -> dict[str, Any]:
+    """The figures of all arms as plain data for JSON; times in microseconds."""
+    return {
+        name: {
+            "calls": {label: _figures(durations) for label, durations in sorted(tally.times.items()) if durations},
+            "pings": tally.pings,
+            "connections": tally.connections,
+            "operations": tally.operations,
+            "failures": tally.failures,
+            "plugin": tally.plugin,
+        }
+        for name, tally in tallies.items()
+    }
+
+
+def _figures(durations: Sequence[int]) -> dict[str, float]:
+    return {
+        "calls": len(durations),
+        "median": statistics.median(durations) / 1000,
+        "mean": statistics.fmean(durations) / 1000,
+        "total": sum(durations) / 1000,
+    }
+
+
+def table(tallies: dict[str, Tally]) -> str:
+    """The table that the demo ends with. The first arm is what the second is compared with."""
+    (first, stock), (second, patched) = tallies.items()
+    lines = [_row("", first, "", second, ""), _row("target", "calls", "per call", "calls", "per call", "ratio")]
+    lines.append("-" * len(lines[1]))
+    lines += [_times_row(label, label, stock, patched) for label in TARGETS]
+    lines += ["", "time inside the services, per request"]
+    requests = sorted(label for label in {**stock.times, **patched.times} if label.startswith("request "))
+    lines += [_times_row("  " + label.split()[1], label, stock, patched) for label in requests]
+    lines.append(_all_requests_row(requests, stock, patched))
+    lines += ["", "the same work, as the database and the clients saw it"]
+    lines.append(_count_row("  MySQL round trips that were pings", stock.pings, patched.pings))
+    lines.append(_count_row("  MySQL connections opened", stock.connections, patched.connections))
+    lines.append(_count_row("  operations", stock.operations, patched.operations))
+    lines.append(_count_row("  failed operations", len(stock.failures), len(patched.failures)))
+    return "\n".join(lines)
+
+
+def notes(tallies: dict[str, Tally]) -> list[str]:
+    """What a reader must know beside the table: failures, and patches that were not on."""
+    found = []
+    for name, tally in tallies.items():
+        found += [f"{name}: {failure}" for failure in dict.fromkeys(tally.failures)]
+        for process, states in tally.plugin.items():
+            for patch in states or []:
+                # "armed" waits for a module that this process never imports.
+                if patch["state"] not in ("applied", "armed"):
+                    found.append(f"{name}, {process}: {patch['name']} is {patch['state']}: {patch['reason']}")
+    return found
+
+
+def _row(label: str, *cells: str) -> str:
+    return f"{label:<38}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _times_row(label: str, key: str, stock: Tally, patched: Tally) -> str:
+    before, after = stock.times.get(key, []), patched.times.get(key, [])
+    if not before or not after:
+        return _row(label, str(len(before)), "", str(len(after)), "", "")
+    # The median: one pause of the machine must not decide the figure of a call that is made a few dozen times.
+    was, now = statistics.median(before), statistics.median(after)
+    return _row(label, str(len(before)), _time(was), str(len(after)), _time(now), _ratio(was, now))
+
+
+def _all_requests_row(requests: list[str], stock: Tally, patched: Tally) -> str:
+    before = [duration for label in requests for duration in stock.times.get(label, [])]
+    after = [duration for label in requests for duration in patched.times.get(label, [])]
+    was, now = statistics.fmean(before), statistics.fmean(after)
+    return _row("  all (mean)", str(len(before)), _time(was), str(len(after)), _time(now), _ratio(was, now))
+
+
+def _count_row(label: str, was: int, now: int) -> str:
+    return _row(label, str(was), "", str(now), "", _ratio(was, now) if was and now and was != now else "")
+
+
+def _time(nanoseconds: float) -> str:
+    microseconds = nanoseconds / 1000
+    if microseconds >= 10000:
+        return f"{microseconds / 1000:.1f} ms"
+    return f"{microseconds:.0f} us" if microseconds >= 100 else f"{microseconds:.2f} us"
+
+
+def _ratio(was: float, now: float) -> str:
+    ratio = was / now
+    return f"{ratio:.0f} x" if ratio >= 10 else f"{ratio:.2f} x"
