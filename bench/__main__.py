@@ -1,0 +1,110 @@
+"""Measure stock, patched and in-tree DIRAC side by side in one run: per call, with growth, and at start-up.
+
+A first run installs what is missing. Figures of different runs or machines are not to be compared; ratios are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dirac_perfpatch.bench import CASES
+from lab import hosts
+from lab.machine import ensure_packages
+from lab.mariadb import MariaDB
+
+from . import arms, calls, goals, result, startup
+
+_began = time.monotonic()
+
+
+def main() -> None:
+    options = _options()
+    # So that everything is stopped when we are told to end, and not only at Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    ensure_packages()
+    folder = Path(tempfile.mkdtemp(prefix="perfpatch-bench-"))
+    try:
+        figures = _measure(folder, options.quick)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _report(figures)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(figures, indent=1))
+    print(f"\nfigures: {options.json}")
+    if options.figures:
+        _plot(options.json, options.figures)
+
+
+def say(text: str) -> None:
+    """Show progress, with the seconds since the start."""
+    print(f"[{time.monotonic() - _began:5.0f} s] {text}", flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python3 -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="without growth, with fewer repetitions")
+    parser.add_argument("--json", type=Path, help="where the figures go (default: bench.json in the cache folder)")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw the growth curves there, as PNG and SVG")
+    options = parser.parse_args()
+    if options.quick and options.figures:
+        parser.error("--quick measures no growth, so there are no figures to draw")
+    options.json = options.json or hosts.cache_folder() / "bench.json"
+    return options
+
+
+def _measure(folder: Path, quick: bool) -> dict[str, Any]:
+    """All figures, as plain data for JSON."""
+    say("installing DIRAC and the plugin (the first time takes a minute)")
+    environments = arms.environments()
+    with MariaDB(folder / "mariadb") as database, arms.started(environments, folder) as workers:
+        # Each arm holds up to 200 connections at one time.
+        database.execute("SET GLOBAL max_connections = 1000; CREATE DATABASE bench")
+        sizes = calls.QUICK if quick else calls.SIZES
+        per_call = calls.measure(workers, database, sizes, calls.QUICK_ROUNDS if quick else calls.ROUNDS, say)
+        say("start-up")
+        starts = startup.measure(workers, startup.QUICK if quick else startup.ROUNDS)
+        own_part = startup.measure_own_part(workers, 2 if quick else 6)
+    say("done")
+    return {
+        "releases": {name: host.release for name, host in environments.items()},
+        "python": hosts.DEFAULT_PYTHON,
+        "cores": os.cpu_count(),
+        "machine": platform.platform(),
+        "calls": per_call,
+        "starts": starts,
+        "own part": own_part,
+    }
+
+
+def _report(figures: dict[str, Any]) -> None:
+    labels = {(case.name, size): case.label(size) for case in CASES for size in figures["calls"].get(case.name, ())}
+    wanted = goals.of_calls(figures["calls"], labels) + goals.of_starts(figures["starts"], figures["own part"])
+    figures["goals"] = [{**asdict(goal), "met": goal.met} for goal in wanted]
+    print("\n" + result.calls_table(figures["calls"], labels))
+    print("\n" + result.starts_table(figures["starts"], figures["own part"]))
+    print("\n" + result.goals_table(wanted))
+    arms_are = ", ".join(f"{name} is DIRAC {release}" for name, release in figures["releases"].items())
+    print(f"\n{arms_are}. Each figure is the minimum of its repetitions; the arms take turns on one machine.")
+
+
+def _plot(figures: Path, folder: Path) -> None:
+    tools = hosts.plain_environment("bench", ["matplotlib"])
+    script = Path(__file__).with_name("plots.py")
+    subprocess.run([str(tools / "python"), str(script), str(figures), str(folder)], check=True)
+    print(f"plots: {folder}")
+
+
+if __name__ == "__main__":
+    main()

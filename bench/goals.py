@@ -1,0 +1,70 @@
+"""The goals for the patched arm, and whether one run meets them.
+
+Ratios, wherever an arm is there to compare with: absolute figures differ from machine to machine. The others are
+microseconds or milliseconds on a machine where the stock extensionsByPriority() takes 6000 us.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .arms import IN_TREE, PATCHED, STOCK
+
+# Of two equal commands that are started in turn one is the faster by this much, by chance.
+START_FACTOR = 1.03
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The patched figure must not exceed a limit.
+
+    call: a row of the table, with its size; limit: how it is put in words; figure, most: both in the unit of the row.
+    """
+
+    call: str
+    limit: str
+    figure: float
+    most: float
+
+    @property
+    def met(self) -> bool:
+        return self.figure <= self.most
+
+
+def of_calls(calls: dict[str, Any], labels: dict[tuple[str, int], str]) -> list[Goal]:
+    """The goals of the measured calls.
+
+    calls: see bench.calls.Figures; labels: of each case and size, as in the table.
+    """
+
+    def figure(case: str, size: int, arm: str) -> float:
+        return float(calls[case][size][arm]["us"])
+
+    def at_most(case: str, size: int, factor: float, at: int | None = None) -> Goal:
+        """At most so many times in-tree, which may be at another size."""
+        limit = f"{factor} x in-tree" + (f" at {at}" if at else "")
+        return Goal(labels[case, size], limit, figure(case, size, PATCHED), factor * figure(case, at or size, IN_TREE))
+
+    def within(case: str, most: float) -> Goal:
+        return Goal(labels[case, 1], f"{most} us", figure(case, 1, PATCHED), most)
+
+    return [
+        within("extensionsByPriority()", 0.8),
+        within('getExtensionMetadata("DIRAC")', 0.9),
+        *(at_most('S_ERROR("x")', frames, 0.5) for frames in (5, 20, 40)),
+        at_most("loadProxyFromFile", 1, 1.2),
+        at_most("loadProxyFromFile", 64, 1.2, at=1),
+        at_most("getSiteSEMapping()", 120, 1.2),
+        at_most("ConnectionPool.get", 1, 1.3),
+        at_most("ConnectionPool.get", 100, 1.3, at=1),
+    ]
+
+
+def of_starts(starts: dict[str, Any], own_part: dict[str, Any]) -> list[Goal]:
+    """The goals of a start; arguments as bench.startup measured them."""
+    limit = f"{START_FACTOR} x stock"
+    goals = [
+        Goal(name, limit, found[PATCHED]["ms"], START_FACTOR * found[STOCK]["ms"]) for name, found in starts.items()
+    ]
+    return [*goals, Goal("the plugin's own part", "25 ms", own_part["both"]["ms"], 25.0)]

@@ -1,0 +1,62 @@
+"""A plot per growth curve. Runs where matplotlib is: `python plots.py FIGURES.json FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot  # noqa: E402
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator  # noqa: E402
+
+# File, title and x axis, by case.
+PLOTS = {
+    'S_ERROR("x")': ("s_error", 'S_ERROR("x"): depth of the stack', "frames"),
+    "loadProxyFromFile": ("load_proxy", "loadProxyFromFile: files in turn", "proxy files"),
+    "getSiteSEMapping()": ("site_mapping", "DMSHelpers(vo).getSiteSEMapping(): size of the grid", "sites"),
+    "ConnectionPool.get": ("connection_pool", "ConnectionPool.get: threads that hold a connection", "threads"),
+}
+# Colour, marker and line, by arm: to be told apart in grey, too.
+STYLES = {"stock": ("#b2182b", "s", "-"), "patched": ("#1b7837", "o", "-"), "in-tree": ("#2166ac", "^", "--")}
+
+
+def main() -> None:
+    """Write each plot as PNG and SVG."""
+    figures = json.loads(Path(sys.argv[1]).read_text())
+    folder = Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    # So that a file is the same when the figures are.
+    pyplot.rcParams.update({"svg.hashsalt": "dirac-perfpatch", "svg.fonttype": "none", "font.size": 11})
+    for case, (name, title, unit) in PLOTS.items():
+        drawing = _draw(figures, figures["calls"][case], title, unit)
+        drawing.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+        drawing.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        pyplot.close(drawing)
+
+
+def _draw(figures: dict[str, Any], points: dict[str, Any], title: str, unit: str) -> Any:
+    drawing, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    sizes = [int(size) for size in points]
+    for arm, (colour, marker, line) in STYLES.items():
+        times = [found[arm]["us"] for found in points.values()]
+        label = f"{arm} ({figures['releases'][arm]}{' + plugin' * (arm == 'patched')})"
+        axes.plot(sizes, times, color=colour, marker=marker, linestyle=line, label=label)
+    axes.set(xscale="log", yscale="log", title=title, xlabel=unit, ylabel="microseconds per call")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(True, which="major", alpha=0.4)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 1.0), high * 1.5)
+    axes.legend()
+    return drawing
+
+
+if __name__ == "__main__":
+    main()
