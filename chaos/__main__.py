@@ -1,0 +1,163 @@
+"""Let the MySQL pool meet what can go wrong, in three arms in one go, and end with one table.
+
+stock is DIRAC 9.1.8 with the plugin off, patched the same with it on, in-tree DIRAC 9.1.22, whose pool has a cure of
+its own. Everything is real and on loopback: released DIRAC, a MariaDB server per arm, DIRAC's own `MySQL` class. Exit
+code 1 when the patched arm misses a goal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from lab import hosts
+from lab.folder import temporary_folder
+from lab.machine import ensure_packages
+from lab.mariadb import MariaDB
+
+from . import driver, scenarios
+from .arms import PATCHES, Arm, Arms
+from .result import IN_TREE, PATCHED, STOCK, Row, missed, table
+
+RELEASE = "9.1.8"
+CHECKOUT = Path(__file__).resolve().parents[1]
+Section = tuple[str, Sequence[Row]]
+
+_began = time.monotonic()
+
+
+def main() -> None:
+    options = _options()
+    # So that everything is stopped when we are told to end, and not only at Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    ensure_packages()
+    patched, in_tree = (hosts.environment(release, label="tests") for release in (RELEASE, hosts.IN_TREE))
+    if not options.no_install:
+        hosts.install_plugin(patched, CHECKOUT)
+    say(f"DIRAC {RELEASE} stock and patched, {hosts.IN_TREE} in-tree; starting a MariaDB server for each")
+    with temporary_folder("perfpatch-chaos-") as folder, _started(folder, patched, in_tree) as arms:
+        sections = [_section(scenario, arms, options.short) for scenario in _chosen(options.only)]
+        sections = [(title, rows) for title, rows in sections if rows]
+        sections.append(("the plugin itself", [_plugin_row(arms)]))
+    say("everything is stopped")
+    print("\n" + table(sections) + "\n")
+    if options.json:
+        _save(options.json, options.short, sections)
+    problems = missed(sections)
+    for problem in problems:
+        print("goal missed:", problem)
+    print(f"{'SOME GOALS MISSED' if problems else 'every goal met'}, {time.monotonic() - _began:.0f} s")
+    sys.exit(1 if problems else 0)
+
+
+def say(text: str) -> None:
+    """Show progress, with the seconds since the start."""
+    print(f"[{time.monotonic() - _began:5.0f} s] {text}", flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--short", action="store_true", help="fewer repetitions: under a minute")
+    parser.add_argument("--json", type=Path, help="write the figures, with more detail, to this file")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of: {', '.join(map(_name, scenarios.ALL))}")
+    parser.add_argument("--no-install", action="store_true", help="take the plugin that the environment has")
+    options = parser.parse_args()
+    unknown = set(options.only or ()) - set(map(_name, scenarios.ALL))
+    if unknown:
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
+    return options
+
+
+def _name(scenario: ModuleType) -> str:
+    return scenario.__name__.rpartition(".")[2]
+
+
+def _chosen(names: Sequence[str] | None) -> list[ModuleType]:
+    return [scenario for scenario in scenarios.ALL if not names or _name(scenario) in names]
+
+
+@contextlib.contextmanager
+def _started(folder: Path, patched: hosts.Host, in_tree: hosts.Host) -> Iterator[Arms]:
+    """The arms, running; stopped at the end."""
+    library = folder / "library"
+    library.mkdir()
+    for package in ("chaos", "lab"):
+        os.symlink(CHECKOUT / package, library / package)
+    with MariaDB(folder / "template"):
+        pass
+    os.rename(folder / "template" / "data", folder / "data")
+    arms = Arms(
+        [
+            Arm(STOCK, patched, False, folder),
+            Arm(PATCHED, patched, True, folder),
+            Arm(IN_TREE, in_tree, False, folder),
+        ]
+    )
+    try:
+        arms.together(Arm.start)
+        yield arms
+    finally:
+        arms.together(Arm.stop)
+
+
+def _section(scenario: ModuleType, arms: Arms, short: bool) -> Section:
+    """Run one scenario. One that breaks is a goal missed, and the others go on."""
+    start = time.monotonic()
+    title = (scenario.__doc__ or "").splitlines()[0]
+    try:
+        rows: list[Row] = scenario.run(arms, short)
+    except Exception:
+        text = traceback.format_exc()
+        say(text)
+        rows = [Row("the scenario itself", {PATCHED: "broke"}, "runs", False, text.strip().splitlines()[-1])]
+        for arm in arms:
+            arm.reset()
+    verdict = "a goal was missed" if any(row.met is False for row in rows) else "done"
+    say(f"{_name(scenario)}: {verdict}, {time.monotonic() - start:.1f} s")
+    return title, rows
+
+
+def _plugin_row(arms: Arms) -> Row:
+    """Whether the three patches are still on after all this: one that tripped meets many goals, as stock does."""
+    (arm,) = (arm for arm in arms if arm.name == PATCHED)
+    states = arm.driver.call(driver.plugin_states)
+    off = [f"{name} is {states.get(name)}" for name in PATCHES if states.get(name) != "applied"]
+    words = {line for log in arm.folder.glob("driver-*.log") for line in _ours(log)}
+    return Row(
+        "patches that are no longer applied", {PATCHED: len(off)}, "0", not off, "; ".join([*off, *sorted(words)])
+    )
+
+
+def _ours(log: Path) -> list[str]:
+    return [line[:200] for line in log.read_text(errors="replace").splitlines() if "dirac-perfpatch: " in line]
+
+
+def _save(path: Path, short: bool, sections: Sequence[Section]) -> None:
+    figures = {
+        "release": RELEASE,
+        "in-tree": hosts.IN_TREE,
+        "short": short,
+        "seconds": round(time.monotonic() - _began),
+        "cores": os.cpu_count(),
+        "machine": platform.platform(),
+        "scenarios": {title: [dataclasses.asdict(row) for row in rows] for title, rows in sections},
+    }
+    path.write_text(json.dumps(figures, indent=1))
+    print(f"figures: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""A TCP proxy between a client and a server that can fail the way networks do: without a word."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+from lab import processes
+
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+_TCP_REPAIR = 19  # linux/tcp.h: a socket in repair is closed without a packet to its peer; needs CAP_NET_ADMIN
+_CHUNK = 65536
+
+
+def can_vanish() -> bool:
+    """Whether forget() makes connections vanish for the kernel, too, and so for the client's keepalive probes."""
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+        except OSError:
+            return False
+        return True
+
+
+class Proxy:
+    """Forwards a loopback port of its own to a server's. A context manager that ends it and closes what it holds.
+
+    target: (host, port) of the server.
+    """
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self.port = processes.free_port()
+        self._target = target
+        self._selector = selectors.DefaultSelector()
+        self._partners: dict[socket.socket, socket.socket] = {}
+        self._clients: set[socket.socket] = set()
+        self._forgotten: set[socket.socket] = set()
+        self._stalled = self._ended = False
+        self._orders: list[Callable[[], None]] = []
+        self._wake_read, self._wake_write = os.pipe()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stall(self) -> None:
+        """Forward nothing any more, in either direction, and accept nobody; nothing is closed."""
+        self._order(lambda: self._pause(True))
+
+    def go_on(self) -> None:
+        """Forward again, first of all what has waited since stall()."""
+        self._order(lambda: self._pause(False))
+
+    def forget(self) -> None:
+        """Lose every connection that there is, as a firewall does that drops an idle one and as a host that rebooted.
+
+        The client hears nothing; whatever it sends then, or has sent since stall(), is answered with a reset.
+        """
+        self._order(self._forget)
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._order(self._end)
+        self._thread.join()
+
+    def _order(self, order: Callable[[], None]) -> None:
+        """Have the proxy's own thread do it, and wait: sockets and the selector are that thread's."""
+        done = threading.Event()
+
+        def obey() -> None:
+            order()
+            done.set()
+
+        self._orders.append(obey)
+        os.write(self._wake_write, b"x")
+        done.wait(10)
+
+    def _run(self) -> None:
+        while not self._ended:
+            for key, _ in self._selector.select():
+                if key.fileobj == self._wake_read:
+                    os.read(self._wake_read, 1)
+                    self._orders.pop(0)()
+                elif key.fileobj is self._listener:
+                    self._accept()
+                elif isinstance(key.fileobj, socket.socket):
+                    self._readable(key.fileobj)
+        for connection in self._clients | self._partners.keys():
+            connection.close()
+        self._listener.close()
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _end(self) -> None:
+        self._ended = True
+
+    def _pause(self, stalled: bool) -> None:
+        if stalled == self._stalled:
+            return
+        self._stalled = stalled
+        for connection in [self._listener, *self._partners]:
+            if stalled:
+                self._selector.unregister(connection)
+            else:
+                self._selector.register(connection, selectors.EVENT_READ)
+
+    def _forget(self) -> None:
+        for client in list(self._clients - self._forgotten):
+            server = self._partners[client]
+            active = False
+            # An answer on its way still arrives: a client that has nothing more to send would wait for it for ever.
+            with contextlib.suppress(OSError):
+                client.sendall(server.recv(_CHUNK, socket.MSG_DONTWAIT))
+                active = True
+            self._drop(server)
+            # To vanish could take back what has not yet left for the client, or what the client sends at this moment.
+            if active or not self._vanish(client):
+                self._forgotten.add(client)  # it is reset when it sends something
+
+    def _vanish(self, client: socket.socket) -> bool:
+        """Close without a word, so that the kernel resets what arrives later, the client's keepalive probes too.
+
+        Returns: False if it is not possible: we may not, or the client has sent something that was taken from it.
+        """
+        with contextlib.suppress(OSError):
+            client.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+            return False
+        try:
+            client.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+        except OSError:
+            return False
+        self._drop(client)
+        return True
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            client, _ = self._listener.accept()
+            try:
+                server = socket.create_connection(self._target, timeout=5)
+            except OSError:
+                client.close()
+                return
+            server.settimeout(None)
+            self._clients.add(client)
+            for one, other in ((client, server), (server, client)):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._partners[one] = other
+                self._selector.register(one, selectors.EVENT_READ)
+
+    def _readable(self, connection: socket.socket) -> None:
+        if connection not in self._partners:
+            return  # closed by what was ready before it
+        if connection in self._forgotten:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+            self._drop(connection)
+            return
+        partner = self._partners[connection]
+        try:
+            data = connection.recv(_CHUNK)
+            if data:
+                partner.sendall(data)
+                return
+        except OSError:
+            pass
+        self._drop(connection)
+        self._drop(partner)
+
+    def _drop(self, connection: socket.socket) -> None:
+        self._partners.pop(connection, None)
+        self._clients.discard(connection)
+        self._forgotten.discard(connection)
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(connection)
+        connection.close()

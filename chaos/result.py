@@ -1,0 +1,101 @@
+"""Rows of figures with their goals, and the table that the suite ends with."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+Figure = Union[int, float, str]
+STOCK, PATCHED, IN_TREE = "stock", "patched", "in-tree"
+ARMS = (STOCK, PATCHED, IN_TREE)
+
+
+@dataclass
+class Row:
+    """One line of the table.
+
+    figures: by the arm's name; goal: in words, empty where there is none; met: whether the patched arm meets it, None
+    where nothing is asserted; note: what a reader must know; details: more figures, for the JSON file only.
+    """
+
+    label: str
+    figures: Mapping[str, Figure]
+    goal: str = ""
+    met: bool | None = None
+    note: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def none(label: str, figures: Mapping[str, int], note: str = "", **details: Any) -> Row:
+    """A row whose goal is 0."""
+    return Row(label, figures, "0", figures[PATCHED] == 0, note, details)
+
+
+def at_most(label: str, figures: Mapping[str, float], limit: float, goal: str, note: str = "", **details: Any) -> Row:
+    """A row whose goal is a limit, which `goal` says in words."""
+    return Row(label, figures, goal, figures[PATCHED] <= limit, note, details)
+
+
+def as_stock(label: str, figures: Mapping[str, int], tolerance: int = 0, note: str = "", **details: Any) -> Row:
+    """A row whose goal is to be no worse than stock.
+
+    tolerance: how much more is put down to chance; see chance().
+    """
+    goal = "<= stock" + (f" + {tolerance}" if tolerance else "")
+    return Row(label, figures, goal, figures[PATCHED] <= figures[STOCK] + tolerance, note, details)
+
+
+def reported(label: str, figures: Mapping[str, Figure], note: str = "", **details: Any) -> Row:
+    """A row without a goal."""
+    return Row(label, figures, note=note, details=details)
+
+
+def chance(figures: Mapping[str, int], most: int | None = None) -> int:
+    """How much more than stock's the patched arm's count may be when nothing but chance makes them differ.
+
+    Which statement a kill hits is chance in both arms, so both are Poisson counts, and their difference has a standard
+    deviation of the root of their sum: three of them, and at least 2.
+
+    most: more than this is not put down to chance, however few there are.
+    """
+    allowed = max(2, math.ceil(3 * math.sqrt(figures[STOCK] + figures[PATCHED])))
+    return allowed if most is None else min(allowed, most)
+
+
+def table(sections: Sequence[tuple[str, Sequence[Row]]]) -> str:
+    """The table: a section per scenario, its title above its rows."""
+    head = _line("", ARMS, "goal", "", "note")
+    lines = [head, "-" * (len(head) + 56)]
+    for title, rows in sections:
+        lines.append(title)
+        for row in rows:
+            verdict = "" if row.met is None else ("met" if row.met else "MISSED")
+            notes = textwrap.wrap(row.note, 60) or [""]
+            lines.append(_line("  " + row.label, _cells(row), row.goal, verdict, notes[0]))
+            lines += [_line("", ("", "", ""), "", "", note) for note in notes[1:]]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def missed(sections: Sequence[tuple[str, Sequence[Row]]]) -> list[str]:
+    """The goals that were missed, one line each."""
+    return [
+        f"{title}: {row.label}: {_figure(row.figures.get(PATCHED, ''))}, goal {row.goal}"
+        for title, rows in sections
+        for row in rows
+        if row.met is False
+    ]
+
+
+def _cells(row: Row) -> list[str]:
+    return [_figure(row.figures.get(arm, "-")) for arm in ARMS]
+
+
+def _figure(figure: Figure) -> str:
+    return f"{figure:.2f}" if isinstance(figure, float) else str(figure)
+
+
+def _line(label: str, cells: Sequence[str], goal: str, verdict: str, note: str) -> str:
+    return f"{label:<52}" + "".join(f"{cell:>9}" for cell in cells) + f"  {goal:<13} {verdict:<7} {note}"

@@ -1,0 +1,104 @@
+"""Hundreds of threads that live for a moment: what they leave behind must not add up."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+from chaos.arms import Account, Arm, Arms
+from chaos.pool import Failures, connect, connect_directly, connection_id, entries
+from chaos.result import PATCHED, STOCK, Row, as_stock
+
+AT_ONCE = 20
+KILLED = 2  # of them, while they hold their connection: a dead connection is left behind, too
+SETTLED = 1.2
+
+
+def run(arms: Arms, short: bool) -> list[Row]:
+    """Waves of 20 threads; the connections of two of each wave are killed before they end."""
+    waves = 10 if short else 40
+
+    def one(arm: Arm) -> dict[str, Any]:
+        with arm.account() as account:
+            answer: dict[str, Any] = arm.driver.call(churn, account, waves)
+            return answer
+
+    answers = arms.together(one)
+
+    def figures(name: str) -> dict[str, int]:
+        return {arm: answer[name] for arm, answer in answers.items()}
+
+    grown = figures("grown")
+    return [
+        as_stock(
+            f"failed statements, {waves * AT_ONCE} threads",
+            figures("failed"),
+            **{arm: answer["messages"] for arm, answer in answers.items()},
+        ),
+        as_stock("connections at the server, most at once", figures("most")),
+        as_stock("  in the end", figures("left")),
+        as_stock("entries in the pool after each wave, most", figures("entries")),
+        as_stock("  in the end", figures("entries_left")),
+        Row("file descriptors more than after a quarter", grown, "<= 0", grown[PATCHED] <= max(0, grown[STOCK])),
+    ]
+
+
+def churn(account: Account, waves: int) -> dict[str, Any]:
+    """In a driver: let threads come and go, and count what is there after each wave.
+
+    Returns: failures and their messages; connections that the server has for this user while a wave is there, and in
+    the end; the pool's entries; how many file descriptors more there are in the end than after a quarter.
+    """
+    db, administrator, failures = connect(account), connect_directly(account), Failures()
+    during, known, files = [], [], []
+    for _ in range(waves):
+        during.append(_wave(db, administrator, failures))
+        failures.saw(db._query("SELECT 1"))  # any checkout is where stock tidies up
+        known.append(sum(entries(db).values()))
+        files.append(len(os.listdir("/proc/self/fd")))
+    time.sleep(SETTLED)
+    failures.saw(db._query("SELECT 1"))
+    answer = {
+        "failed": failures.messages.total(),
+        "messages": failures.messages,
+        "most": max(during),
+        "left": _connections(administrator),
+        "entries": max(known),
+        "entries_left": sum(entries(db).values()),
+        "grown": len(os.listdir("/proc/self/fd")) - files[waves // 4],
+    }
+    administrator.close()
+    return answer
+
+
+def _wave(db: Any, administrator: Any, failures: Failures) -> int:
+    """Returns: how many connections there are while all threads of the wave hold theirs."""
+    numbers: list[int] = []
+    here, leave = threading.Barrier(AT_ONCE + 1), threading.Event()
+
+    def live() -> None:
+        failures.saw(db._update("INSERT INTO rows_of VALUES (1)"))
+        numbers.append(connection_id(db))
+        here.wait(60)
+        leave.wait(60)
+
+    threads = [threading.Thread(target=live, daemon=True) for _ in range(AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    here.wait(60)
+    there = _connections(administrator)
+    for number in numbers[:KILLED]:
+        administrator.cursor().execute(f"KILL {number}")
+    leave.set()
+    for thread in threads:
+        thread.join()
+    return there
+
+
+def _connections(administrator: Any) -> int:
+    """How many connections this user has, without the one that asks."""
+    cursor = administrator.cursor()
+    cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE id <> CONNECTION_ID()")
+    return int(cursor.fetchone()[0])

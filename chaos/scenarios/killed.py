@@ -1,0 +1,40 @@
+"""Connections that are killed while threads use them as fast as they can."""
+
+from __future__ import annotations
+
+from chaos import load
+from chaos.arms import Arm, Arms
+from chaos.killing import Killer
+from chaos.result import PATCHED, STOCK, Row, none, reported
+
+THREADS = 8
+EVERY = 0.1
+
+
+def run(arms: Arms, short: bool) -> list[Row]:
+    """8 threads insert; all connections that are idle at that moment are killed every 100 ms."""
+    kills = 50 if short else 200
+
+    def one(arm: Arm) -> tuple[load.Outcome, int]:
+        with arm.account() as account:
+            killer = Killer(arm.server, account["user"])
+            arm.driver.call(load.start, account, THREADS, 0)
+            killer.keep_on(EVERY, kills=kills)
+            told = arm.driver.call(load.finish, 30)
+            return load.check(arm.server, account, told), killer.killed
+
+    outcomes = arms.in_turn(one)
+    failed = {name: outcome.failed for name, (outcome, _) in outcomes.items()}
+    fewer = failed[PATCHED] == 0 or failed[PATCHED] < failed[STOCK]
+    counts = "; ".join(f"{name} {outcome.statements} / {killed}" for name, (outcome, killed) in outcomes.items())
+    messages = {name: outcome.messages for name, (outcome, _) in outcomes.items()}
+    return [
+        Row("failed statements", failed, "< stock", fewer, f"statements / kills: {counts}", messages),
+        none("lost: told done, not in the table", {name: outcome.lost for name, (outcome, _) in outcomes.items()}),
+        none("applied twice", {name: outcome.doubled for name, (outcome, _) in outcomes.items()}),
+        reported(
+            "told failed, in the table all the same",
+            {name: outcome.unsure for name, (outcome, _) in outcomes.items()},
+            "killed between request and answer: nobody can know",
+        ),
+    ]

@@ -1,0 +1,203 @@
+"""The real services: FileCatalog and Accounting under load from several clients while their connections are killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from chaos.arms import Arm, Arms, Driver
+from chaos.killing import Killer
+from chaos.result import IN_TREE, Row, as_stock, chance, none
+from lab import workload
+from lab.installation import Installation
+
+CLIENTS = 3
+SECONDS = 40.0
+FILES = 2  # per round
+RECORDS = 2
+EVERY = 0.05
+DATABASE = "Accounting/AccountingDB"
+
+
+def run(arms: Arms, short: bool) -> list[Row]:
+    """3 clients write files and accounting records; a third of the connections is killed every 50 ms, busy or not."""
+    if short:
+        return []  # to start two installations takes longer than all the rest; `make test` has tests of its own there
+    both = Arms(arm for arm in arms if arm.name != IN_TREE)
+    outcomes = both.together(lambda arm: _one(arm, SECONDS))
+
+    def figures(name: str) -> dict[str, int]:
+        return {arm: getattr(outcome, name) for arm, outcome in outcomes.items()}
+
+    failed, twice = figures("failed"), figures("records_twice")
+    counts = "; ".join(f"{name} {outcome.requests} / {outcome.kills}" for name, outcome in outcomes.items())
+    return [
+        as_stock(
+            "requests told failed",
+            failed,
+            chance(failed),
+            f"requests / kills: {counts}",
+            **{name: dict(outcome.messages) for name, outcome in outcomes.items()},
+        ),
+        none("files told done and not in the catalogue", figures("files_lost")),
+        none("files twice in the catalogue", figures("files_twice")),
+        none("accounting records told done and lost", figures("records_lost")),
+        as_stock(
+            "accounting records inserted twice",
+            twice,
+            chance(twice),
+            "the host's own: it commits the record before its buckets, and inserts it again when the buckets fail",
+        ),
+    ]
+
+
+@dataclass
+class _Outcome:
+    requests: int = 0
+    failed: int = 0
+    kills: int = 0
+    files_lost: int = 0
+    files_twice: int = 0
+    records_lost: int = 0
+    records_twice: int = 0
+    messages: Counter[str] = field(default_factory=Counter)
+
+
+def _one(arm: Arm, seconds: float) -> _Outcome:
+    with _running(arm) as (installation, clients):
+        killer = Killer(arm.server, arm.server.user, idle=False, share=0.3)
+        with ThreadPoolExecutor(len(clients)) as pool:
+            begun = [
+                pool.submit(driver.call, work, f"client{number}", seconds) for number, driver in enumerate(clients)
+            ]
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                killer.keep_on(EVERY, seconds=1)
+                _insert_pending(installation)
+            reports = [future.result() for future in begun]
+        _drain(installation)
+        return _check(installation, reports, killer.killed)
+
+
+@contextlib.contextmanager
+def _running(arm: Arm) -> Iterator[tuple[Installation, list[Driver]]]:
+    """The arm's services, on the arm's server, and client processes."""
+    installation = Installation(
+        arm.host,
+        arm.server,
+        arm.folder / "installation",
+        env=arm.plugin_environment(),
+        launcher=[str(arm.host.python), "-P", "-m", "chaos.service"],
+    )
+    with installation, contextlib.ExitStack() as stack:
+        env = installation.client_env
+        yield installation, [stack.enter_context(arm.new_driver(env=env)) for _ in range(CLIENTS)]
+
+
+def _insert_pending(installation: Installation) -> None:
+    os.kill(installation.processes["Accounting/DataStore"].pid, signal.SIGUSR2)
+
+
+def _drain(installation: Installation, timeout: float = 20.0) -> None:
+    """Have the DataStore insert what waits, as far as it will: what it has marked as taken and lost stays for a day."""
+    end = time.monotonic() + timeout
+    before = -1
+    while time.monotonic() < end:
+        _insert_pending(installation)
+        time.sleep(0.5)
+        left, waiting = installation.rows(DATABASE, "SELECT COUNT(*), SUM(taken = 0) FROM ac_in_Job")[0]
+        if waiting in ("0", "NULL") and int(left) == before:
+            return
+        before = int(left)
+
+
+def _check(installation: Installation, reports: list[dict[str, Any]], kills: int) -> _Outcome:
+    outcome = _Outcome(kills=kills)
+    for report in reports:
+        outcome.requests += report["requests"]
+        outcome.failed += sum(report["messages"].values())
+        outcome.messages.update(report["messages"])
+    names = "SELECT CONCAT(DirName, '/', FileName), COUNT(*) FROM FC_Files JOIN FC_DirectoryLevelTree USING (DirID)"
+    files = _times(installation.rows("DataManagement/FileCatalogDB", f"{names} GROUP BY 1"))
+    outcome.files_twice = sum(count > 1 for count in files.values())
+    outcome.files_lost = sum(name not in files for report in reports for name in report["files"])
+    inserted = "SELECT k.value, COUNT(*) FROM ac_type_Job t JOIN ac_key_Job_JobGroup k ON k.id = t.JobGroup GROUP BY 1"
+    records = _times(installation.rows(DATABASE, inserted))
+    waiting = _times(installation.rows(DATABASE, "SELECT JobGroup, COUNT(*) FROM ac_in_Job GROUP BY 1"))
+    outcome.records_twice = sum(count > 1 for count in records.values())
+    outcome.records_lost = sum(
+        name not in records and name not in waiting for report in reports for name in report["records"]
+    )
+    return outcome
+
+
+def _times(rows: list[list[str]]) -> dict[str, int]:
+    return {name: int(count) for name, count in rows}
+
+
+def work(tag: str, seconds: float) -> dict[str, Any]:
+    """In a client's process: make directories, files and accounting records for so long.
+
+    Returns: how many requests there were, the messages of those that failed, counted, and the names of the files and of
+    the records that were told done.
+    """
+    import DIRAC
+
+    DIRAC.initialize()
+    from DIRAC.AccountingSystem.Client.DataStoreClient import DataStoreClient
+    from DIRAC.Resources.Catalog.FileCatalogClient import FileCatalogClient
+
+    catalog = FileCatalogClient("DataManagement/FileCatalog")
+    requests, messages = 0, Counter[str]()
+    done: dict[str, list[str]] = {"files": [], "records": []}
+
+    def ask(name: str, call: Callable[[], Any]) -> Any:
+        nonlocal requests
+        requests += 1
+        answer = call()
+        value = answer.get("Value") if answer["OK"] else None
+        failed = value.get("Failed") if isinstance(value, dict) else None
+        if failed or not answer["OK"]:
+            messages[f"{name}: {failed or answer['Message']}"[:200]] += 1
+        return value
+
+    end, number = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        folder = f"/fakevo/{tag}/{number:05}"
+        ask("createDirectory", partial(catalog.createDirectory, folder))
+        added = ask("addFile", partial(catalog.addFile, workload.files(folder, FILES)))
+        done["files"] += (added or {}).get("Successful", {})
+        ask("getDirectorySize", partial(catalog.getDirectorySize, folder, longOut=True))
+        # A client of its own each time: it keeps what it could not commit, and would send it again.
+        client = DataStoreClient()
+        client.disableFailover()
+        names = [f"{tag}-{number}-{which}" for which in range(RECORDS)]
+        for name in names:
+            client.addRegister(_record(name))
+        if ask("commit", client.commit):
+            done["records"] += names
+        number += 1
+    return {"requests": requests, "messages": messages, **done}
+
+
+def _record(name: str) -> Any:
+    from DIRAC.AccountingSystem.Client.Types.Job import Job
+
+    record = Job()
+    end = datetime.utcnow().replace(microsecond=0)
+    record.setStartTime(end - timedelta(hours=1))
+    record.setEndTime(end)
+    for key, _ in record.definitionKeyFields:
+        record.setValueByKey(key, name if key == "JobGroup" else key)
+    for key, _ in record.definitionAccountingFields:
+        record.setValueByKey(key, 1)
+    return record
