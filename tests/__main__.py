@@ -1,0 +1,185 @@
+"""Run all tests: `python3 -m tests`. Installs what is missing, builds the environments, fast tests first.
+
+Stages: style and types; unit tests on every Python there is; then, for each release of DIRAC in an environment of its
+own, the host tests with a real MariaDB and the service tests with real services; what an uninstallation leaves; and
+last, the chaos suite in its short form.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(CHECKOUT))
+
+from lab import hosts  # noqa: E402
+from lab.interpreters import python_interpreters  # noqa: E402
+from lab.machine import ensure_packages  # noqa: E402
+
+STYLE = ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "wrapt>=1.14", "pytest>=7", "hypothesis>=6"]
+UNIT = ["pytest>=7", "hypothesis>=6", "wrapt>=1.14", "PyYAML>=5.4", "importlib_metadata>=4.4"]
+# Two at a time: the machines that this must pass on have two cores.
+WORKERS = 2
+
+_began = time.monotonic()
+
+
+class Stage:
+    """One command whose success is asked for, and what it said."""
+
+    def __init__(self, name: str, run: Callable[[], tuple[int, str]]) -> None:
+        self.name = name
+        self._run = run
+        self.passed = self.failed = 0
+
+    def __call__(self) -> bool:
+        """Run it; print its output if it failed. Returns: whether it succeeded."""
+        start = time.monotonic()
+        try:
+            code, output = self._run()
+        except Exception as error:
+            code, output = 1, f"{type(error).__name__}: {error}\n{getattr(error, 'stderr', '') or ''}"
+        counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|errors?)\b", output[-400:])}
+        self.passed = counts.get("passed", 1 if code == 0 else 0)
+        self.failed = counts.get("failed", 0) + counts.get("error", 0) + counts.get("errors", 0)
+        if code and not self.failed:
+            self.failed = 1
+        verdict = f"{self.passed} passed" if code == 0 else "FAILED"
+        say(f"{self.name}: {verdict}, {time.monotonic() - start:.0f} s")
+        if code:
+            print(output, flush=True)
+        return code == 0
+
+
+def say(text: str) -> None:
+    """Show progress, with the seconds since the start."""
+    print(f"[{time.monotonic() - _began:5.0f} s] {text}", flush=True)
+
+
+def command(arguments: Sequence[str | Path], environment: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run a command in the checkout. Returns: its exit code, and its output of both kinds."""
+    answer = subprocess.run(
+        [str(argument) for argument in arguments],
+        cwd=CHECKOUT,
+        env=_environment() if environment is None else environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return answer.returncode, answer.stdout.decode(errors="replace")
+
+
+def _environment(**more: str) -> dict[str, str]:
+    ours = ("DIRAC_PERFPATCH", "DIRAC_PERFPATCH_CONFIG", "PYTHONPATH", "VIRTUAL_ENV", "X509_USER_PROXY")
+    return {**{name: value for name, value in os.environ.items() if name not in ours}, **more}
+
+
+def _style() -> list[Stage]:
+    def tool(*arguments: str) -> Callable[[], tuple[int, str]]:
+        folder = hosts.plain_environment("style", STYLE)
+        return lambda: command([folder / arguments[0], *arguments[1:]])
+
+    return [
+        Stage("ruff check", tool("ruff", "check", "--no-cache")),
+        Stage("ruff format", tool("ruff", "format", "--no-cache", "--check")),
+        Stage("mypy", tool("mypy", "--cache-dir", os.devnull)),
+    ]
+
+
+def _unit(version: str) -> Stage:
+    def run() -> tuple[int, str]:
+        python = hosts.plain_environment("unit", UNIT, version) / "python"
+        # The checkout itself: these tests are about our code, not about how it is installed.
+        return command([python, "-m", "pytest", "tests/unit"], _environment(PYTHONPATH=str(CHECKOUT)))
+
+    return Stage(f"unit tests, Python {version}", run)
+
+
+def _with_host(kind: str, release: str, version: str, library: Path) -> Stage:
+    def run() -> tuple[int, str]:
+        host = hosts.environment(release, version, label="tests")
+        pytest = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+        # Not `-m pytest`: that would put the checkout on the path, before the plugin that is installed.
+        arguments = [host.python, "-c", pytest, "--rootdir", CHECKOUT, "-c", CHECKOUT / "pyproject.toml"]
+        return command([*arguments, CHECKOUT / "tests" / kind], _environment(PYTHONPATH=str(library)))
+
+    return Stage(f"{kind} tests, DIRAC {release}, Python {version}", run)
+
+
+def _install(release: str, version: str) -> Stage:
+    def run() -> tuple[int, str]:
+        hosts.install_plugin(hosts.environment(release, version, label="tests"), CHECKOUT)
+        return 0, ""
+
+    return Stage(f"install, DIRAC {release}, Python {version}", run)
+
+
+def _uninstall(release: str) -> Stage:
+    """What `pip uninstall` leaves: the files and the answers that were there before."""
+    ask = "from DIRAC.Core.Utilities.Extensions import extensionsByPriority; print(extensionsByPriority())"
+
+    def look(host: hosts.Host) -> tuple[set[str], tuple[int, str]]:
+        files = {str(path) for path in host.site_packages.rglob("*") if "__pycache__" not in path.parts}
+        return files | {str(path) for path in host.bin.iterdir()}, command([host.python, "-c", ask])
+
+    def run() -> tuple[int, str]:
+        host = hosts.environment(release, label="uninstall")
+        before = look(host)
+        hosts.install_plugin(host, CHECKOUT)
+        between = look(host)
+        hosts.remove_plugin(host)
+        after = look(host)
+        left = {path for path in after[0] ^ before[0] if "wrapt" not in path}  # what we need stays, as with any pip
+        same = between[0] != before[0] and not left and before[1] == between[1] == after[1] == (0, "['DIRAC']\n")
+        return (0, "") if same else (1, f"before {before[1]}, between {between[1]}, after {after[1]}, left {left}")
+
+    return Stage(f"uninstall, DIRAC {release}", run)
+
+
+def _run_all(stages: Sequence[Stage], done: list[Stage], workers: int = WORKERS) -> None:
+    """Run stages; the program ends here if one of them fails."""
+    with ThreadPoolExecutor(workers) as pool:
+        good = list(pool.map(lambda stage: stage(), stages))
+    done += stages
+    if not all(good):
+        _close(done)
+
+
+def _close(done: Sequence[Stage]) -> None:
+    passed, failed = sum(stage.passed for stage in done), sum(stage.failed for stage in done)
+    print(f"{passed} passed, {failed} failed", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+def main() -> None:
+    ensure_packages()
+    done: list[Stage] = []
+    _run_all(_style(), done)
+    _run_all([_unit(version) for version in python_interpreters()], done)
+    matrix = hosts.matrix()
+    _run_all([_install(*pair) for pair in matrix], done, workers=1)
+    library = Path(tempfile.mkdtemp(prefix="perfpatch-library-"))
+    try:
+        (library / "lab").symlink_to(CHECKOUT / "lab")
+        for kind in ("host", "service"):
+            _run_all([_with_host(kind, *pair, library) for pair in matrix], done)
+    finally:
+        shutil.rmtree(library)
+    _run_all([_uninstall(release) for release in hosts.RELEASES], done)
+    # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
+    _run_all([Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))], done)
+    _close(done)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Imports each module of the host first in a process of its own, and prints what is wrong in the end; see the test.
+
+Reads the modules' names from standard input, and the state that every target must have from its first argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+OURS = ("DIRAC", "DIRACCommon", "dirac_perfpatch", "wrapt", "__main__")
+
+
+def in_a_child(work: Callable[[], str]) -> str:
+    """What a forked process returns for some work; the host's output goes nowhere."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)
+        try:
+            text = work()
+        except BaseException as error:
+            text = f"raised {error!r}"
+        with open(writing, "w") as pipe:
+            pipe.write(text)
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    return text
+
+
+def try_to_import(name: str) -> None:
+    # Modules of the host's raise all kinds of things, SystemExit among them, where a library or a display is missing.
+    with contextlib.suppress(BaseException):
+        importlib.import_module(name)
+
+
+def libraries(names: list[str]) -> str:
+    """What the host's modules import from elsewhere."""
+    for name in names:
+        try_to_import(name)
+    return "\n".join(name for name, module in sys.modules.items() if module and name.partition(".")[0] not in OURS)
+
+
+def wrong(wanted: str) -> Iterator[str]:
+    """What is not as it should be once this process has looked for its extensions."""
+    extensions = importlib.import_module("DIRAC.Core.Utilities.Extensions")
+    if extensions.extensionsByPriority() != ["DIRAC"]:
+        yield "the plugin is listed"
+    for patch in importlib.import_module("dirac_perfpatch").status():
+        for target in patch["targets"]:
+            if target["state"] != (wanted if target["module"] in sys.modules else "armed"):
+                yield f"{patch['name']}: {target}"
+    for name, module in list(sys.modules.items()):
+        bound = getattr(module, "__dict__", {}).get("extensionsByPriority")
+        if bound not in (None, extensions.extensionsByPriority):
+            yield f"{name} has another extensionsByPriority"
+
+
+def look_at(name: str, wanted: str) -> str:
+    try_to_import(name)
+    return "; ".join(wrong(wanted))
+
+
+def main() -> None:
+    names = sys.stdin.read().split()
+    # Loaded once, before the forks, so that each child executes the host's own modules only.
+    for library in in_a_child(lambda: libraries(names)).split("\n"):
+        try_to_import(library)
+    try_to_import("DIRAC")
+    assert "dirac_perfpatch" not in sys.modules
+    for name in names:
+        text = in_a_child(lambda name=name: look_at(name, sys.argv[1]))  # type: ignore[misc]
+        if text:
+            print(f"{name}: {text}")
+    print("looked at", len(names))
+
+
+if __name__ == "__main__":
+    main()

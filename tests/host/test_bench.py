@@ -1,0 +1,37 @@
+"""dirac-perfpatch bench: every patch is measured, in both states, and is on again afterwards. No figure is judged."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dirac_perfpatch import cli, status
+from dirac_perfpatch.patches import CATALOGUE
+from lab.mariadb import MariaDB
+
+pytestmark = pytest.mark.patched
+
+
+def _bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert cli.main(["bench", "--json", "--rounds", "1", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)["calls"]
+
+
+def test_every_patch_has_two_figures(mariadb: MariaDB, capsys: pytest.CaptureFixture[str]) -> None:
+    database = f"{mariadb.host}:{mariadb.port}:{mariadb.user}:{mariadb.password}:AccountingDB"
+    calls = _bench(capsys, "--db", database)
+    assert {call["patch"] for call in calls} == {patch.name for patch in CATALOGUE}
+    for call in calls:
+        assert call["stock"] > 0 and call["patched"] > 0, call
+        assert call["reason"] == ""
+    assert {entry["state"] for entry in status()} == {"applied"}
+    assert {entry["failures"] for entry in status()} == {0}
+
+
+def test_without_a_database_the_pool_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    calls = _bench(capsys)
+    skipped = {call["patch"] for call in calls if call["stock"] is None}
+    assert skipped == {"connection_checkout", "connection_eviction", "connection_close"}
+    assert all("--db" in call["reason"] for call in calls if call["patch"] in skipped)

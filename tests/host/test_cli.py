@@ -1,0 +1,93 @@
+"""The command dirac-perfpatch on a real host: what it prints, writes and exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import in_tree, release
+
+from dirac_perfpatch import toggles
+from dirac_perfpatch.patches import CATALOGUE
+from lab.mariadb import MariaDB
+
+NAMES = [patch.name for patch in CATALOGUE]
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "dirac-perfpatch"), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_status_for_people_and_for_machines() -> None:
+    wanted = "stood down" if in_tree() else "applied"
+    answer = command("status")
+    assert answer.returncode == 0, answer.stderr
+    assert release() in answer.stdout.splitlines()[0]
+    for name in NAMES:
+        assert any(line.startswith(name) and wanted in line for line in answer.stdout.splitlines())
+    answer = command("status", "--json")
+    assert answer.returncode == 0
+    told = json.loads(answer.stdout)
+    assert told["dirac"] == release()
+    assert [(patch["name"], patch["state"]) for patch in told["patches"]] == [(name, wanted) for name in NAMES]
+
+
+def test_status_says_so_when_the_toggles_are_bad(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("patches:\n  eror_stack: off\n")
+    answer = command("status", DIRAC_PERFPATCH_CONFIG=str(tmp_path / "bad.yaml"))
+    assert answer.returncode == 2
+    assert "did you mean error_stack?" in answer.stdout
+
+
+@pytest.mark.patched
+def test_status_says_so_when_a_patch_failed(tmp_path: Path) -> None:
+    (tmp_path / "wrapt").mkdir()
+    (tmp_path / "wrapt" / "__init__.py").write_text("raise RuntimeError('broken on purpose')\n")
+    answer = command("status", PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    assert answer.returncode == 1
+    assert "failed" in answer.stdout
+
+
+def test_init_writes_the_documented_file_once(tmp_path: Path) -> None:
+    path = tmp_path / "etc" / "patches.yaml"
+    answer = command("init", DIRAC_ROOT_PATH=str(tmp_path))
+    assert (answer.returncode, answer.stdout) == (0, f"wrote {path}\n"), answer.stderr
+    assert path.read_text() == Path(toggles.SHIPPED).read_text()
+    path.write_text("enabled: false\n")
+    answer = command("init", DIRAC_ROOT_PATH=str(tmp_path))
+    assert answer.returncode == 1
+    assert str(path) in answer.stderr
+    assert path.read_text() == "enabled: false\n"
+    assert " off " in command("status", DIRAC_ROOT_PATH=str(tmp_path)).stdout
+
+
+def test_check_compares_every_patch_with_stock(mariadb: MariaDB) -> None:
+    database = f"{mariadb.host}:{mariadb.port}:{mariadb.user}:{mariadb.password}:mysql"
+    answer = command("check", "--db", database)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    rows = {
+        line.split()[0]: line for line in answer.stdout.splitlines() if line.split()[:1] and line.split()[0] in NAMES
+    }
+    assert list(rows) == NAMES
+    for name, row in rows.items():
+        assert ("stood down" if in_tree() else "same as stock") in row, (name, row)
+
+
+def test_without_a_host_it_says_so(tmp_path: Path) -> None:
+    """A DIRAC that cannot be imported is none."""
+    (tmp_path / "DIRAC").mkdir()
+    (tmp_path / "DIRAC" / "__init__.py").write_text("raise ImportError('broken on purpose')\n")
+    answer = command("status", PYTHONPATH=str(tmp_path))
+    assert answer.returncode == 2
+    assert "no DIRAC can be imported" in answer.stderr

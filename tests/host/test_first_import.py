@@ -1,0 +1,125 @@
+"""Whatever module a process imports first, the end state is the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import in_tree, release, run
+
+from lab.hosts import RELEASES
+
+WORKER = Path(__file__).with_name("first_import_worker.py")
+
+
+def _modules() -> Iterator[str]:
+    import DIRAC
+
+    root = Path(DIRAC.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root.parent).with_suffix("").parts
+        if not {"test", "tests"}.intersection(parts):
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _work(names: list[str]) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "DIRACSYSCONFIG"}
+    answer = subprocess.run(
+        [sys.executable, str(WORKER), "stood down" if in_tree() else "applied"],
+        input="\n".join(names),
+        env={**environment, "DIRAC_ROOT_PATH": "/no/such/root"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def test_whatever_is_imported_first_the_end_state_is_the_same() -> None:
+    names = list(_modules())
+    assert len(names) > 600
+    if not os.environ.get("PERFPATCH_EVERY_MODULE"):  # three minutes a host
+        names = names[RELEASES.index(release()) :: 2 * len(RELEASES)]  # together the hosts take half of all modules
+    with ThreadPoolExecutor(2) as workers:
+        halves = list(workers.map(_work, (names[::2], names[1::2])))
+    lines = "".join(halves).splitlines()
+    told = [line for line in lines if not line.startswith("looked at ")]
+    assert told == []
+    assert sum(int(line.split()[-1]) for line in lines) == len(names)
+
+
+def test_the_module_itself_half_imported() -> None:
+    """Each target's module is the one that is being imported when the host first looks for its extensions."""
+    modules = (
+        "DIRAC.Core.Utilities.MySQL",
+        "DIRAC.Core.Security.X509Chain",
+        "DIRAC.Core.Security.m2crypto.X509Chain",
+        "DIRAC.DataManagementSystem.Utilities.DMSHelpers",
+        "DIRAC.AccountingSystem.DB.AccountingDB",
+        "DIRAC.DataManagementSystem.DB.FileCatalogComponents.DirectoryManager.DirectoryTreeBase",
+    )
+    wanted = "stood down" if in_tree() else "applied"
+    for module in modules:
+        # The look-up comes from inside the module: at its first import statement.
+        answer = run(
+            "import builtins, sys\n"
+            "real = builtins.__import__\n"
+            f"module = {module!r}\n"
+            "def from_inside(name, globals=None, *rest, **more):\n"
+            "    if (globals or {}).get('__name__') == module and 'dirac_perfpatch' not in sys.modules:\n"
+            "        real('DIRAC.Core.Utilities.Extensions', {}, {}, ['x']).extensionsByPriority()\n"
+            "        assert sys.modules[module].__spec__._initializing\n"
+            "    return real(name, globals, *rest, **more)\n"
+            "builtins.__import__ = from_inside\n"
+            "import importlib; importlib.import_module(module)\n"
+            "builtins.__import__ = real\n"
+            "import dirac_perfpatch\n"
+            "seen = [t['state'] for p in dirac_perfpatch.status() for t in p['targets'] if t['module'] == module]\n"
+            "print(seen)",
+            DIRACSYSCONFIG="/no/such/file",
+        )
+        assert answer.returncode == 0, (module, answer.stderr)
+        states = answer.stdout.splitlines()[-1]
+        assert set(states.strip("[]").split(", ")) == {repr(wanted)}, (module, answer.stdout, answer.stderr)
+
+
+@pytest.mark.patched
+def test_no_target_exists_twice() -> None:
+    """A second module made of the same file would have functions of its own, which no patch would reach."""
+    answer = run(
+        "import gc, contextlib, importlib, types\n"
+        "from dirac_perfpatch import cli, loading\n"
+        "from dirac_perfpatch.patches import CATALOGUE\n"
+        "import DIRAC.Core.Utilities.Extensions as extensions\n"
+        "extensions.extensionsByPriority()\n"
+        "cli._load_targets()\n"
+        "for switch in loading.switches.values(): switch.take_off()\n"
+        "for name in ('ProxyInfo', 'ProxyFile', 'VOMS', 'X509Request', 'Locations', 'X509CRL'):\n"
+        "    with contextlib.suppress(ImportError): importlib.import_module('DIRAC.Core.Security.' + name)\n"
+        "for name in ('DIRAC.Core.DISET.RPCClient', 'DIRAC.Core.Tornado.Client.TornadoClient',\n"
+        "             'DIRAC.FrameworkSystem.Client.ProxyManagerClient', 'DIRAC.Interfaces.API.Dirac',\n"
+        "             'DIRAC.DataManagementSystem.Service.FileCatalogHandler',\n"
+        "             'DIRAC.AccountingSystem.Service.DataStoreHandler'):\n"
+        "    with contextlib.suppress(ImportError): importlib.import_module(name)\n"
+        "places = {}\n"
+        "for f in gc.get_objects():\n"
+        "    if type(f) is types.FunctionType:\n"
+        "        place = (f.__code__.co_filename, f.__code__.co_firstlineno, f.__qualname__)\n"
+        "        places.setdefault(place, []).append(f.__module__)\n"
+        "for patch in CATALOGUE:\n"
+        "    for target in patch.targets:\n"
+        "        name = target.attribute if target.attribute != 'DMSHelpers' else 'DMSHelpers.getSiteSEMapping'\n"
+        "        wanted = {m for t in patch.targets for m in t.modules if t.attribute == target.attribute}\n"
+        "        found = {m for p, ms in places.items() if p[2] == name and '/DIRAC' in p[0] for m in ms}\n"
+        "        if not found or not found <= wanted: print('WRONG', target, found)\n",
+        DIRACSYSCONFIG="/no/such/file",
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "WRONG" not in answer.stdout

@@ -1,0 +1,218 @@
+"""The plugin loads by itself, and whatever goes wrong in it, the host runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import in_tree, release, run
+
+ASK = "from DIRAC.Core.Utilities.Extensions import extensionsByPriority as e; print(e()); print(e())"
+STATES = "import json, dirac_perfpatch; print(json.dumps({p['name']: p['state'] for p in dirac_perfpatch.status()}))"
+NAMES = [
+    "extension_lookup",
+    "error_stack",
+    "proxy_loading",
+    "dms_helpers",
+    "connection_checkout",
+    "connection_eviction",
+    "connection_close",
+]
+
+
+def test_is_no_extension_from_the_first_look_up_on() -> None:
+    answer = run(ASK)
+    assert (answer.stdout, answer.stderr) == ("['DIRAC']\n['DIRAC']\n", "")
+
+
+def test_is_no_extension_to_any_caller() -> None:
+    answer = run(
+        "from DIRAC.ConfigurationSystem.Client.Helpers.CSGlobals import getCSExtensions\n"
+        "from DIRAC.Core.Utilities.Version import getVersion, getCurrentVersion\n"
+        "print(getCSExtensions(), list(getVersion()['Value']['Extensions']), getCurrentVersion()['Value'])"
+    )
+    assert answer.stdout == f"[] ['DIRAC'] {release()}\n"
+    assert "WARNING" not in answer.stderr
+
+
+def test_objects_are_not_looked_for_under_its_name() -> None:
+    answer = run(
+        "import sys\n"
+        "asked = []\n"
+        "class Spy:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        asked.append(name)\n"
+        "sys.meta_path.insert(0, Spy())\n"
+        "from DIRAC.Core.Utilities.ObjectLoader import ObjectLoader\n"
+        "from DIRAC.Core.Base.private.ModuleLoader import ModuleLoader\n"
+        "ObjectLoader().loadObject('Resources.Catalog.FileCatalogClient')\n"
+        "ObjectLoader().loadObject('Resources.NoSuch')\n"
+        "ModuleLoader('Service', str, object).loadModule('Framework/NoSuch')\n"
+        "ours = {name for name in asked if name.startswith('dirac_perfpatch.')}\n"
+        "print(sorted(name for name in ours if 'System' in name or 'Resources' in name))\n"
+        "print('DIRAC.Resources.NoSuch' in asked)"
+    )
+    assert answer.stdout.splitlines()[-2:] == ["[]", "True"], answer.stderr
+
+
+def test_loads_no_module_of_the_host() -> None:
+    answer = run(
+        "import sys, dirac_perfpatch\n"
+        "dirac_perfpatch.extension_metadata()\n"
+        "print([name for name in sys.modules if name.partition('.')[0] in ('DIRAC', 'DIRACCommon', 'MySQLdb')])"
+    )
+    assert answer.stdout == "[]\n"
+
+
+def test_a_process_that_needs_no_wrapper_imports_neither_wrapt_nor_yaml() -> None:
+    answer = run(f"{ASK}; import sys; print('wrapt' in sys.modules, 'yaml' in sys.modules)")
+    assert answer.stdout.splitlines()[-1] == "False False"
+
+
+def _states(answer: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    import json
+
+    return dict(json.loads(answer.stdout.splitlines()[-1]))
+
+
+BROKEN = {"raises": "raise RuntimeError('broken on purpose')", "syntax": "def (:", "exits": "import no_such_module"}
+
+
+@pytest.mark.parametrize("library", ["wrapt", "yaml"])
+@pytest.mark.parametrize("how", list(BROKEN))
+def test_a_broken_library_leaves_the_host_running(library: str, how: str, tmp_path: Path) -> None:
+    (tmp_path / library).mkdir()
+    (tmp_path / library / "__init__.py").write_text(BROKEN[how])
+    # Not in the plain form, so that PyYAML is needed, and with a target that needs wrapt.
+    toggles = tmp_path / "patches.yaml"
+    toggles.write_text("{enabled: true}\n")
+    answer = run(
+        f"{ASK}\nimport DIRAC.Core.Utilities.MySQL\n{STATES}",
+        PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        DIRAC_PERFPATCH_CONFIG=str(toggles),
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith("['DIRAC']\n['DIRAC']\n")
+    lines = [line for line in answer.stderr.splitlines() if "dirac-perfpatch: " in line]
+    if library == "wrapt" and in_tree():
+        assert lines == []  # all stand down, and nothing of wrapt is needed
+        return
+    assert len(lines) == 1, answer.stderr
+    states = _states(answer)
+    if library == "yaml":
+        assert str(toggles) in lines[0]
+        assert "PyYAML" in lines[0]
+        assert set(states.values()) == {"off"}
+    else:
+        assert "wrapt" in lines[0]
+        assert {states[f"connection_{name}"] for name in ("checkout", "eviction", "close")} == {"failed"}
+        assert states["extension_lookup"] == "applied"
+
+
+def test_a_broken_plugin_leaves_the_host_running(tmp_path: Path) -> None:
+    """Each module of the plugin replaced by one that cannot be imported."""
+    import shutil
+
+    import dirac_perfpatch
+
+    source = Path(dirac_perfpatch.__file__).parent
+    for module in sorted(path.relative_to(source) for path in source.rglob("*.py")):
+        copy = tmp_path / "dirac_perfpatch"
+        shutil.copytree(source, copy, symlinks=False)
+        (copy / module).write_text("this is not Python\n")
+        code = ASK if module != Path("__init__.py") else "import sys; sys.path.pop(0)\n" + ASK
+        answer = run(code, PYTHONPATH=str(tmp_path))
+        shutil.rmtree(copy)
+        if module == Path("__init__.py"):
+            continue  # the entry point itself cannot be imported: nothing of ours can run
+        assert answer.returncode == 0, (module, answer.stderr)
+        # Only without the module that hides us are we listed, after DIRAC.
+        listed = "['DIRAC', 'dirac_perfpatch']\n" if module == Path("host.py") else "['DIRAC']\n"
+        assert answer.stdout == 2 * listed, (module, answer.stdout)
+        assert answer.stderr.count("dirac-perfpatch: ") <= 1, (module, answer.stderr)
+
+
+BAD_TOGGLES = {
+    "syntax": b"patches:\n  error_stack: [on\n",
+    "shape": b"- error_stack\n",
+    "unknown patch": b"patches:\n  eror_stack: off\n",
+    "wrong value": b"enabled: maybe\n",
+    "duplicate": b"patches:\n  error_stack: on\n  error_stack: off\n",
+    "rubbish": bytes(range(256)),
+    "bomb": b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+    "deep": b"patches: " + b"[" * 5000,
+    "tag": b"enabled: !!python/object/apply:os.system ['touch FILE']\n",
+}
+
+
+@pytest.mark.parametrize("kind", [*BAD_TOGGLES, "folder", "missing", "permission"])
+def test_bad_toggles_leave_the_host_stock_and_are_told_once(kind: str, tmp_path: Path) -> None:
+    toggles = tmp_path / "my-patches.yaml"
+    without_privileges: tuple[str, ...] = ()
+    if kind == "folder":
+        toggles.mkdir()
+    elif kind == "permission":
+        toggles.write_bytes(b"enabled: true\n")
+        toggles.chmod(0)
+        if os.geteuid() == 0:  # who may read everything, by a capability
+            without_privileges = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
+    elif kind != "missing":
+        toggles.write_bytes(BAD_TOGGLES[kind].replace(b"FILE", bytes(tmp_path / "made")))
+    answer = run(f"{ASK}\n{STATES}", *without_privileges, DIRAC_PERFPATCH_CONFIG=str(toggles))
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith("['DIRAC']\n['DIRAC']\n")
+    lines = answer.stderr.splitlines()
+    assert len(lines) == 1, answer.stderr
+    assert lines[0].startswith(f"dirac-perfpatch: {toggles}")
+    assert lines[0].endswith("DIRAC runs unpatched")
+    assert set(_states(answer).values()) == {"off"}
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_environment_switches_everything_off() -> None:
+    answer = run(f"{ASK}\n{STATES}", DIRAC_PERFPATCH="off", DIRAC_PERFPATCH_CONFIG="/no/such/file")
+    assert answer.stderr == ""
+    assert set(_states(answer).values()) == {"off"}
+
+
+def test_the_file_of_the_installation_is_read(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "patches.yaml").write_text("patches:\n  error_stack: off\n")
+    answer = run(f"{ASK}\n{STATES}", DIRAC_ROOT_PATH=str(tmp_path))
+    states = _states(answer)
+    assert states["error_stack"] == "off"
+    assert states["extension_lookup"] == ("stood down" if in_tree() else "applied")
+
+
+def test_what_each_patch_does_here() -> None:
+    """Every patch is applied on a stock host; a host that has them in-tree makes them stand down."""
+    import dirac_perfpatch
+    from dirac_perfpatch import cli
+
+    missing = cli._load_targets()
+    assert set(missing) <= {"DIRACCommon.Core.Utilities.ReturnValues"}  # which 8.0 does not have
+    entries = dirac_perfpatch.status()
+    assert [entry["name"] for entry in entries] == NAMES
+    wanted = "stood down" if in_tree() else "applied"
+    for entry in entries:
+        assert entry["state"] == wanted, entry
+        assert {target["state"] for target in entry["targets"]} == {wanted}, entry
+        assert bool(entry["reason"]) == in_tree(), entry
+    assert sum(len(entry["targets"]) for entry in entries) == 12
+
+
+def test_a_command_prints_what_it_prints_without_the_plugin() -> None:
+    command = [str(Path(sys.executable).parent / "dirac-version")]
+    outputs = [
+        subprocess.run(
+            command, env={**os.environ, "DIRAC_PERFPATCH": word}, capture_output=True, text=True, check=False
+        )
+        for word in ("on", "off")
+    ]
+    assert outputs[0].stdout == outputs[1].stdout
+    assert outputs[0].stderr == outputs[1].stderr
+    assert [output.returncode for output in outputs] == [0, 0]
+    assert release() in outputs[0].stdout

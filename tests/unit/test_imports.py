@@ -1,0 +1,576 @@
+"""A module's completion is told once, when it is complete, and the import system is left as it was."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import importlib.util
+import inspect
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dirac_perfpatch import imports
+from dirac_perfpatch.imports import forget, when_complete
+
+Write = Callable[[str, str], Path]
+
+
+class _Told:
+    """A callback that notes what it was told, and whether the module's last line had been executed."""
+
+    def __init__(self) -> None:
+        self.modules: list[Any] = []
+        self.complete: list[bool] = []
+
+    def __call__(self, module: ModuleType) -> None:
+        self.modules.append(module)
+        self.complete.append(hasattr(module, "LAST"))
+
+
+@pytest.fixture
+def told() -> _Told:
+    return _Told()
+
+
+def _finders() -> list[Any]:
+    return [finder for finder in sys.meta_path if finder is imports._finder]
+
+
+# When it is told
+
+
+def test_a_module_that_is_imported_later(modules: Write, told: _Told) -> None:
+    modules("later", "LAST = 1")
+    when_complete("later", told)
+    assert told.modules == []
+    assert "later" not in sys.modules
+    module = importlib.import_module("later")
+    assert (told.modules, told.complete) == ([module], [True])
+
+
+def test_a_module_that_was_imported_already(modules: Write, told: _Told) -> None:
+    modules("already", "LAST = 1")
+    module = importlib.import_module("already")
+    when_complete("already", told)
+    assert told.modules == [module]
+
+
+def test_a_built_in_module(told: _Told) -> None:
+    when_complete("sys", told)
+    assert told.modules == [sys]
+
+
+def test_it_is_told_before_the_import_statement_returns(modules: Write) -> None:
+    """So that nobody can bind what is about to be replaced."""
+    modules("bound", "def answer(): return 'stock'")
+    modules("binder", "from bound import answer")
+    when_complete("bound", lambda module: setattr(module, "answer", lambda: "ours"))
+    assert importlib.import_module("binder").answer() == "ours"
+
+
+def test_a_module_that_is_half_imported(modules: Write, told: _Told) -> None:
+    """As when the host loads us: one of its modules imports another, in which we are asked to wait for the first."""
+    modules("half", "import half_helper\nBETWEEN = list(half_helper.told.modules)\nclass Late: pass\nLAST = 1")
+    modules("half_helper", "import sys\nfrom dirac_perfpatch.imports import when_complete\ntold = sys.told\n"
+            "when_complete('half', told)\nSEEN = hasattr(sys.modules['half'], 'Late'), list(told.modules)")  # fmt: skip
+    sys.told = told  # type: ignore[attr-defined]
+    try:
+        module = importlib.import_module("half")
+    finally:
+        del sys.told  # type: ignore[attr-defined]
+    assert sys.modules["half_helper"].SEEN == (False, [])
+    assert module.BETWEEN == []
+    assert (told.modules, told.complete) == ([module], [True])
+
+
+@pytest.mark.parametrize("first", ["ring_a", "ring_b"])
+def test_modules_that_import_each_other(modules: Write, first: str) -> None:
+    modules("ring_a", "import ring_b\nclass A: pass\nLAST = 1")
+    modules("ring_b", "import ring_a\nclass B: pass\nLAST = 1")
+    told_a, told_b = _Told(), _Told()
+    when_complete("ring_a", told_a)
+    when_complete("ring_b", told_b)
+    importlib.import_module(first)
+    assert (told_a.complete, told_b.complete) == ([True], [True])
+
+
+def test_an_import_that_fails_and_later_succeeds(modules: Write, told: _Told) -> None:
+    path = modules("flaky", "class Flaky: pass\nraise OSError('not now')")
+    when_complete("flaky", told)
+    for _ in range(2):
+        with pytest.raises(OSError, match="not now"):
+            importlib.import_module("flaky")
+    assert told.modules == []
+    path.write_text("LAST = 'and now'")
+    module = importlib.import_module("flaky")
+    assert (told.modules, told.complete) == ([module], [True])
+
+
+def test_a_half_imported_module_that_fails_and_later_succeeds(modules: Write, told: _Told) -> None:
+    path = modules("broken", "import sys\nsys.wait()\nraise OSError('not now')")
+    sys.wait = lambda: when_complete("broken", told)  # type: ignore[attr-defined]
+    try:
+        with pytest.raises(OSError, match="not now"):
+            importlib.import_module("broken")
+    finally:
+        del sys.wait  # type: ignore[attr-defined]
+    assert told.modules == []
+    path.write_text("LAST = 'and now'")
+    importlib.import_module("broken")
+    assert told.complete == [True]
+
+
+def test_a_module_that_does_not_exist_is_still_not_found(modules: Write, told: _Told) -> None:
+    when_complete("no_such_module", told)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        importlib.import_module("no_such_module")
+    assert caught.value.name == "no_such_module"
+    assert importlib.util.find_spec("no_such_module") is None
+    modules("no_such_module", "LAST = 1")
+    importlib.import_module("no_such_module")
+    assert told.complete == [True]
+
+
+def test_a_package_and_its_submodule(modules: Write) -> None:
+    modules("pack.sub", "LAST = 1")
+    modules("pack", "from . import sub\nLAST = 1")
+    order: list[str] = []
+    when_complete("pack", lambda module: order.append(f"pack {hasattr(module, 'LAST')}"))
+    when_complete("pack.sub", lambda module: order.append(f"sub {hasattr(module, 'LAST')}"))
+    importlib.import_module("pack")
+    assert order == ["sub True", "pack True"]
+    assert sys.modules["pack"].sub is sys.modules["pack.sub"]
+
+
+def test_waiting_for_a_submodule_imports_nothing(modules: Write, told: _Told) -> None:
+    modules("parent.child", "LAST = 1")
+    when_complete("parent.child", told)
+    importlib.import_module("parent")
+    assert "parent.child" not in sys.modules
+    importlib.import_module("parent.child")
+    assert told.complete == [True]
+
+
+def test_a_module_that_replaces_itself_in_sys_modules(modules: Write, told: _Told) -> None:
+    """What importers get is what is told."""
+    modules("replaced", "import sys\nclass Other: pass\nsys.modules[__name__] = Other()\nimport replaced_next\n"
+            "sys.modules[__name__].LAST = 1")  # fmt: skip
+    modules("replaced_next", "")
+    when_complete("replaced", told)
+    module = importlib.import_module("replaced")
+    assert type(module).__name__ == "Other"
+    assert (told.modules, told.complete) == ([module], [True])
+
+
+def test_a_module_that_was_put_into_sys_modules_by_hand(monkeypatch: pytest.MonkeyPatch, told: _Told) -> None:
+    module = ModuleType("by_hand")
+    monkeypatch.setitem(sys.modules, "by_hand", module)
+    when_complete("by_hand", told)
+    assert told.modules == [module]
+
+
+def test_a_name_that_is_blocked_in_sys_modules(monkeypatch: pytest.MonkeyPatch, modules: Write, told: _Told) -> None:
+    modules("blocked", "LAST = 1")
+    monkeypatch.setitem(sys.modules, "blocked", None)  # type: ignore[arg-type]
+    when_complete("blocked", told)
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("blocked")
+    assert told.modules == []
+    monkeypatch.undo()
+    sys.path.insert(0, str(modules("other", "").parent))
+    importlib.import_module("blocked")
+    del sys.path[0], sys.modules["blocked"]
+    assert told.complete == [True]
+
+
+def test_a_namespace_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: _Told) -> None:
+    (tmp_path / "no_init").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    when_complete("no_init", told)
+    module = importlib.import_module("no_init")
+    del sys.modules["no_init"]
+    assert told.modules == [module]
+
+
+def test_several_callbacks_in_their_order(modules: Write) -> None:
+    modules("many", "")
+    order: list[int] = []
+    for number in range(5):
+        when_complete("many", lambda module, number=number: order.append(number))
+    importlib.import_module("many")
+    assert order == [0, 1, 2, 3, 4]
+
+
+def test_a_callback_may_import_and_may_wait_for_more(modules: Write, told: _Told) -> None:
+    modules("one", "")
+    modules("two", "LAST = 1")
+    modules("three", "LAST = 1")
+
+    def callback(module: ModuleType) -> None:
+        when_complete("two", told)
+        importlib.import_module("two")
+        importlib.import_module("one")
+        when_complete("one", told)
+        when_complete("three", told)
+
+    when_complete("one", callback)
+    importlib.import_module("one")
+    importlib.import_module("three")
+    assert [module.__name__ for module in told.modules] == ["two", "one", "three"]
+
+
+def test_a_reload_does_not_tell_again(modules: Write, told: _Told) -> None:
+    modules("again", "LAST = 1")
+    when_complete("again", told)
+    module = importlib.import_module("again")
+    importlib.reload(module)
+    del sys.modules["again"]
+    importlib.import_module("again")
+    assert told.modules == [module]
+
+
+# Taking it back
+
+
+def test_forget_before_the_import(modules: Write, told: _Told) -> None:
+    modules("forgotten", "LAST = 1")
+    other = _Told()
+    when_complete("forgotten", told)
+    when_complete("forgotten", other)
+    forget("forgotten", told)
+    importlib.import_module("forgotten")
+    assert (told.modules, other.complete) == ([], [True])
+
+
+def test_forget_while_the_module_is_being_imported(modules: Write, told: _Told) -> None:
+    modules("changing", "import sys\nsys.change_of_mind()\nLAST = 1")
+    when_complete("changing", told)
+    sys.change_of_mind = lambda: forget("changing", told)  # type: ignore[attr-defined]
+    try:
+        importlib.import_module("changing")
+    finally:
+        del sys.change_of_mind  # type: ignore[attr-defined]
+    assert told.modules == []
+
+
+def test_forget_what_was_told_already_or_never_asked(modules: Write, told: _Told) -> None:
+    modules("past", "")
+    when_complete("past", told)
+    importlib.import_module("past")
+    forget("past", told)
+    forget("past", told)
+    forget("never", told)
+    assert len(told.modules) == 1
+
+
+# What is left behind
+
+
+def test_the_finder_is_there_only_while_something_is_waited_for(modules: Write, told: _Told) -> None:
+    modules("first", "")
+    modules("second", "")
+    before = list(sys.meta_path)
+    when_complete("sys", told)
+    assert sys.meta_path == before
+    when_complete("first", told)
+    when_complete("second", told)
+    assert sys.meta_path == [imports._finder, *before]  # once
+    importlib.import_module("first")
+    assert len(_finders()) == 1
+    forget("second", told)
+    assert sys.meta_path == before
+    when_complete("second", told)
+    importlib.import_module("second")
+    assert sys.meta_path == before
+
+
+def test_a_module_that_was_watched_is_like_any_other(modules: Write, told: _Told) -> None:
+    source = "import pickle\n\nclass Thing:\n    def method(self):\n        return 1\n\nLAST = 1\n"
+    modules("watched.inner", source)
+    (Path(sys.path[0]) / "watched" / "data.txt").write_text("data")
+    modules("plain", source)
+    when_complete("watched.inner", told)
+    when_complete("watched", told)
+    watched, plain = importlib.import_module("watched.inner"), importlib.import_module("plain")
+    assert len(told.modules) == 2
+    assert type(watched.__spec__) is ModuleSpec
+    assert type(sys.modules["watched"].__spec__) is ModuleSpec
+    assert vars(watched.__spec__).keys() == vars(plain.__spec__).keys()
+    assert type(watched.__loader__) is type(plain.__loader__)
+    assert watched.__spec__ == importlib.util.find_spec("watched.inner")
+    assert vars(watched).keys() == vars(plain).keys()
+    assert inspect.getsource(watched) == source
+    assert inspect.getsource(watched.Thing.method) == "    def method(self):\n        return 1\n"
+    assert importlib.resources.files("watched").joinpath("data.txt").read_text() == "data"
+    assert type(pickle.loads(pickle.dumps(watched.Thing()))) is watched.Thing
+    assert importlib.reload(watched) is watched
+
+
+def test_asking_where_a_module_is_does_not_tell(modules: Write, told: _Told) -> None:
+    modules("asked", "LAST = 1")
+    when_complete("asked", told)
+    spec = importlib.util.find_spec("asked")
+    assert isinstance(spec, ModuleSpec)
+    assert told.modules == []
+    importlib.import_module("asked")
+    assert told.complete == [True]
+
+
+def test_a_spec_of_somebody_else_s_class_is_left_alone(modules: Write, told: _Told) -> None:
+    """The module is imported as ever; whoever waits for it goes on waiting."""
+    path = modules("special", "LAST = 1")
+
+    class Spec(ModuleSpec):
+        pass
+
+    class Finder:
+        def find_spec(self, name: str, path_: Any = None, target: Any = None) -> ModuleSpec | None:
+            if name != "special":
+                return None
+            spec = importlib.util.spec_from_file_location(name, path)
+            assert spec is not None
+            spec.__class__ = Spec
+            return spec
+
+    finder = Finder()
+    sys.meta_path.insert(0, finder)
+    try:
+        when_complete("special", told)
+        module = importlib.import_module("special")
+        assert type(module.__spec__) is Spec
+    finally:
+        sys.meta_path.remove(finder)
+        forget("special", told)
+
+
+def test_an_error_of_another_finder_is_the_importer_s(told: _Told) -> None:
+    class Finder:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+            if name == "cursed":
+                raise RuntimeError("the finder's own")
+
+    finder = Finder()
+    sys.meta_path.insert(0, finder)
+    try:
+        when_complete("cursed", told)
+        with pytest.raises(RuntimeError, match="the finder's own"):
+            importlib.import_module("cursed")
+    finally:
+        sys.meta_path.remove(finder)
+        forget("cursed", told)
+
+
+# Threads
+
+
+@pytest.fixture
+def _eager_threads() -> Any:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def _together(*functions: Callable[[], Any]) -> None:
+    barrier = threading.Barrier(len(functions))
+    errors: list[BaseException] = []
+
+    def run(function: Callable[[], Any]) -> None:
+        barrier.wait()
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(function,)) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert errors == []
+
+
+@pytest.mark.usefixtures("_eager_threads")
+def test_threads_that_import_and_wait_at_once(modules: Write) -> None:
+    """Each callback exactly once and never early, whoever comes first.
+
+    A thread that waits just when another has found the module, but has not yet put it into sys.modules, is served by
+    the next import of anything.
+    """
+    for number in range(100):
+        name = f"raced{number}"
+        modules(name, "import raced_helper" + str(number) + "\nclass A: pass\nLAST = 1")
+        modules(f"raced_helper{number}", "")
+        modules(f"raced_after{number}", "")
+        told = [_Told() for _ in range(4)]
+        waits = [lambda callback=callback, name=name: when_complete(name, callback) for callback in told]
+        load = lambda name=name: importlib.import_module(name)  # noqa: E731
+        _together(waits[0], load, waits[1], load, waits[2], load, waits[3])
+        importlib.import_module(f"raced_after{number}")
+        assert [callback.complete for callback in told] == [[True]] * 4
+
+
+@pytest.mark.usefixtures("_eager_threads")
+def test_threads_that_wait_for_a_module_just_as_it_completes(modules: Write) -> None:
+    """The moment between the look at a spec and the watch on it: whoever falls into it must still be told.
+
+    The import system takes a complete module out of sys.modules and puts it back: the next import of anything serves
+    those that looked just then.
+    """
+    for number in range(100):
+        name = f"ending{number}"
+        modules(name, f"import sys\nsys.go.set()\nfor _ in range({number % 50 * 4}): pass\nLAST = 1")
+        modules(f"ending_after{number}", "")
+        told = [_Told() for _ in range(3)]
+        sys.go = go = threading.Event()  # type: ignore[attr-defined]
+
+        def wait(callback: _Told, name: str = name, go: threading.Event = go) -> None:
+            go.wait()
+            when_complete(name, callback)
+
+        waits = [lambda callback=callback, wait=wait: wait(callback) for callback in told]
+        _together(lambda name=name: importlib.import_module(name), *waits)
+        importlib.import_module(f"ending_after{number}")
+        assert [callback.complete for callback in told] == [[True]] * 3
+    del sys.go  # type: ignore[attr-defined]
+
+
+def test_two_threads_that_tell_at_the_same_moment_call_back_once(
+    modules: Write, told: _Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen that the module is complete; the first is held right there until the second is done."""
+    modules("contested", "LAST = 1")
+    importlib.import_module("contested")
+    arrived, release = threading.Event(), threading.Event()
+    real = imports._tell
+    main = threading.current_thread()
+
+    def slow(name: str) -> None:
+        if threading.current_thread() is not main:
+            arrived.set()
+            assert release.wait(10)
+        real(name)
+
+    monkeypatch.setattr(imports, "_tell", slow)
+    thread = threading.Thread(target=when_complete, args=("contested", told))
+    thread.start()
+    assert arrived.wait(10)
+    imports._finder.find_spec("anything_else")  # finds it, and tells
+    assert len(told.modules) == 1
+    release.set()
+    thread.join(10)
+    assert len(told.modules) == 1
+
+
+def test_a_module_that_completes_between_the_look_and_the_watch(
+    modules: Write, told: _Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody sets the spec's attribute any more, so the watch alone would never end."""
+    modules("closing", "import sys\nsys.started.set()\nassert sys.go_on.wait(10)\nLAST = 1")
+    started, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(sys, "started", started, raising=False)
+    monkeypatch.setattr(sys, "go_on", go_on, raising=False)
+    thread = threading.Thread(target=importlib.import_module, args=("closing",))
+    real = imports._watch
+
+    def late(spec: Any) -> None:
+        go_on.set()
+        thread.join(10)
+        real(spec)
+
+    thread.start()
+    assert started.wait(10)
+    monkeypatch.setattr(imports, "_watch", late)
+    when_complete("closing", told)
+    assert told.complete == [True]
+
+
+def test_a_callback_that_comes_while_others_are_told_is_not_lost(
+    modules: Write, told: _Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread is held after it has got the list of callbacks and before it adds its own."""
+    modules("busy", "LAST = 1")
+    importlib.import_module("busy")
+    arrived, release = threading.Event(), threading.Event()
+
+    class Slow(dict):  # type: ignore[type-arg]
+        def setdefault(self, name: str, default: Any = None) -> Any:
+            found = super().setdefault(name, default)
+            arrived.set()
+            release.wait(10)
+            return found
+
+    monkeypatch.setattr(imports, "_waiting", Slow())
+    waiter = threading.Thread(target=when_complete, args=("busy", told))
+    teller = threading.Thread(target=imports._tell, args=("busy",))
+    waiter.start()
+    assert arrived.wait(10)
+    teller.start()
+    teller.join(0.2)  # it waits for the other, or else it takes the list away here
+    release.set()
+    waiter.join(10)
+    teller.join(10)
+    assert told.complete == [True]
+
+
+def test_a_module_found_before_it_was_waited_for_and_stored_after(modules: Write, told: _Told) -> None:
+    """The other thread is held between its question to the finders and sys.modules; it is seen at its next import."""
+    modules("between", "import between_helper\nLAST = 1")
+    modules("between_helper", "")
+    arrived, release = threading.Event(), threading.Event()
+
+    class Finder:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+            if name != "between":
+                return None
+            spec = importlib.machinery.PathFinder.find_spec(name)
+            arrived.set()
+            assert release.wait(10)
+            return spec
+
+    finder = Finder()
+    sys.meta_path.insert(0, finder)
+    try:
+        thread = threading.Thread(target=importlib.import_module, args=("between",))
+        thread.start()
+        assert arrived.wait(10)
+        when_complete("between", told)
+        release.set()
+        thread.join(10)
+    finally:
+        sys.meta_path.remove(finder)
+    assert told.complete == [True]
+
+
+def test_a_slow_callback_holds_up_no_other_thread(modules: Write, told: _Told) -> None:
+    modules("slow", "")
+    modules("quick", "LAST = 1")
+    entered, release = threading.Event(), threading.Event()
+
+    def callback(module: ModuleType) -> None:
+        entered.set()
+        assert release.wait(10)
+
+    when_complete("slow", callback)
+    thread = threading.Thread(target=importlib.import_module, args=("slow",))
+    thread.start()
+    assert entered.wait(10)
+    started = time.monotonic()
+    worker = threading.Thread(target=lambda: (when_complete("quick", told), importlib.import_module("quick")))
+    worker.start()
+    worker.join(5)
+    release.set()
+    thread.join(10)
+    worker.join(10)
+    assert told.complete == [True]
+    assert time.monotonic() - started < 5

@@ -1,0 +1,389 @@
+"""The start: whatever is broken, the host's question is answered, and one line says what happened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dirac_perfpatch.patches import CATALOGUE
+from dirac_perfpatch.patching import Target
+
+NAMES = [patch.name for patch in CATALOGUE]
+ANSWER = '{"priority": -8524}'
+
+# Asks as the host does, several times and once more from another thread.
+ASK = """
+import json, threading
+from dirac_perfpatch import extension_metadata
+answers = []
+def ask():
+    answers.append(extension_metadata())
+for _ in range(3):
+    ask()
+thread = threading.Thread(target=ask)
+thread.start()
+thread.join()
+assert answers == [answers[0]] * 4
+print(json.dumps(answers[0]))
+"""
+
+STATES = """
+from dirac_perfpatch import status
+print(json.dumps([(entry["name"], entry["state"], entry["reason"]) for entry in status()]))
+"""
+
+# A module of the host's that two patches know: one replaces a name in the module, the other wraps a method.
+HOST = """
+import sys
+import traceback
+
+def S_OK(value=None):
+    return {"OK": True, "Value": value}
+
+def S_ERROR(message):
+    stack = traceback.format_stack()
+    stack.pop()
+    return {"OK": False, "Message": message, "CallStack": stack}
+
+class ConnectionPool:
+    def __init__(self):
+        self._ConnectionPool__assigned = {}
+
+    def get(self, name):
+        self.clean()
+        return self._ConnectionPool__getWithRetry(name)
+
+    def clean(self):
+        pass
+
+    def _ConnectionPool__getWithRetry(self, name):
+        return S_OK(name)
+"""
+
+
+@pytest.fixture
+def copy(tmp_path: Path, package: Path) -> Path:
+    """A folder with a copy of the package that a test may break."""
+    folder = tmp_path / "copy"
+    shutil.copytree(package, folder / "dirac_perfpatch", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """A folder with modules that have the names of the host's."""
+    folder = tmp_path / "host" / "DIRAC" / "Core" / "Utilities"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent, folder.parent.parent):
+        (package / "__init__.py").touch()
+    (folder / "ReturnValues.py").write_text(HOST)
+    (folder / "MySQL.py").write_text(HOST)
+    return tmp_path / "host"
+
+
+def _lines(answer: Any) -> list[str]:
+    assert answer.returncode == 0, answer.stderr
+    return answer.stderr.splitlines()
+
+
+# All is well
+
+
+def test_a_healthy_start_says_nothing_and_arms_everything(child: Any) -> None:
+    answer = child("import json" + STATES + ASK + STATES)
+    assert _lines(answer) == []
+    before, metadata, after = answer.stdout.splitlines()
+    assert json.loads(before) == [[name, "off", "DIRAC has not looked for its extensions yet"] for name in NAMES]
+    assert metadata == ANSWER
+    assert [(name, state) for name, state, _ in json.loads(after)] == [(name, "armed") for name in NAMES]
+
+
+def test_a_start_imports_nothing_that_takes_time(child: Any) -> None:
+    """Every DIRAC command pays for it: no PyYAML, no wrapt, no asyncio, and no module of the host."""
+    answer = child(
+        ASK + "import sys\n"
+        "slow = 'yaml wrapt asyncio importlib_metadata MySQLdb M2Crypto DIRAC DIRACCommon'.split()\n"
+        "print([name for name in slow if name in sys.modules])"
+    )
+    assert answer.stdout.splitlines() == [ANSWER, "[]"]
+
+
+def test_the_package_s_own_module_imports_nothing(child: Any) -> None:
+    """An import that fails there would not be guarded."""
+    code = "import sys; before = set(sys.modules); import dirac_perfpatch; print(sorted(set(sys.modules) - before))"
+    code = "import typing, __future__; " + code
+    assert child(code).stdout == "['dirac_perfpatch']\n"
+
+
+def test_a_patch_that_gives_less_without_another_says_so(child: Any, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("patches:\n  connection_checkout: off\n")
+    answer = child(ASK + STATES, DIRAC_PERFPATCH_CONFIG=str(tmp_path / "my.yaml"))
+    states = {name: (state, reason) for name, state, reason in json.loads(answer.stdout.splitlines()[1])}
+    assert states["connection_checkout"] == ("off", f"switched off by {tmp_path / 'my.yaml'}")
+    wanting = [patch.name for patch in CATALOGUE if "connection_checkout" in patch.wants]
+    assert wanting
+    for name in wanting:
+        assert states[name][0] == "armed"
+        assert "gives less without connection_checkout" in states[name][1]
+
+
+def test_what_is_switched_off_waits_for_nothing(child: Any, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(
+        "keep_on_update: off\npatches:\n" + "".join(f"  {name}: off\n" for name in NAMES if name != "error_stack")
+    )
+    answer = child(
+        ASK + "from dirac_perfpatch import imports\nprint(sorted(imports._waiting))",
+        DIRAC_PERFPATCH_CONFIG=str(tmp_path / "my.yaml"),
+    )
+    assert "'DIRAC.Core.Utilities.ReturnValues'" in answer.stdout
+    assert "MySQL" not in answer.stdout
+    assert "Extensions" not in answer.stdout
+
+
+def test_threads_that_start_at_once_start_once(child: Any) -> None:
+    code = """
+import sys, threading
+from dirac_perfpatch import extension_metadata, loading, toggles
+loads = []
+real = toggles.load
+def load(*args):
+    loads.append(1)
+    barrier_passed.wait(5)
+    return real(*args)
+toggles.load = load
+barrier_passed = threading.Event()
+armed = []
+def ask():
+    extension_metadata()
+    armed.append(len(loading.switches))
+threads = [threading.Thread(target=ask) for _ in range(8)]
+for thread in threads:
+    thread.start()
+barrier_passed.set()
+for thread in threads:
+    thread.join()
+print(len(loads), set(armed) == {len(loading.switches)}, len(armed))
+"""
+    assert child(code).stdout == "1 True 8\n"
+
+
+def test_a_start_inside_a_start_does_not_hang(child: Any) -> None:
+    """Arming may import, and what that imports may look for extensions again."""
+    code = """
+from dirac_perfpatch import extension_metadata, toggles
+real = toggles.load
+def load(*args):
+    print(extension_metadata())
+    return real(*args)
+toggles.load = load
+print(extension_metadata())
+"""
+    assert child(code).stdout == "{'priority': -8524}\n{'priority': -8524}\n"
+
+
+# Something is broken
+
+
+def _sources(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.py"))
+
+
+BREAKABLE = ["host", "imports", "keeping", "loading", "notices", "patching", "toggles", "yamlfile", "patches/__init__"]
+BREAKABLE += [f"patches/{name}" for name in (*NAMES, "_connections")]
+
+
+FAULTS = {
+    "syntax": "def broken(:\n",
+    "raises": "raise ImportError('broken\\non purpose')\n",
+    "import": "from dirac_perfpatch import no_such_name\n",
+    "missing": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [(name, "raises") for name in BREAKABLE]
+    + [(name, fault) for name in ("host", "loading", "keeping", "patches/error_stack") for fault in FAULTS],
+)
+def test_a_broken_module_of_ours_does_not_reach_the_host(copy: Path, child: Any, name: str, fault: str) -> None:
+    source = FAULTS[fault]
+    path = copy / "dirac_perfpatch" / f"{name}.py"
+    if source is None:
+        path.unlink()
+    else:
+        path.write_text(source)
+    answer = child(ASK, copy)
+    assert answer.stdout == ANSWER + "\n"
+    lines = _lines(answer)
+    assert len(lines) == 1
+    assert lines[0].startswith("dirac-perfpatch: ")
+    assert lines[0].endswith(
+        "; an update of DIRAC will leave the plugin out" if name == "keeping" else "; DIRAC runs unpatched"
+    )
+
+
+@pytest.mark.parametrize(
+    "content", [None, "patches: [\n", "patches:\n  error_stack: on\n", "enabled: on\nkeep_on_update: on\n", "\xff"]
+)
+def test_a_broken_shipped_file_does_not_reach_the_host(copy: Path, child: Any, content: str | None) -> None:
+    path = copy / "dirac_perfpatch" / "patches.yaml"
+    path.unlink()
+    if content is not None:
+        path.write_text(content, encoding="latin-1")
+    answer = child(ASK, copy)
+    assert answer.stdout == ANSWER + "\n"
+    assert len(_lines(answer)) == 1
+    assert answer.stderr.endswith("; DIRAC runs unpatched\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "RuntimeError('on purpose')",
+        "RuntimeError('in\\ntwo lines')",
+        "RecursionError()",
+        "MemoryError()",
+        "UnicodeDecodeError('utf-8', b'x', 0, 1, 'bad')",
+    ],
+)
+def test_a_start_that_raises_does_not_reach_the_host(child: Any, error: str) -> None:
+    code = "from dirac_perfpatch import loading\ndef fail():\n    raise " + error + "\nloading.start = fail\n" + ASK
+    answer = child(code)
+    assert answer.stdout == ANSWER + "\n"
+    assert len(_lines(answer)) == 1
+    assert answer.stderr.startswith("dirac-perfpatch: ")
+
+
+def test_an_error_that_cannot_even_be_shown_does_not_reach_the_host(child: Any) -> None:
+    error = "type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})"
+    answer = child(f"from dirac_perfpatch import loading\ndef fail():\n    raise {error}\nloading.start = fail\n" + ASK)
+    assert answer.stdout == ANSWER + "\n"
+    assert len(_lines(answer)) <= 1
+
+
+def test_a_start_that_raised_shows_in_the_status(child: Any) -> None:
+    """It must not look as if nothing had been tried."""
+    code = "from dirac_perfpatch import toggles\ndef fail(*args):\n    raise RuntimeError('on purpose')\n"
+    answer = child(code + "toggles.load = fail\n" + ASK + STATES)
+    states = json.loads(answer.stdout.splitlines()[1])
+    assert [(name, state) for name, state, _ in states] == [(name, "off") for name in NAMES]
+    assert all("on purpose" in reason for _, _, reason in states)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        "sys.stderr = None",
+        "sys.stderr.close()",
+        "sys.stderr = object()",
+        "import os; os.close(2)",
+        "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 2)",
+    ],
+)
+@pytest.mark.parametrize("break_start", ["", "loading.start = None", "toggles.SHIPPED = '/no/such/file'"])
+def test_a_missing_standard_error_is_no_reason_to_fail(child: Any, stream: str, break_start: str) -> None:
+    """And the line does not go to standard output instead, which scripts parse."""
+    code = f"import sys\nfrom dirac_perfpatch import loading, toggles\n{break_start}\n{stream}\n{ASK}"
+    assert child(code).stdout == ANSWER + "\n"
+
+
+@pytest.mark.parametrize("fault", ["raise ImportError('broken')", "def broken(:", "", "raise SystemError('odd')"])
+def test_a_start_needs_none_of_the_libraries(child: Any, tmp_path: Path, fault: str) -> None:
+    folder = tmp_path / "libraries"
+    folder.mkdir()
+    for library in ("yaml", "wrapt", "importlib_metadata"):
+        (folder / f"{library}.py").write_text(fault)
+    answer = child(ASK + STATES, folder)
+    assert _lines(answer) == []
+    metadata, states = answer.stdout.splitlines()
+    assert metadata == ANSWER
+    assert [state for _, state, _ in json.loads(states)] == ["armed"] * len(NAMES)
+
+
+@pytest.mark.parametrize("fault", ["raise ImportError('broken')", "def broken(:", "", "FunctionWrapper = None"])
+def test_a_broken_wrapt_leaves_the_methods_stock_and_the_rest_patched(
+    child: Any, tmp_path: Path, host: Path, fault: str
+) -> None:
+    folder = tmp_path / "libraries"
+    folder.mkdir()
+    (folder / "wrapt.py").write_text(fault)
+    code = """
+from DIRAC.Core.Utilities import MySQL, ReturnValues
+print(MySQL.ConnectionPool().get("db"), len(ReturnValues.S_ERROR("no")["CallStack"]))
+"""
+    answer = child(ASK + code + STATES, folder, host)
+    lines = _lines(answer)
+    _, calls, states = answer.stdout.splitlines()
+    assert calls == "{'OK': True, 'Value': 'db'} 1"
+    found = {name: state for name, state, _ in json.loads(states)}
+    assert (found["error_stack"], found["connection_checkout"]) == ("applied", "failed")
+    told = [line for line in lines if "connection_checkout" in line]
+    assert len(told) == 1
+    assert told[0].startswith(
+        "dirac-perfpatch: connection_checkout: cannot patch DIRAC.Core.Utilities.MySQL.Connection"
+    )
+    assert told[0].endswith("; DIRAC runs its own code there")
+
+
+@pytest.mark.parametrize("fault", ["raise ImportError('broken\\non purpose')", "def broken(:"])
+def test_a_broken_pyyaml_is_told_when_a_file_needs_it(child: Any, tmp_path: Path, fault: str) -> None:
+    folder = tmp_path / "libraries"
+    folder.mkdir()
+    (folder / "yaml.py").write_text(fault)
+    (tmp_path / "my.yaml").write_text("patches: {error_stack: off}\n")
+    answer = child(ASK, folder, DIRAC_PERFPATCH_CONFIG=str(tmp_path / "my.yaml"))
+    assert answer.stdout == ANSWER + "\n"
+    lines = _lines(answer)
+    assert len(lines) == 1
+    assert lines[0].startswith(f"dirac-perfpatch: {tmp_path / 'my.yaml'}: cannot be read without PyYAML (")
+    assert lines[0].endswith("; DIRAC runs unpatched")
+
+
+# The catalogue
+
+
+def _targets() -> list[Target]:
+    return [target for patch in CATALOGUE for target in patch.targets]
+
+
+def test_every_patch_has_a_name_of_its_own_and_knows_its_targets() -> None:
+    assert len(set(NAMES)) == len(NAMES)
+    places = [(module, target.attribute) for target in _targets() for module in target.modules]
+    assert len(set(places)) == len(places)
+    assert all(module.partition(".")[0] in ("DIRAC", "DIRACCommon") for module, _ in places)
+    assert {name for patch in CATALOGUE for name in patch.wants} <= set(NAMES)
+
+
+def test_no_patch_takes_a_strange_host_for_its_own(tmp_path: Path, child: Any) -> None:
+    """Modules of the right names with nothing in them: every patch says so, and changes nothing."""
+    modules = {module for target in _targets() for module in target.modules}
+    folder = tmp_path / "strange"
+    for module in modules:
+        path = folder.joinpath(*module.split("."))
+        path.mkdir(parents=True, exist_ok=True)
+        for parent in (path, *path.parents):
+            if parent == folder:
+                break
+            (parent / "__init__.py").touch()
+    code = f"""
+import importlib
+before = {{name: dict(vars(importlib.import_module(name))) for name in {sorted(modules)!r}}}
+print(all(set(vars(importlib.import_module(name))) <= set(before[name]) for name in before))
+"""
+    answer = child(ASK + code + STATES, folder)
+    lines = _lines(answer)
+    _, unchanged, states = answer.stdout.splitlines()
+    assert unchanged == "True"
+    assert {state for _, state, _ in json.loads(states)} == {"failed"}
+    assert all("cannot patch" in line and "DIRAC runs its own code there" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["dirac_perfpatch/cli.py", "dirac_perfpatch/__init__.py"])
+def test_the_copy_is_the_package(copy: Path, name: str) -> None:
+    """Otherwise the tests of broken modules would break nothing."""
+    assert name in _sources(copy)
+    assert {f"dirac_perfpatch/{path}.py" for path in BREAKABLE} <= set(_sources(copy))

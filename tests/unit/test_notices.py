@@ -1,0 +1,96 @@
+"""One line to the operator, once, and never a word where it does not belong."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from dirac_perfpatch import notices
+from dirac_perfpatch.notices import say_once
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "_said", set())
+
+
+def test_a_line_is_said_once_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("one", "two", "one", "one", "two"):
+        say_once(text)
+    assert capsys.readouterr() == ("", "dirac-perfpatch: one\ndirac-perfpatch: two\n")
+
+
+def test_a_text_of_several_lines_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:
+    say_once("first\n  second\r\n\tthird\u2028fourth\n")
+    say_once("first second third fourth")
+    assert capsys.readouterr().err == "dirac-perfpatch: first second third fourth\n"
+
+
+def test_many_threads_say_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(set):  # type: ignore[type-arg]
+        """Gives the others time between the look and the note."""
+
+        def __contains__(self, text: object) -> bool:
+            found = super().__contains__(text)
+            time.sleep(0.005)
+            return found
+
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(notices, "_said", Slow())
+    barrier = threading.Barrier(8)
+
+    def say() -> None:
+        barrier.wait()
+        for number in range(5):
+            say_once(f"number {number}")
+
+    threads = [threading.Thread(target=say) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(stream.getvalue().split("\n")) == sorted(["", *(f"dirac-perfpatch: number {n}" for n in range(5))])
+
+
+class _Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError("disk full")
+
+
+@pytest.mark.parametrize("stream", [None, "closed", _Broken(), object()])
+def test_without_a_standard_error_nothing_is_raised_and_nothing_is_written_elsewhere(
+    stream: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Standard output above all: scripts parse it."""
+    if stream == "closed":
+        stream = io.StringIO()
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    say_once("anything")
+    monkeypatch.undo()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_stream_that_cannot_show_a_character_is_no_reason_to_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stderr", stream)
+    say_once("the file /home/zoë/patches.yaml")
+    say_once("plain")
+    stream.seek(0)
+    assert "plain" in stream.read()
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
+def test_a_process_without_standard_error(child: Any, closed: str) -> None:
+    answer = child(
+        "import subprocess, sys\n"
+        'code = \'from dirac_perfpatch.notices import say_once; say_once(1 * "x"); print("done")\'\n'
+        f"subprocess.run(['sh', '-c', '\"$0\" -c \"$1\" {closed}', sys.executable, code], check=True)"
+    )
+    assert (answer.stdout, answer.stderr) == ("done\n", "")

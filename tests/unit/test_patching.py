@@ -1,0 +1,753 @@
+"""A patch is put on when its module is there, taken off without a trace, and never in the host's way when it fails."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import importlib
+import operator
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType, ModuleType
+from typing import Any
+
+import pytest
+
+from dirac_perfpatch import imports, notices
+from dirac_perfpatch.patching import (
+    Guard,
+    InTree,
+    NotHere,
+    Patch,
+    Site,
+    Switch,
+    Target,
+    UnknownHost,
+    without_stacks,
+)
+
+Module = Callable[[str, str], ModuleType]
+SECRET = "password=hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "_said", set())
+
+
+def _fine(site: Site) -> None:
+    pass
+
+
+def _site(host: ModuleType) -> Site:
+    return Site(host, {}, Guard("a_patch", lambda reason: None))
+
+
+def _wrapping(path: str, wrapper: Callable[..., Any]) -> Callable[[Site], None]:
+    """A wrapper gets the site first, then what wrapt gives it."""
+    return lambda site: site.wrap(path, functools.partial(wrapper, site))
+
+
+def _louder(site: Site, wrapped: Any, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    answer = wrapped(*args, **kwargs)
+    return answer if site.guard.off else answer.upper()
+
+
+def _failing(site: Site, wrapped: Any, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    if not site.guard.off:
+        try:
+            raise RuntimeError(SECRET)
+        except RuntimeError as error:
+            site.guard.failed(error)
+    return wrapped(*args, **kwargs)
+
+
+def _patch(*targets: Target) -> Patch:
+    return Patch("a_patch", targets, lambda database: None)
+
+
+def _target(
+    put_on: Callable[[Site], None], look: Callable[[Site], None] = _fine, modules: tuple[str, ...] = ("host",)
+) -> Target:
+    return Target(modules, "Pool.get", look, put_on)
+
+
+def _switch(put_on: Callable[[Site], None], look: Callable[[Site], None] = _fine, **options: Any) -> Switch:
+    return Switch(_patch(_target(put_on, look)), options)
+
+
+HOST = """
+class Pool:
+    def __init__(self):
+        self.calls = 0
+
+    def get(self, name="none", *, end="."):
+        self.calls += 1
+        return name + end
+
+    @classmethod
+    def make(cls, name):
+        return cls.__name__ + name
+
+    @staticmethod
+    def join(first, second):
+        return first + second
+
+
+class Small(Pool):
+    pass
+
+
+def function():
+    return "stock"
+"""
+
+
+def _states(switch: Switch) -> list[Any]:
+    status = switch.status()
+    return [status["state"], *(target["state"] for target in status["targets"])]
+
+
+# Put on and taken off
+
+
+def test_armed_applied_and_off_again(modules: Any) -> None:
+    modules("host", HOST)
+    switch = _switch(_wrapping("Pool.get", _louder))
+    assert _states(switch) == ["off", "off"]
+    switch.arm()
+    assert _states(switch) == ["armed", "armed"]
+    assert switch.status()["reason"] == "waits for host"
+    host = importlib.import_module("host")
+    original = host.Pool.get.__wrapped__
+    assert switch.status() == {
+        "name": "a_patch",
+        "state": "applied",
+        "reason": "",
+        "targets": [{"module": "host", "attribute": "Pool.get", "state": "applied", "reason": ""}],
+        "failures": 0,
+    }
+    pool, bound = host.Pool(), host.Pool().get
+    assert (pool.get("a", end="!"), host.Small().get(), bound("b")) == ("A!", "NONE.", "B.")
+    switch.take_off()
+    assert _states(switch) == ["off", "off"]
+    assert vars(host.Pool)["get"] is original
+    assert type(original) is FunctionType
+    assert (pool.get("a", end="!"), host.Small().get(), bound("b")) == ("a!", "none.", "b.")
+
+
+def test_taken_off_before_its_module_came(modules: Any) -> None:
+    modules("host", HOST)
+    switch = _switch(_wrapping("Pool.get", _louder))
+    switch.arm()
+    switch.take_off()
+    assert imports._waiting == {}
+    assert importlib.import_module("host").Pool().get("a") == "a."
+    assert _states(switch) == ["off", "off"]
+
+
+def test_taken_off_while_its_module_is_being_told_of(module: Module) -> None:
+    """Another thread has fetched the callback already, and calls it after all."""
+    switch = _switch(_wrapping("Pool.get", _louder))
+    switch.arm()
+    [callback] = imports._waiting["host"]
+    switch.take_off()
+    host = module("host", HOST)
+    callback(host)
+    assert host.Pool().get("a") == "a."
+    assert type(vars(host.Pool)["get"]) is FunctionType
+    assert _states(switch) == ["off", "off"]
+
+
+def test_on_and_off_many_times(module: Module) -> None:
+    host = module("host", HOST)
+    original = vars(host.Pool)["get"]
+    switch = _switch(_wrapping("Pool.get", _louder))
+    for _ in range(3):
+        switch.arm()
+        switch.arm()
+        assert host.Pool().get("a") == "A."
+        assert vars(host.Pool)["get"].__wrapped__ is original  # once, not twice
+        switch.take_off()
+        switch.take_off()
+        assert vars(host.Pool)["get"] is original
+
+
+@pytest.mark.parametrize(
+    ("path", "call"),
+    [
+        ("Pool.get", lambda host: host.Pool().get("a")),
+        ("Pool.make", lambda host: host.Small.make("a")),
+        ("Pool.make", lambda host: host.Pool().make("a")),
+        ("Pool.join", lambda host: host.Pool.join("a", second="b")),
+        ("Pool.join", lambda host: host.Small().join("a", "b")),
+    ],
+)
+def test_every_kind_of_method(module: Module, path: str, call: Callable[[ModuleType], str]) -> None:
+    host = module("host", HOST)
+    stock, original = call(host), vars(host.Pool)[path.partition(".")[2]]
+    switch = _switch(_wrapping(path, _louder))
+    switch.arm()
+    assert call(host) == stock.upper()
+    switch.take_off()
+    assert call(host) == stock
+    assert vars(host.Pool)[path.partition(".")[2]] is original
+
+
+def test_what_somebody_put_over_ours_stays(module: Module) -> None:
+    host = module("host", HOST)
+    switch = _switch(_wrapping("Pool.get", _louder))
+    switch.arm()
+    ours = host.Pool.get
+    host.Pool.get = theirs = lambda self, name: "theirs " + ours(self, name)
+    assert host.Pool().get("a") == "theirs A."
+    switch.take_off()
+    assert host.Pool.get is theirs
+    assert host.Pool().get("a") == "theirs a."
+
+
+def test_a_wrapper_keeps_the_face_of_the_original(module: Module) -> None:
+    import inspect
+
+    host = module("host", HOST)
+    before = inspect.signature(host.Pool.get), host.Pool.get.__qualname__, inspect.getsource(host.Pool.get)
+    _switch(_wrapping("Pool.get", _louder)).arm()
+    assert (inspect.signature(host.Pool.get), host.Pool.get.__qualname__, inspect.getsource(host.Pool.get)) == before
+    assert inspect.isfunction(host.Pool.get.__wrapped__)
+
+
+def test_replace_and_back(module: Module) -> None:
+    host = module("host", HOST)
+    original, ours, site = host.function, lambda: "ours", _site(host)
+    site.replace(host, "function", ours)
+    assert host.function is ours
+    site.undo()
+    assert host.function is original
+    site.replace(host, "function", ours)
+    host.function = theirs = lambda: "theirs"
+    site.undo()
+    site.undo()
+    assert host.function is theirs
+
+
+def test_several_changes_are_taken_back_the_last_first(module: Module) -> None:
+    host = module("host", HOST)
+    original, site = host.function, _site(host)
+    site.replace(host, "function", lambda: "one")
+    site.replace(host, "function", lambda: "two")
+    site.undo()
+    assert host.function is original
+
+
+def test_a_target_that_moved_between_releases(modules: Any) -> None:
+    """The second module only re-exports the first, so it is no place to patch."""
+    modules("new_place", HOST)
+    modules("old_place", "from new_place import Pool")
+
+    def look(site: Site) -> None:
+        if site.resolve("Pool").__module__ != site.module.__name__:
+            raise NotHere
+
+    put_on = _wrapping("Pool.get", _louder)
+    for first in ("new_place", "old_place"):
+        switch = Switch(_patch(_target(put_on, look, ("new_place", "old_place"))), {})
+        switch.arm()
+        assert _states(switch) == ["armed", "armed"]
+        importlib.import_module(first)
+        importlib.import_module("old_place")
+        [target] = switch.status()["targets"]
+        assert (target["module"], target["state"]) == ("new_place", "applied")
+        assert sys.modules["old_place"].Pool().get("a") == "A."
+        switch.take_off()
+        assert sys.modules["old_place"].Pool().get("a") == "a."
+        del sys.modules["new_place"], sys.modules["old_place"]
+
+
+def test_once_a_target_is_found_its_other_places_are_not_waited_for(module: Module) -> None:
+    module("host", HOST)
+    switch = Switch(_patch(_target(_wrapping("Pool.get", _louder), modules=("not_in_this_release", "host"))), {})
+    switch.arm()
+    assert _states(switch) == ["applied", "applied"]
+    waiting = dict(imports._waiting)
+    switch.take_off()
+    assert waiting == {}
+
+
+def test_two_targets_each_when_its_module_comes(modules: Any) -> None:
+    modules("host", HOST)
+    modules("host_two", HOST)
+    put_on = _wrapping("Pool.get", _louder)
+    switch = Switch(_patch(_target(put_on), _target(put_on, modules=("host_two",))), {})
+    switch.arm()
+    importlib.import_module("host")
+    assert _states(switch) == ["applied", "applied", "armed"]
+    assert switch.status()["reason"] == "waits for host_two"
+    importlib.import_module("host_two")
+    assert _states(switch) == ["applied", "applied", "applied"]
+    assert switch.status()["reason"] == ""
+    switch.take_off()
+    assert _states(switch) == ["off", "off", "off"]
+
+
+def test_options_reach_the_patch(module: Module) -> None:
+    host = module("host", HOST)
+
+    def wrapper(site: Site, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        return wrapped(*args, **kwargs) * site.options["times"]
+
+    _switch(_wrapping("Pool.get", wrapper), times=3).arm()
+    assert host.Pool().get("a") == "a.a.a."
+
+
+# What is not patched
+
+
+def _raising(error: Exception) -> Callable[..., Any]:
+    def fail(site: Site) -> Any:
+        raise error
+
+    return fail
+
+
+def test_a_host_that_has_the_change_itself(module: Module, capsys: pytest.CaptureFixture[str]) -> None:
+    host = module("host", HOST)
+    original = vars(host.Pool)["get"]
+    switch = _switch(_wrapping("Pool.get", _louder), _raising(InTree("the host remembers it itself")))
+    switch.arm()
+    assert _states(switch) == ["stood down", "stood down"]
+    assert switch.status()["reason"] == "the host remembers it itself"
+    assert vars(host.Pool)["get"] is original
+    assert capsys.readouterr().err == ""
+    switch.take_off()
+    assert vars(host.Pool)["get"] is original
+
+
+@pytest.mark.parametrize("step", ["look", "put_on"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UnknownHost("get is not the function that is known"), "get is not the function that is known"),
+        (KeyError("odd"), "KeyError: 'odd'"),
+        (RecursionError("deep"), "RecursionError: deep"),
+        (ImportError("no wrapt"), "ImportError: no wrapt"),
+    ],
+)
+def test_a_target_that_cannot_be_patched_stays_stock_and_is_told(
+    module: Module, step: str, error: Exception, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = module("host", HOST)
+    original = vars(host.Pool)["get"]
+    put_on = _wrapping("Pool.get", _louder) if step == "look" else _raising(error)
+    switch = _switch(put_on, _raising(error) if step == "look" else _fine)
+    switch.arm()
+    assert _states(switch) == ["failed", "failed"]
+    assert switch.status()["reason"] == reason
+    assert vars(host.Pool)["get"] is original
+    assert capsys.readouterr().err == (
+        f"dirac-perfpatch: a_patch: cannot patch host.Pool.get: {reason}; DIRAC runs its own code there\n"
+    )
+
+
+def test_what_cannot_be_patched_is_named_by_the_module_that_was_found(
+    module: Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module("host", HOST)
+    target = _target(_raising(UnknownHost("strange")), modules=("not_in_this_release", "host"))
+    switch = Switch(_patch(target), {})
+    switch.arm()
+    switch.take_off()
+    assert "cannot patch host.Pool.get: strange" in capsys.readouterr().err
+
+
+def test_a_patch_that_fails_half_way_takes_back_what_it_did(module: Module) -> None:
+    host = module("host", HOST)
+    # Identities: what wrapt wraps is equal to what it wraps.
+    seen = [{name: id(value) for name, value in vars(owner).items()} for owner in (host, host.Pool)]
+
+    def put_on(site: Site) -> None:
+        site.wrap("Pool.get", functools.partial(_louder, site))
+        site.wrap("Pool.make", functools.partial(_louder, site))
+        site.rebind(host.function, _stand_in(host.function))
+        site.replace(host, "Small", None)
+        site.wrap("Pool.no_such_method", functools.partial(_louder, site))
+
+    switch = _switch(put_on)
+    switch.arm()
+    assert switch.status()["reason"] == "host has no Pool.no_such_method"
+    assert [{name: id(value) for name, value in vars(owner).items()} for owner in (host, host.Pool)] == seen
+
+
+def test_a_warning_is_said_and_shown_while_the_patch_is_on(module: Module, capsys: pytest.CaptureFixture[str]) -> None:
+    module("host", HOST)
+    switch = _switch(lambda site: site.warn("weaker than in stock"))
+    switch.arm()
+    assert _states(switch) == ["applied", "applied"]
+    assert switch.status()["reason"] == "weaker than in stock"
+    switch.take_off()
+    assert switch.status()["reason"] == ""
+    switch.arm()
+    assert switch.status()["reason"] == "weaker than in stock"
+    assert capsys.readouterr().err == "dirac-perfpatch: weaker than in stock\n"
+
+
+def test_the_host_s_import_goes_on_when_a_patch_fails(modules: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    modules("host", HOST)
+    switch = _switch(_raising(ZeroDivisionError("oh")))
+    switch.arm()
+    assert importlib.import_module("host").Pool().get("a") == "a."
+    assert _states(switch) == ["failed", "failed"]
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_one_failed_target_does_not_hold_up_the_other(module: Module) -> None:
+    host, two = module("host", HOST), module("host_two", HOST)
+    put_on = _wrapping("Pool.get", _louder)
+    switch = Switch(_patch(_target(_raising(KeyError(1))), _target(put_on, modules=("host_two",))), {})
+    switch.arm()
+    assert _states(switch) == ["failed", "failed", "applied"]
+    assert (host.Pool().get("a"), two.Pool().get("a")) == ("a.", "A.")
+
+
+@pytest.mark.parametrize("path", ["Missing.get", "Pool.missing", "missing", "Small.get", "Pool.get.deeper"])
+def test_a_path_that_the_host_does_not_have(module: Module, path: str) -> None:
+    """What a class inherits is not its own: wrapped there, it would miss the callers of its parent."""
+    site = _site(module("host", HOST))
+    with pytest.raises(UnknownHost, match=f"host has no {path}"):
+        site.resolve(path)
+
+
+def test_resolve_does_not_bind(module: Module) -> None:
+    host = module("host", HOST)
+    site = _site(host)
+    assert isinstance(site.resolve("Pool.make"), classmethod)
+    assert isinstance(site.resolve("Pool.join"), staticmethod)
+    assert site.resolve("function") is host.function
+
+
+# The guard
+
+
+def _fail_once(guard: Guard, text: str = SECRET) -> None:
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        guard.failed(error)
+
+
+def test_the_guard_counts_says_once_and_trips_at_its_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    tripped: list[str] = []
+    guard = Guard("a_patch", tripped.append)
+    for count in range(1, Guard.LIMIT + 3):
+        _fail_once(guard)
+        assert guard.failures == count
+        assert len(tripped) == (count >= Guard.LIMIT)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"dirac-perfpatch: a_patch: ValueError at {__file__}:")
+    assert lines[0].endswith("; the host's own code answers this call")
+    assert tripped[0].startswith(f"its own code failed {Guard.LIMIT} times, last with ValueError at {__file__}:")
+    assert SECRET not in lines[0] + tripped[0]
+
+
+def test_the_guard_says_each_place_once(capsys: pytest.CaptureFixture[str]) -> None:
+    guard = Guard("a_patch", lambda reason: None)
+    _fail_once(guard)
+    try:
+        int("x")
+    except ValueError as error:
+        guard.failed(error)
+    _fail_once(guard)
+    guard.failed(ValueError("never raised"))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[2] == "dirac-perfpatch: a_patch: ValueError at an unknown line; the host's own code answers this call"
+
+
+def test_many_threads_that_fail_trip_it_once() -> None:
+    tripped: list[str] = []
+    guard = Guard("a_patch", tripped.append)
+    barrier = threading.Barrier(16)
+
+    def fail() -> None:
+        barrier.wait()
+        for _ in range(20):
+            _fail_once(guard)
+
+    threads = [threading.Thread(target=fail) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (guard.failures, len(tripped)) == (320, 1)
+
+
+def test_a_tripped_patch_is_off_for_good(module: Module, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also for a bound method that somebody fetched before, and the status says why."""
+    host = module("host", HOST)
+    original = vars(host.Pool)["get"]
+    switch = _switch(_wrapping("Pool.get", _failing))
+    switch.arm()
+    pool = host.Pool()
+    early = pool.get
+    for _ in range(Guard.LIMIT):
+        assert switch.status()["state"] == "applied"
+        assert pool.get("a") == "a."
+    assert vars(host.Pool)["get"] is original
+    assert early is not pool.get
+    for _ in range(5):
+        assert (early("b"), pool.get("c")) == ("b.", "c.")
+    status = switch.status()
+    assert (status["state"], status["failures"]) == ("tripped", Guard.LIMIT)
+    assert status["reason"].startswith(
+        f"its own code failed {Guard.LIMIT} times, last with RuntimeError at {__file__}:"
+    )
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("dirac-perfpatch: a_patch: tripped: its own code failed")
+    assert lines[1].endswith("; DIRAC runs its own code from now on in this process")
+    assert SECRET not in str([lines, status])
+    assert pool.calls == Guard.LIMIT + 10  # the host's function ran once for each call
+
+
+def test_a_tripped_patch_is_not_put_on_again(module: Module) -> None:
+    host = module("host", HOST)
+    original = vars(host.Pool)["get"]
+    switch = _switch(_wrapping("Pool.get", _louder))
+    switch.arm()
+    switch.trip("for a reason")
+    switch.arm()
+    assert switch.status()["state"] == "tripped"
+    assert vars(host.Pool)["get"] is original
+    assert host.Pool().get("a") == "a."
+
+
+def test_a_patch_that_cannot_be_taken_off_is_off_all_the_same(module: Module) -> None:
+    host = module("host", HOST)
+
+    def fail() -> None:
+        raise OSError(SECRET)
+
+    def put_on(site: Site) -> None:
+        site.wrap("Pool.get", functools.partial(_louder, site))
+        site.undoing.append(fail)
+
+    switch = _switch(put_on)
+    switch.arm()
+    assert host.Pool().get("a") == "A."
+    switch.trip("for a reason")
+    assert host.Pool().get("a") == "a."
+    status = switch.status()
+    assert (status["state"], status["reason"]) == ("tripped", "for a reason; taking it off failed with OSError")
+
+
+# Functions that many modules have bound by name
+
+
+def _host(module: Module) -> tuple[ModuleType, list[ModuleType]]:
+    host = module("host", HOST)
+    users = [
+        module("user_one", "from host import function"),
+        module("user_two", "from host import function as other, function\nimport host as function_s_home"),
+        module("user_three", "import host\ndef late():\n    from host import function\n    return function()"),
+    ]
+    return host, users
+
+
+def _are(function: Any, *found: Any) -> bool:
+    """Whether each one is the function. In the test itself a comprehension would hold the function with a cell."""
+    return all(map(functools.partial(operator.is_, function), found))
+
+
+def _stand_in(original: FunctionType) -> FunctionType:
+    @functools.wraps(original)
+    def function() -> str:
+        return original().upper()
+
+    return function  # type: ignore[return-value]
+
+
+def test_rebind_reaches_every_name_and_takes_all_back(module: Module) -> None:
+    host, (one, two, three) = _host(module)
+    original = host.function
+    ours = _stand_in(original)
+    site = _site(host)
+    site.rebind(original, ours)
+    assert _are(ours, host.function, one.function, two.function, two.other)
+    assert three.late() == "STOCK"
+    four = module("user_four", "from host import function as mine")
+    assert four.mine is ours  # bound after
+    site.undo()
+    assert _are(original, host.function, one.function, two.function, two.other, four.mine)
+    assert three.late() == "stock"
+
+
+def test_rebind_again_after_it_was_taken_back(module: Module) -> None:
+    host, (one, _, _) = _host(module)
+    original = host.function
+    for _ in range(3):
+        site = _site(host)
+        site.rebind(original, _stand_in(original))
+        assert (host.function(), one.function()) == ("STOCK", "STOCK")
+        site.undo()
+        assert host.function is one.function is original
+
+
+def test_rebind_leaves_what_somebody_else_bound(module: Module) -> None:
+    host, (one, _, _) = _host(module)
+    original = host.function
+    site = _site(host)
+    site.rebind(original, _stand_in(original))
+    one.function = theirs = lambda: "theirs"
+    site.undo()
+    assert one.function is theirs
+    assert host.function is original
+
+
+def test_rebind_does_not_mind_how_the_stand_in_holds_the_original(module: Module) -> None:
+    """In a cell, under ``__wrapped__``, in an object's attribute, in a function that is in a cell."""
+    host, _ = _host(module)
+    original = host.function
+
+    class Keeper:
+        def __init__(self, compute: Any) -> None:
+            self.compute = compute
+
+    keeper = Keeper(original)
+
+    def walk() -> str:
+        return original()
+
+    kept_walk = Keeper(walk)
+
+    @functools.wraps(original)
+    def ours() -> str:
+        return keeper.compute() + kept_walk.compute() + walk() + original()
+
+    site = _site(host)
+    site.rebind(original, ours)  # type: ignore[arg-type]
+    assert host.function() == "stock" * 4
+    site.undo()
+    assert host.function is original
+
+
+_HOLDERS = {
+    "a class attribute": "from host import function\nclass Holder:\n    held = function",
+    "a static method": "from host import function\nclass Holder:\n    held = staticmethod(function)",
+    "an instance": "from host import function\nclass Holder: pass\nholder = Holder()\nholder.held = function",
+    "a slot": "from host import function\nclass Holder: __slots__ = 'held'\nholder = Holder()\nholder.held = function",
+    "a closure": "import host\ndef make(held):\n    return lambda: held()\nholder = make(host.function)",
+    "a dict": "import host\nholder = {'held': host.function}",
+    "a list": "import host\nholder = [host.function]",
+    "a tuple": "import host\nholder = (1, host.function)",
+    "a set": "import host\nholder = {host.function}",
+    "a default": "import host\ndef holder(held=host.function): return held()",
+    "a keyword default": "import host\ndef holder(*, held=host.function): return held()",
+    "a partial": "import functools, host\nholder = functools.partial(host.function)",
+    "a decorated function": "import functools, host\n@functools.wraps(host.function)\ndef holder(): pass",
+    "a cache": "import functools, host\nholder = functools.lru_cache()(host.function)",
+    "a bound method": "import host, types\nholder = types.MethodType(host.function, 1)",
+    "a module out of sight": "import types, host\nholder = types.ModuleType('hidden')\nholder.held = host.function",
+}
+
+
+@pytest.mark.parametrize("source", _HOLDERS.values(), ids=_HOLDERS.keys())
+def test_rebind_refuses_when_something_else_holds_the_function(module: Module, source: str) -> None:
+    """Some callers would go on with the original: all or nothing."""
+    host, (one, two, _) = _host(module)
+    original = host.function
+    holder = module("holder", source)
+    ours = _stand_in(original)
+    with pytest.raises(UnknownHost, match=r"^function is also held by an? .*, which cannot be reached$"):
+        _site(host).rebind(original, ours)
+    assert _are(original, host.function, one.function, two.function, two.other)
+    # It was the holder, and nothing else.
+    for name in [name for name in vars(holder) if not name.startswith("__")]:
+        delattr(holder, name)
+    gc.collect()
+    site = _site(host)
+    site.rebind(original, ours)
+    assert host.function is ours
+    site.undo()
+    assert host.function is original
+
+
+def test_rebind_refuses_what_the_collector_hides(module: Module) -> None:
+    """After gc.freeze() the collector does not know who holds the function, so no name could be found."""
+    host, (one, _, _) = _host(module)
+    original = host.function
+    gc.freeze()
+    try:
+        with pytest.raises(UnknownHost):
+            _site(host).rebind(original, _stand_in(original))
+    finally:
+        gc.unfreeze()
+    assert host.function is one.function is original
+
+
+def test_a_rebinding_patch_fails_as_a_whole_and_is_told(module: Module, capsys: pytest.CaptureFixture[str]) -> None:
+    host, (one, _, _) = _host(module)
+    module("holder", "import host\nholder = [host.function]")
+    original = host.function
+
+    def put_on(site: Site) -> None:
+        function = site.resolve("function")
+        site.rebind(function, _stand_in(function))
+
+    switch = Switch(_patch(Target(("host",), "function", _fine, put_on)), {})
+    switch.arm()
+    assert _states(switch) == ["failed", "failed"]
+    assert host.function is one.function is original
+    assert "function is also held by a list, which cannot be reached" in capsys.readouterr().err
+    del sys.modules["holder"].holder
+    switch.arm()
+    assert _states(switch) == ["applied", "applied"]
+    assert one.function() == "STOCK"
+    switch.take_off()
+    assert host.function is one.function is original
+
+
+# Odds and ends
+
+
+def test_without_stacks_takes_out_the_call_stacks_only() -> None:
+    error = {"OK": False, "Message": "m", "CallStack": ["a", "b"]}
+    assert without_stacks([error, (error, {"deep": error}), "CallStack", 1]) == [
+        {"OK": False, "Message": "m"},
+        [{"OK": False, "Message": "m"}, {"deep": {"OK": False, "Message": "m"}}],
+        "CallStack",
+        1,
+    ]
+    assert error["CallStack"] == ["a", "b"]
+
+
+def test_threads_that_switch_at_once_leave_the_original(module: Module) -> None:
+    host = module("host", HOST)
+    original = vars(host.Pool)["get"]
+    switch = _switch(_wrapping("Pool.get", _louder))
+    stop = threading.Event()
+    wrong: list[str] = []
+
+    def call() -> None:
+        while not stop.is_set():
+            answer = host.Pool().get("a")
+            if answer not in ("a.", "A."):
+                wrong.append(answer)
+
+    def flip() -> None:
+        for _ in range(100):
+            switch.arm()
+            switch.take_off()
+
+    callers = [threading.Thread(target=call) for _ in range(2)]
+    flippers = [threading.Thread(target=flip) for _ in range(3)]
+    for thread in callers + flippers:
+        thread.start()
+    for thread in flippers:
+        thread.join()
+    stop.set()
+    for thread in callers:
+        thread.join()
+    switch.take_off()
+    assert wrong == []
+    assert vars(host.Pool)["get"] is original
