@@ -8,14 +8,11 @@ and keeps what is needed to undo that. A :class:`Guard` stands between a patch's
 from __future__ import annotations
 
 import functools
-import gc
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from types import FrameType, FunctionType, ModuleType
-from typing import Any
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
 
 from dirac_perfpatch import imports
 from dirac_perfpatch.notices import say_once
@@ -104,15 +101,21 @@ def _place(error: BaseException) -> str:
     return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
-@dataclass(frozen=True)
+def _run_ours(*arguments: Any, **named: Any) -> Any:
+    """Its code is the pattern of what :meth:`Site.take_over` puts in; its one constant is what is called."""
+    ours: Any = "ours"
+    return ours(*arguments, **named)
+
+
 class Site:
     """What a target is put on with: its module, the options of the patch, and the guard."""
 
-    module: ModuleType
-    options: Mapping[str, Any]
-    guard: Guard
-    warnings: list[str] = field(default_factory=list)
-    undoing: list[Undo] = field(default_factory=list)
+    def __init__(self, module: ModuleType, options: Mapping[str, Any], guard: Guard) -> None:
+        self.module = module
+        self.options = options
+        self.guard = guard
+        self.warnings: list[str] = []
+        self.undoing: list[Undo] = []
 
     def undo(self) -> None:
         """Take back what was done here, the last first; also when only some of it was."""
@@ -207,69 +210,38 @@ class Site:
 
         self.undoing.append(undo)
 
-    def rebind(self, original: FunctionType, ours: FunctionType) -> None:
-        """Replace a function under every name that any module has bound it to, until it is undone.
+    def take_over(self, path: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Have a function of the module run ours, whoever calls it and under whatever name, until it is undone.
 
-        Undoing reaches the names that got ours in the meantime, too.
+        Names that other modules bound cannot all be reached: one may be in a closure, a default or a list. So the
+        function stays the object that it is, and its code is replaced by code that calls ours. That is one assignment:
+        a call that another thread has begun ends in the code that it began in.
 
         Args:
-            original: The host's function.
-            ours: What stands in for it, a plain function. What its closure holds may hold the original.
+            path: Of a plain function, without a closure.
+            make: Given the host's function as another object, which keeps the code, returns ours.
 
         Raises:
-            UnknownHost: Something other than a module's namespace holds the function, so some callers would not be
-                reached. Nothing has been changed then.
+            UnknownHost: It is something else.
         """
-        names, others = _holders(original, _reachable(ours))
-        if others:
-            raise UnknownHost(f"{original.__qualname__} is also held by {', '.join(others)}, which cannot be reached")
-        if not any(namespace is vars(self.module) for namespace, _ in names):
-            raise UnknownHost(f"who holds {original.__qualname__} cannot be seen: gc.freeze() hides it")
-        for namespace, name in names:
-            namespace[name] = ours
-        self.undoing.append(functools.partial(_rebind_back, ours, original))
+        function = self.resolve(path)
+        if not isinstance(function, FunctionType) or function.__closure__:
+            raise UnknownHost(f"{path} is not a plain function")
+        code = function.__code__
+        stock = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
+        stock.__kwdefaults__ = function.__kwdefaults__
+        pattern = _run_ours.__code__
+        constants = tuple(make(stock) if constant == "ours" else constant for constant in pattern.co_consts)
+        ours = function.__code__ = pattern.replace(co_name=code.co_name, co_consts=constants)
+
+        def undo() -> None:
+            if function.__code__ is ours:
+                function.__code__ = code
+
+        self.undoing.append(undo)
 
 
-def _rebind_back(ours: FunctionType, original: FunctionType) -> None:
-    for namespace, name in _holders(ours, set())[0]:
-        namespace[name] = original
-
-
-def _reachable(ours: FunctionType) -> set[int]:
-    """The identities of what our stand-in holds the original with: its cells, what is in them, and their attributes."""
-    cells = ours.__closure__ or ()
-    held = [cell.cell_contents for cell in cells]
-    attributes = [vars(value) for value in held if hasattr(value, "__dict__")]
-    nested = [cell for value in held if isinstance(value, FunctionType) for cell in value.__closure__ or ()]
-    return set(map(id, [vars(ours), *cells, *held, *attributes, *nested]))
-
-
-def _holders(function: FunctionType, besides: set[int]) -> tuple[list[tuple[dict[str, Any], str]], list[str]]:
-    """Who refers to a function.
-
-    Args:
-        function: The one that is asked for.
-        besides: Identities of the objects that are left out.
-
-    Returns:
-        The module namespaces that have it, each with the name, and a word for each other container that has it.
-    """
-    namespaces = {id(vars(module)): vars(module) for module in list(sys.modules.values()) if type(module) is ModuleType}
-    names, others = [], []
-    # The collector knows every container, so a class attribute, a closure or a default argument is not missed.
-    for holder in gc.get_referrers(function):
-        if id(holder) in namespaces:
-            # No comprehension: before Python 3.12 it would hold the function with a cell, and be found itself.
-            for name, value in list(holder.items()):
-                if value is function:
-                    names.append((holder, name))
-        elif id(holder) not in besides and not isinstance(holder, FrameType):
-            others.append(f"a {type(holder).__name__}")
-    return names, others
-
-
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """One function or class of the host that a patch speeds up or makes safer.
 
     Args:
@@ -286,8 +258,7 @@ class Target:
     put_on: Callable[[Site], None]
 
 
-@dataclass(frozen=True)
-class Database:
+class Database(NamedTuple):
     """A database of the host's that questions may be put to; only ``SELECT`` is sent.
 
     Args:
@@ -301,12 +272,15 @@ class Database:
     host: str
     port: int
     user: str
-    password: str = field(repr=False)
+    password: str
     name: str
 
+    def __repr__(self) -> str:
+        """Without the password."""
+        return f"{type(self).__name__}({self.host}:{self.port}, {self.user}, {self.name})"
 
-@dataclass(frozen=True)
-class Patch:
+
+class Patch(NamedTuple):
     """The declaration of a patch.
 
     Args:
@@ -323,16 +297,16 @@ class Patch:
     wants: tuple[str, ...] = ()
 
 
-@dataclass
 class _Fitting:
     """What has become of one target in this process."""
 
-    target: Target
-    module: str  # where it is, or the first place where it may be
-    state: str = OFF
-    reason: str = ""
-    site: Site | None = field(default=None, repr=False)
-    callback: imports.Callback | None = field(default=None, repr=False)
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.module = target.modules[0]  # where it is, or the first place where it may be
+        self.state = OFF
+        self.reason = ""
+        self.site: Site | None = None
+        self.callback: imports.Callback | None = None
 
 
 class Switch:
@@ -342,7 +316,7 @@ class Switch:
         self.patch = patch
         self.guard = Guard(patch.name, self.trip)
         self._options = options
-        self._fittings = [_Fitting(target, target.modules[0]) for target in patch.targets]
+        self._fittings = [_Fitting(target) for target in patch.targets]
         self._tripped = ""
         # Held while targets change. Reentrant: putting one on may import wrapt, and the import may come back to us.
         self._lock = threading.RLock()

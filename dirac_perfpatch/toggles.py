@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dirac_perfpatch.yamlfile import FileError, Node, read
 
@@ -25,16 +24,14 @@ class ToggleError(Exception):
     """The toggles cannot be used; the text names the place and says what would be right."""
 
 
-@dataclass(frozen=True)
-class Toggle:
+class Toggle(NamedTuple):
     """What is wanted of one patch: whether it is on, and its options by name."""
 
     on: bool
     options: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Toggles:
+class Toggles(NamedTuple):
     """What is wanted of every patch.
 
     Args:

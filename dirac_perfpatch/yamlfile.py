@@ -12,8 +12,7 @@ import errno
 import os
 import re
 import stat
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # Far more than a file of toggles has; a larger one is a mistake or an attack.
 _MAX_BYTES = 64 * 1024
@@ -41,8 +40,7 @@ class FileError(Exception):
         self.text = text
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """A value, and its line.
 
     Args:

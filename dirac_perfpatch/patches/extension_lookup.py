@@ -8,6 +8,8 @@ The same answer: the list is the one that the host's own function returned, copi
 the extension's own function at every call, as the host does, so each caller owns what it gets; only finding that
 function is kept. The walk looks along ``sys.path``, so a change of ``sys.path`` makes us walk again. Not seen before
 the process restarts: a distribution that is installed or removed below a directory that is on the path already.
+
+The seam is the code of the two functions, which some fifteen modules bind by name, and anybody may hold otherwise.
 """
 
 from __future__ import annotations
@@ -48,25 +50,27 @@ class _OncePerPath:
 
 
 def _put_on_list(site: Site) -> None:
-    original, guard = site.resolve("extensionsByPriority"), site.guard
-    found = _OncePerPath(original)
+    guard = site.guard
 
-    @functools.wraps(original)
-    def extensionsByPriority() -> Any:
-        if guard.off:
-            return original()
-        try:
-            return found.get().copy()
-        except AttributeError as error:  # only our own doing: the host returns a list
-            guard.failed(error)
-            return original()
+    def make(stock: Callable[..., Any]) -> Callable[..., Any]:
+        found = _OncePerPath(stock)
 
-    site.rebind(original, extensionsByPriority)  # type: ignore[arg-type]
+        def extensionsByPriority() -> Any:
+            if guard.off:
+                return stock()
+            try:
+                return found.get().copy()
+            except AttributeError as error:  # only our own doing: the host returns a list
+                guard.failed(error)
+                return stock()
+
+        return extensionsByPriority
+
+    site.take_over("extensionsByPriority", make)
 
 
 def _put_on_metadata(site: Site) -> None:
-    original, guard = site.resolve("getExtensionMetadata"), site.guard
-    module = site.module
+    guard, module = site.guard, site.module
 
     def walk() -> dict[str, Callable[[], Any]]:
         functions: dict[str, Callable[[], Any]] = {}
@@ -76,19 +80,21 @@ def _put_on_metadata(site: Site) -> None:
                 functions[name] = functools.lru_cache(maxsize=1)(entry_point.load)
         return functions
 
-    loaders = _OncePerPath(walk)
+    def make(stock: Callable[..., Any]) -> Callable[..., Any]:
+        loaders = _OncePerPath(walk)
 
-    @functools.wraps(original)
-    def getExtensionMetadata(extensionName: Any) -> Any:
-        if guard.off:
-            return original(extensionName)
-        try:
-            function = loaders.get()[extensionName]()
-        except Exception:  # unknown, or one that cannot be loaded: the host knows what to answer or to raise
-            return original(extensionName)
-        return function()
+        def getExtensionMetadata(extensionName: Any) -> Any:
+            if guard.off:
+                return stock(extensionName)
+            try:
+                function = loaders.get()[extensionName]()
+            except Exception:  # unknown, or one that cannot be loaded: the host knows what to answer or to raise
+                return stock(extensionName)
+            return function()
 
-    site.rebind(original, getExtensionMetadata)  # type: ignore[arg-type]
+        return getExtensionMetadata
+
+    site.take_over("getExtensionMetadata", make)
 
 
 def _look(name: str) -> Callable[[Site], None]:

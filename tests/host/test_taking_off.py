@@ -53,8 +53,9 @@ def _objects(name: str) -> list[int]:
                 break
             except ImportError:
                 continue
-        namespace = vars(getattr(module, owner) if owner else module)
-        found.append(id(namespace[attribute]))
+        value = vars(getattr(module, owner) if owner else module)[attribute]
+        # A function that is taken over stays the object that it is.
+        found.append(id(value.__code__ if name == "extension_lookup" else value))
     return found
 
 
@@ -88,27 +89,23 @@ def test_the_original_is_what_the_host_defined() -> None:
     assert taken_off.stdout == never_on.stdout != "", taken_off.stderr
 
 
-def test_no_name_keeps_a_function_of_ours() -> None:
-    """extensionsByPriority is bound in some fifteen modules; all of them follow."""
+def test_every_name_of_a_look_up_is_reached_and_left_again() -> None:
+    """extensionsByPriority is bound in some fifteen modules, and is one object with one code for all of them."""
     cli._load_targets()
     importlib.import_module("DIRAC.Core.Utilities.ObjectLoader")
     importlib.import_module("DIRAC.Core.Base.Client")
-
-    def holders() -> dict[str, int]:
-        return {
-            name: id(vars(module)["extensionsByPriority"])
-            for name, module in list(sys.modules.items())
-            if name.startswith("DIRAC") and "extensionsByPriority" in vars(module)
-        }
-
-    patched = holders()
-    assert len(patched) >= 5
-    assert len(set(patched.values())) == 1
+    found = [
+        vars(module)["extensionsByPriority"]
+        for name, module in list(sys.modules.items())
+        if name.startswith("DIRAC") and "extensionsByPriority" in vars(module)
+    ]
+    assert len(found) >= 5
+    patched = {function.__code__ for function in found}
     with stock("extension_lookup"):
-        originals = holders()
-    assert originals.keys() == patched.keys()
-    assert len(set(originals.values())) == 1
-    assert set(originals.values()).isdisjoint(patched.values())
+        originals = {function.__code__ for function in found}
+    assert (len(patched), len(originals)) == (1, 1)
+    assert patched.isdisjoint(originals)
+    assert all(code.co_filename.endswith("Extensions.py") for code in originals)
 
 
 def test_each_patch_is_switched_on_its_own() -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import gc
 import importlib
-import operator
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -208,8 +207,7 @@ def test_what_somebody_put_over_ours_stays(module: Module) -> None:
 
 
 def test_a_wrapper_keeps_the_face_of_the_original(module: Module) -> None:
-    import inspect
-
+    
     host = module("host", HOST)
     before = inspect.signature(host.Pool.get), host.Pool.get.__qualname__, inspect.getsource(host.Pool.get)
     _switch(_wrapping("Pool.get", _louder)).arm()
@@ -364,11 +362,12 @@ def test_a_patch_that_fails_half_way_takes_back_what_it_did(module: Module) -> N
     host = module("host", HOST)
     # Identities: what wrapt wraps is equal to what it wraps.
     seen = [{name: id(value) for name, value in vars(owner).items()} for owner in (host, host.Pool)]
+    code = host.function.__code__
 
     def put_on(site: Site) -> None:
         site.wrap("Pool.get", functools.partial(_louder, site))
         site.wrap("Pool.make", functools.partial(_louder, site))
-        site.rebind(host.function, _stand_in(host.function))
+        site.take_over("function", _shouting)
         site.replace(host, "Small", None)
         site.wrap("Pool.no_such_method", functools.partial(_louder, site))
 
@@ -376,6 +375,7 @@ def test_a_patch_that_fails_half_way_takes_back_what_it_did(module: Module) -> N
     switch.arm()
     assert switch.status()["reason"] == "host has no Pool.no_such_method"
     assert [{name: id(value) for name, value in vars(owner).items()} for owner in (host, host.Pool)] == seen
+    assert host.function.__code__ is code
 
 
 def test_a_warning_is_said_and_shown_while_the_patch_is_on(module: Module, capsys: pytest.CaptureFixture[str]) -> None:
@@ -541,170 +541,107 @@ def test_a_patch_that_cannot_be_taken_off_is_off_all_the_same(module: Module) ->
     assert (status["state"], status["reason"]) == ("tripped", "for a reason; taking it off failed with OSError")
 
 
-# Functions that many modules have bound by name
+# Functions that anybody may hold
 
 
-def _host(module: Module) -> tuple[ModuleType, list[ModuleType]]:
-    host = module("host", HOST)
-    users = [
-        module("user_one", "from host import function"),
-        module("user_two", "from host import function as other, function\nimport host as function_s_home"),
-        module("user_three", "import host\ndef late():\n    from host import function\n    return function()"),
-    ]
-    return host, users
-
-
-def _are(function: Any, *found: Any) -> bool:
-    """Whether each one is the function. In the test itself a comprehension would hold the function with a cell."""
-    return all(map(functools.partial(operator.is_, function), found))
-
-
-def _stand_in(original: FunctionType) -> FunctionType:
-    @functools.wraps(original)
-    def function() -> str:
-        return original().upper()
-
-    return function  # type: ignore[return-value]
-
-
-def test_rebind_reaches_every_name_and_takes_all_back(module: Module) -> None:
-    host, (one, two, three) = _host(module)
-    original = host.function
-    ours = _stand_in(original)
-    site = _site(host)
-    site.rebind(original, ours)
-    assert _are(ours, host.function, one.function, two.function, two.other)
-    assert three.late() == "STOCK"
-    four = module("user_four", "from host import function as mine")
-    assert four.mine is ours  # bound after
-    site.undo()
-    assert _are(original, host.function, one.function, two.function, two.other, four.mine)
-    assert three.late() == "stock"
-
-
-def test_rebind_again_after_it_was_taken_back(module: Module) -> None:
-    host, (one, _, _) = _host(module)
-    original = host.function
-    for _ in range(3):
-        site = _site(host)
-        site.rebind(original, _stand_in(original))
-        assert (host.function(), one.function()) == ("STOCK", "STOCK")
-        site.undo()
-        assert host.function is one.function is original
-
-
-def test_rebind_leaves_what_somebody_else_bound(module: Module) -> None:
-    host, (one, _, _) = _host(module)
-    original = host.function
-    site = _site(host)
-    site.rebind(original, _stand_in(original))
-    one.function = theirs = lambda: "theirs"
-    site.undo()
-    assert one.function is theirs
-    assert host.function is original
-
-
-def test_rebind_does_not_mind_how_the_stand_in_holds_the_original(module: Module) -> None:
-    """In a cell, under ``__wrapped__``, in an object's attribute, in a function that is in a cell."""
-    host, _ = _host(module)
-    original = host.function
-
-    class Keeper:
-        def __init__(self, compute: Any) -> None:
-            self.compute = compute
-
-    keeper = Keeper(original)
-
-    def walk() -> str:
-        return original()
-
-    kept_walk = Keeper(walk)
-
-    @functools.wraps(original)
-    def ours() -> str:
-        return keeper.compute() + kept_walk.compute() + walk() + original()
-
-    site = _site(host)
-    site.rebind(original, ours)  # type: ignore[arg-type]
-    assert host.function() == "stock" * 4
-    site.undo()
-    assert host.function is original
+def _shouting(stock: Callable[..., str]) -> Callable[..., str]:
+    return lambda *args, **kwargs: stock(*args, **kwargs).upper()
 
 
 _HOLDERS = {
-    "a class attribute": "from host import function\nclass Holder:\n    held = function",
-    "a static method": "from host import function\nclass Holder:\n    held = staticmethod(function)",
-    "an instance": "from host import function\nclass Holder: pass\nholder = Holder()\nholder.held = function",
-    "a slot": "from host import function\nclass Holder: __slots__ = 'held'\nholder = Holder()\nholder.held = function",
-    "a closure": "import host\ndef make(held):\n    return lambda: held()\nholder = make(host.function)",
-    "a dict": "import host\nholder = {'held': host.function}",
-    "a list": "import host\nholder = [host.function]",
-    "a tuple": "import host\nholder = (1, host.function)",
-    "a set": "import host\nholder = {host.function}",
-    "a default": "import host\ndef holder(held=host.function): return held()",
-    "a keyword default": "import host\ndef holder(*, held=host.function): return held()",
-    "a partial": "import functools, host\nholder = functools.partial(host.function)",
-    "a decorated function": "import functools, host\n@functools.wraps(host.function)\ndef holder(): pass",
-    "a cache": "import functools, host\nholder = functools.lru_cache()(host.function)",
-    "a bound method": "import host, types\nholder = types.MethodType(host.function, 1)",
-    "a module out of sight": "import types, host\nholder = types.ModuleType('hidden')\nholder.held = host.function",
+    "a module": "from host import function\ndef call(): return function()",
+    "another name": "from host import function as other\ndef call(): return other()",
+    "a static method": "from host import function\nclass Holder: held = staticmethod(function)\ncall = Holder().held",
+    "a slot": "import host\nclass Holder: __slots__ = 'call'\nholder = Holder()\nholder.call = host.function\n"
+    "call = lambda: holder.call()",
+    "a closure": "import host\ndef make(held):\n    return lambda: held()\ncall = make(host.function)",
+    "a container": "import host\nheld = [({1: host.function},)]\ndef call(): return held[0][0][1]()",
+    "a default": "import host\ndef call(held=host.function): return held()",
+    "a partial": "import functools, host\ncall = functools.partial(host.function)",
+    "a decorator": "import functools, host\n@functools.wraps(host.function)\ndef call(): return call.__wrapped__()",
 }
 
 
 @pytest.mark.parametrize("source", _HOLDERS.values(), ids=_HOLDERS.keys())
-def test_rebind_refuses_when_something_else_holds_the_function(module: Module, source: str) -> None:
-    """Some callers would go on with the original: all or nothing."""
-    host, (one, two, _) = _host(module)
-    original = host.function
-    holder = module("holder", source)
-    ours = _stand_in(original)
-    with pytest.raises(UnknownHost, match=r"^function is also held by an? .*, which cannot be reached$"):
-        _site(host).rebind(original, ours)
-    assert _are(original, host.function, one.function, two.function, two.other)
-    # It was the holder, and nothing else.
-    for name in [name for name in vars(holder) if not name.startswith("__")]:
-        delattr(holder, name)
-    gc.collect()
+def test_take_over_reaches_every_caller_and_leaves_the_function_as_it_was(module: Module, source: str) -> None:
+    host, holder = module("host", HOST), module("holder", source)
+    original, code = host.function, host.function.__code__
+    for _ in range(3):
+        site = _site(host)
+        site.take_over("function", _shouting)
+        assert (holder.call(), host.function()) == ("STOCK", "STOCK")
+        late = module("user_late", "from host import function as mine")
+        assert late.mine() == "STOCK"
+        assert host.function is original
+        site.undo()
+        assert (holder.call(), late.mine()) == ("stock", "stock")
+        assert original.__code__ is code
+
+
+def test_take_over_passes_on_what_the_function_is_given(module: Module) -> None:
+    host = module("host", "def function(a, b='b', *more, c='c', **named):\n    return a + b + c + repr(more + (named,))")
+    calls: list[tuple[tuple[str, ...], dict[str, str]]] = [
+        (("x",), {}),
+        (("x", "y", "z"), {"c": "w", "d": "v"}),
+        ((), {"a": "x", "b": "y"}),
+    ]
+    unpatched = [host.function(*args, **kwargs) for args, kwargs in calls]
     site = _site(host)
-    site.rebind(original, ours)
-    assert host.function is ours
+    site.take_over("function", _shouting)
+    assert [host.function(*args, **kwargs) for args, kwargs in calls] == [text.upper() for text in unpatched]
+    with pytest.raises(TypeError):
+        host.function()
+
+
+def test_take_over_leaves_what_somebody_else_put_in(module: Module) -> None:
+    host = module("host", HOST)
+    site = _site(host)
+    site.take_over("function", _shouting)
+    theirs = host.function.__code__ = (lambda: "theirs").__code__
     site.undo()
+    assert host.function.__code__ is theirs
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "function = dict",
+        "class function: pass",
+        "import functools\n@functools.lru_cache()\ndef function(): return 'stock'",
+        "def make(text):\n    return lambda: text\nfunction = make('stock')",
+    ],
+)
+def test_take_over_refuses_what_is_not_a_plain_function(module: Module, source: str) -> None:
+    host = module("host", source)
+    original, code = host.function, getattr(host.function, "__code__", None)
+    with pytest.raises(UnknownHost, match="^function is not a plain function$"):
+        _site(host).take_over("function", _shouting)
     assert host.function is original
+    assert getattr(original, "__code__", None) is code
 
 
-def test_rebind_refuses_what_the_collector_hides(module: Module) -> None:
-    """After gc.freeze() the collector does not know who holds the function, so no name could be found."""
-    host, (one, _, _) = _host(module)
-    original = host.function
-    gc.freeze()
-    try:
-        with pytest.raises(UnknownHost):
-            _site(host).rebind(original, _stand_in(original))
-    finally:
-        gc.unfreeze()
-    assert host.function is one.function is original
+def test_threads_that_call_while_a_function_is_taken_over_get_an_answer(module: Module) -> None:
+    host = module("host", "def function():\n    return ''.join(map(str, 'stock'))")
+    function = host.function
+    stop, answers = threading.Event(), set()
 
+    def call() -> None:
+        while not stop.is_set():
+            answers.add(function())
 
-def test_a_rebinding_patch_fails_as_a_whole_and_is_told(module: Module, capsys: pytest.CaptureFixture[str]) -> None:
-    host, (one, _, _) = _host(module)
-    module("holder", "import host\nholder = [host.function]")
-    original = host.function
-
-    def put_on(site: Site) -> None:
-        function = site.resolve("function")
-        site.rebind(function, _stand_in(function))
-
-    switch = Switch(_patch(Target(("host",), "function", _fine, put_on)), {})
-    switch.arm()
-    assert _states(switch) == ["failed", "failed"]
-    assert host.function is one.function is original
-    assert "function is also held by a list, which cannot be reached" in capsys.readouterr().err
-    del sys.modules["holder"].holder
-    switch.arm()
-    assert _states(switch) == ["applied", "applied"]
-    assert one.function() == "STOCK"
-    switch.take_off()
-    assert host.function is one.function is original
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(2000):
+        site = _site(host)
+        site.take_over("function", _shouting)
+        function()
+        site.undo()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert answers <= {"stock", "STOCK"}
+    assert function() == "stock"
 
 
 # Odds and ends

@@ -17,7 +17,6 @@ import traceback
 import types
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -720,7 +719,7 @@ def other():
 
 def _switch(**options: Any) -> Switch:
     [target] = error_stack.PATCH.targets
-    patch = replace(error_stack.PATCH, targets=(replace(target, modules=("stack_host",)),))
+    patch = error_stack.PATCH._replace(targets=(target._replace(modules=("stack_host",)),))
     return Switch(patch, {"recheck_seconds": 1, **options})
 
 
