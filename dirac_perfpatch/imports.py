@@ -117,7 +117,8 @@ class _Finder:
         # Another thread may have asked the finders for a module just before it was waited for, and have put it into
         # sys.modules just after that was looked at; and the import system takes a complete module out of there for a
         # moment. The imports that follow, first of all the module's own, find it.
-        for waited_for in list(_waiting):
+        # (The intersection of two views of dictionaries with plain strings is one step for other threads.)
+        for waited_for in _waiting.keys() & sys.modules.keys():
             if getattr(sys.modules.get(waited_for), "__spec__", None) is not None:
                 _look(waited_for)
         if name not in _waiting:

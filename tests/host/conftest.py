@@ -64,6 +64,10 @@ def pytest_configure() -> None:
     from DIRAC.Core.Utilities.Extensions import extensionsByPriority
 
     extensionsByPriority()
+    import dirac_perfpatch
+
+    # Wakes the patches that no module of the host has woken yet, so that a test can take each one off.
+    dirac_perfpatch.status()
 
 
 def pytest_unconfigure() -> None:

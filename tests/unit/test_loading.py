@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dirac_perfpatch.patches import CATALOGUE
+from dirac_perfpatch import keeping
+from dirac_perfpatch.patches import CATALOGUE, WAITED_FOR
 from dirac_perfpatch.patching import Target
 
 NAMES = [patch.name for patch in CATALOGUE]
@@ -112,6 +114,21 @@ def test_a_start_imports_nothing_that_takes_time(child: Any) -> None:
     assert answer.stdout.splitlines() == [ANSWER, "[]"]
 
 
+def test_a_start_imports_no_patch_that_nothing_waits_for(child: Any, tmp_path: Path) -> None:
+    """Commands that never connect to a database do not pay for the patches of the pool."""
+    folder = _strange_host(tmp_path, ["DIRAC.Core.Utilities.Extensions"])
+    answer = child(
+        ASK + "import sys\n"
+        "def ours():\n"
+        "    return sorted(name for name in sys.modules if name.startswith('dirac_perfpatch.patches.'))\n"
+        "print(ours(), 'dirac_perfpatch.keeping' in sys.modules)\n"
+        "import DIRAC.Core.Utilities.Extensions\n"
+        "print(ours())",
+        folder,
+    )
+    assert answer.stdout.splitlines() == [ANSWER, "[] False", "['dirac_perfpatch.patches.extension_lookup']"]
+
+
 def test_the_package_s_own_module_imports_nothing(child: Any) -> None:
     """An import that fails there would not be guarded."""
     code = "import sys; before = set(sys.modules); import dirac_perfpatch; print(sorted(set(sys.modules) - before))"
@@ -159,14 +176,14 @@ barrier_passed = threading.Event()
 armed = []
 def ask():
     extension_metadata()
-    armed.append(len(loading.switches))
+    armed.append(len(loading._sleepers))
 threads = [threading.Thread(target=ask) for _ in range(8)]
 for thread in threads:
     thread.start()
 barrier_passed.set()
 for thread in threads:
     thread.join()
-print(len(loads), set(armed) == {len(loading.switches)}, len(armed))
+print(len(loads), set(armed) == {7}, len(armed))
 """
     assert child(code).stdout == "1 True 8\n"
 
@@ -192,8 +209,9 @@ def _sources(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.py"))
 
 
-BREAKABLE = ["host", "imports", "keeping", "loading", "notices", "patching", "toggles", "yamlfile", "patches/__init__"]
-BREAKABLE += [f"patches/{name}" for name in (*NAMES, "_connections")]
+BREAKABLE = ["host", "imports", "loading", "notices", "patching", "toggles", "yamlfile", "patches/__init__"]
+PATCH_MODULES = [f"patches/{name}" for name in (*NAMES, "_connections")]
+UPDATES = "DIRAC.FrameworkSystem.Service.SystemAdministratorHandler"
 
 
 FAULTS = {
@@ -206,24 +224,78 @@ FAULTS = {
 
 @pytest.mark.parametrize(
     ("name", "fault"),
-    [(name, "raises") for name in BREAKABLE]
-    + [(name, fault) for name in ("host", "loading", "keeping", "patches/error_stack") for fault in FAULTS],
+    [(name, "raises") for name in BREAKABLE] + [(name, fault) for name in ("host", "loading") for fault in FAULTS],
 )
 def test_a_broken_module_of_ours_does_not_reach_the_host(copy: Path, child: Any, name: str, fault: str) -> None:
+    _break(copy, name, fault)
+    answer = child(ASK, copy)
+    assert answer.stdout == ANSWER + "\n"
+    lines = _lines(answer)
+    assert len(lines) == 1
+    assert lines[0].startswith("dirac-perfpatch: ")
+    assert lines[0].endswith("; DIRAC runs unpatched")
+
+
+def _break(copy: Path, name: str, fault: str) -> None:
     source = FAULTS[fault]
     path = copy / "dirac_perfpatch" / f"{name}.py"
     if source is None:
         path.unlink()
     else:
         path.write_text(source)
-    answer = child(ASK, copy)
-    assert answer.stdout == ANSWER + "\n"
-    lines = _lines(answer)
-    assert len(lines) == 1
-    assert lines[0].startswith("dirac-perfpatch: ")
-    assert lines[0].endswith(
-        "; an update of DIRAC will leave the plugin out" if name == "keeping" else "; DIRAC runs unpatched"
-    )
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [(name, "raises") for name in PATCH_MODULES] + [("patches/error_stack", fault) for fault in FAULTS],
+)
+def test_a_broken_module_of_a_patch_stops_that_patch_only(
+    copy: Path, child: Any, tmp_path: Path, name: str, fault: str
+) -> None:
+    """It is imported inside an import of the host, which goes on; and before that it bothers nobody."""
+    _break(copy, name, fault)
+    broken = [name.partition("/")[2]]
+    if broken[0] in ("_connections", "connection_checkout"):  # which the others import
+        broken = [name for name in NAMES if name.startswith("connection_")]
+    modules = sorted({module for name in broken for module in WAITED_FOR[name]})
+    folder = _strange_host(tmp_path, modules)
+    code = f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\nprint('imported')\n"
+    said_at_start = child(ASK, copy).stderr
+    answer = child(ASK + code + STATES, copy, folder)
+    told = [line for line in _lines(answer) if "cannot patch" not in line]
+    metadata, imported, states = answer.stdout.splitlines()
+    assert (said_at_start, metadata, imported) == ("", ANSWER, "imported")
+    assert sorted(line.split(": ")[1] for line in told) == sorted(broken)
+    assert all(line.endswith("; DIRAC runs its own code there") for line in told)
+    found = {name: state for name, state, _ in json.loads(states)}
+    assert [found[name] for name in broken] == ["failed"] * len(broken)
+    others = {state for name, state in found.items() if not {*WAITED_FOR[name]} & {*modules}}
+    assert others == {"armed"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_keeping_is_told_when_it_is_needed(copy: Path, child: Any, tmp_path: Path, fault: str) -> None:
+    _break(copy, "keeping", fault)
+    folder = _strange_host(tmp_path, [UPDATES])
+    assert child(ASK, copy).stderr == ""
+    answer = child(f"{ASK}import {UPDATES}\nprint('imported')", copy, folder)
+    assert answer.stdout == f"{ANSWER}\nimported\n"
+    [line] = _lines(answer)
+    assert line.startswith("dirac-perfpatch: keep_on_update: ")
+    assert line.endswith("; an update of DIRAC will leave the plugin out")
+
+
+def _strange_host(tmp_path: Path, modules: Iterable[str]) -> Path:
+    """A folder with modules of these names and nothing in them."""
+    folder = tmp_path / "strange"
+    for module in modules:
+        path = folder.joinpath(*module.split("."))
+        path.mkdir(parents=True, exist_ok=True)
+        for parent in (path, *path.parents):
+            if parent == folder:
+                break
+            (parent / "__init__.py").touch()
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -358,17 +430,18 @@ def test_every_patch_has_a_name_of_its_own_and_knows_its_targets() -> None:
     assert {name for patch in CATALOGUE for name in patch.wants} <= set(NAMES)
 
 
+def test_the_catalogue_waits_for_the_modules_of_the_targets() -> None:
+    """What is missing there is never patched."""
+    for patch, (name, modules) in zip(CATALOGUE, WAITED_FOR.items()):
+        assert patch.name == name
+        assert {module for target in patch.targets for module in target.modules} == set(modules)
+    assert keeping.SWITCH.patch.targets[0].modules == (UPDATES,)
+
+
 def test_no_patch_takes_a_strange_host_for_its_own(tmp_path: Path, child: Any) -> None:
     """Modules of the right names with nothing in them: every patch says so, and changes nothing."""
     modules = {module for target in _targets() for module in target.modules}
-    folder = tmp_path / "strange"
-    for module in modules:
-        path = folder.joinpath(*module.split("."))
-        path.mkdir(parents=True, exist_ok=True)
-        for parent in (path, *path.parents):
-            if parent == folder:
-                break
-            (parent / "__init__.py").touch()
+    folder = _strange_host(tmp_path, modules)
     code = f"""
 import importlib
 before = {{name: dict(vars(importlib.import_module(name))) for name in {sorted(modules)!r}}}
@@ -386,4 +459,4 @@ print(all(set(vars(importlib.import_module(name))) <= set(before[name]) for name
 def test_the_copy_is_the_package(copy: Path, name: str) -> None:
     """Otherwise the tests of broken modules would break nothing."""
     assert name in _sources(copy)
-    assert {f"dirac_perfpatch/{path}.py" for path in BREAKABLE} <= set(_sources(copy))
+    assert {f"dirac_perfpatch/{path}.py" for path in (*BREAKABLE, *PATCH_MODULES)} <= set(_sources(copy))
