@@ -102,10 +102,7 @@ def is_quiet(connection: Any) -> bool:
     Raises:
         Exception: The connection is closed, or it is not adopted, or this mysqlclient does not tell its socket.
     """
-    known = connection._perfpatch_socket
-    if connection.fileno() != known.number or os.fstat(known.number).st_ino != known.inode:
-        raise ConnectionError("closed")
-    return not known.poll(0)
+    return not _socket_of(connection).poll(0)
 
 
 def is_quiet_now(connection: Any) -> bool:
@@ -114,10 +111,23 @@ def is_quiet_now(connection: Any) -> bool:
     Raises:
         Exception: As :func:`is_quiet` does.
     """
-    known = connection._perfpatch_socket
-    if connection.fileno() != known.number or not known.is_open():
-        raise ConnectionError("closed")
-    return not known.has_signs_of_death()
+    return not _socket_of(connection).has_signs_of_death()
+
+
+def _socket_of(connection: Any) -> _Socket:
+    """The socket of an adopted connection; raises if the connection has lost it.
+
+    To see that the number still is the socket's takes a system call, so that is asked only if the socket may have been
+    closed. Nothing closes it but a call of the library's, and the library then forgets the fields of the last result,
+    too (``end_server`` and ``free_old_query``, in libmariadb as in libmysqlclient).
+    """
+    known: _Socket = connection._perfpatch_socket
+    # Of a connection that its user has closed, field_count() raises.
+    if not (connection.field_count() or connection._perfpatch_proven):
+        if not known.is_open():
+            raise ConnectionError("closed")
+        connection._perfpatch_proven = True
+    return known
 
 
 def is_alive(connection: Any) -> bool:
@@ -176,25 +186,28 @@ class _First(threading.local):
 first = _First()
 
 
-def _query(self: Any, statement: Any) -> Any:
-    if first.expected:
-        first.expected = False
-        if wishes.before_first is not None:
-            wishes.before_first(self, statement)
-    _note_transaction(self, statement)
-    return _own_class(self).query(self, statement)
-
-
 def _close(self: Any) -> None:
     pool = self._perfpatch_pool()
     if wishes.instead_of_close is None or pool is None or not wishes.instead_of_close(self, pool):
         really_close(self)
 
 
+# Statements that begin so leave a transaction as it is.
+_NO_TRANSACTION = frozenset([b"SELECT", b"INSERT", b"UPDATE", b"DELETE"])
+
+
 def _note_transaction(connection: Any, statement: Any) -> None:
     """Keep whether a transaction is open, as far as the statements say; mysqlclient does not tell the server's flag."""
-    word = bytes(statement[:12], "latin1", "replace") if isinstance(statement, str) else bytes(statement[:12])
-    word = word.lstrip().upper()
+    try:
+        start = statement[:12]
+        # Not always bytes: executemany() sends a bytearray.
+        word = start.encode("latin1", "replace") if isinstance(start, str) else bytes(start)
+        if word[:6] in _NO_TRANSACTION:
+            return
+        word = word.lstrip().upper()
+    except Exception:  # whatever it is, the driver knows what to say; a statement that may begin one is the safe guess
+        connection._perfpatch_transaction = True
+        return
     if word.startswith((b"START TRANS", b"BEGIN")):
         connection._perfpatch_transaction = True
     elif word.startswith((b"COMMIT", b"ROLLBACK")):
@@ -204,6 +217,54 @@ def _note_transaction(connection: Any, statement: Any) -> None:
 def in_transaction(connection: Any) -> bool:
     """Whether a statement on this connection may belong to a transaction that has begun before it."""
     return connection._perfpatch_transaction or not connection.get_autocommit()
+
+
+# What talks to the server, besides ``query``; results are only read after one of these.
+_CALLS = (
+    "autocommit",
+    "change_user",
+    "commit",
+    "discard_result",
+    "dump_debug_info",
+    "kill",
+    "next_result",
+    "ping",
+    "read_query_result",
+    "rollback",
+    "select_db",
+    "send_query",
+    "set_character_set",
+    "set_server_option",
+    "shutdown",
+    "stat",
+)
+
+
+def _make_pooled_class(kind: type) -> type:
+    """The class of adopted connections, made from the driver's."""
+    methods = {name: _calling(getattr(kind, name)) for name in _CALLS if hasattr(kind, name)}
+    driver_query: Callable[[Any, Any], Any] = kind.query  # type: ignore[attr-defined]
+
+    def query(self: Any, statement: Any) -> Any:
+        if first.expected:
+            first.expected = False
+            if wishes.before_first is not None:
+                wishes.before_first(self, statement)
+        _note_transaction(self, statement)
+        self._perfpatch_proven = False
+        return driver_query(self, statement)
+
+    return type(kind.__name__, (kind,), {**methods, "query": query, "close": _close})
+
+
+def _calling(driver_method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of the driver's that talks to the server, and so may lose the socket."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self._perfpatch_proven = False
+        return driver_method(self, *args, **kwargs)
+
+    return method
 
 
 _pooled_classes: dict[type, type] = {}  # by the driver's class
@@ -219,9 +280,10 @@ def _own_class(connection: Any) -> Any:
 def _adopt(connection: Any, pool: Any) -> None:
     kind = _own_class(connection)
     if kind not in _pooled_classes:
-        _pooled_classes[kind] = type(kind.__name__, (kind,), {"query": _query, "close": _close})
+        _pooled_classes[kind] = _make_pooled_class(kind)
     connection._perfpatch_pool = weakref.ref(pool)
     connection._perfpatch_transaction = False
+    connection._perfpatch_proven = False
     connection._perfpatch_socket = None
     with suppress(Exception):  # closed already, or a mysqlclient that does not tell the socket
         connection._perfpatch_socket = _Socket(connection.fileno())

@@ -121,21 +121,22 @@ def _look_before_sending(site: Site) -> Any:
     return before_first
 
 
-def _again_if_unsent(site: Site) -> Any:
-    guard = site.guard
+def _make_again_if_unsent(site: Site, path: str) -> Any:
+    """What stands in for a method that takes a connection and runs a statement."""
+    original, guard = site.resolve(path), site.guard
 
-    def statement(wrapped: Any, db: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def statement(self: Any, *args: Any, **kwargs: Any) -> Any:
         if guard.off or kwargs.get("conn"):
-            return wrapped(*args, **kwargs)
+            return original(self, *args, **kwargs)
         _unsent.seen, first.expected = False, True
         try:
-            answer = wrapped(*args, **kwargs)
+            answer = original(self, *args, **kwargs)
         finally:
             first.expected = False
         if not _unsent.seen:
             return answer
         _unsent.seen = False
-        return wrapped(*args, **kwargs)
+        return original(self, *args, **kwargs)
 
     return statement
 
@@ -151,7 +152,7 @@ def _look(site: Site) -> None:
 def _put_on(site: Site) -> None:
     site.wrap("MySQL._except", _Eviction(site))
     for path in _STATEMENTS:
-        site.wrap(path, _again_if_unsent(site))
+        site.stand_in(path, _make_again_if_unsent(site, path))
     adoption.begin(site)
     # Last put on and first taken off: it is what makes the others necessary.
     wishes.set(site, before_first=_look_before_sending(site))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import MySQLdb
+import MySQLdb.cursors
 import pytest
 from conftest import stock
 from DIRAC.Core.Utilities import MySQL as module
@@ -532,3 +535,55 @@ def test_many_threads_under_kills(db: Any, mariadb: MariaDB) -> None:
     rows = sorted(int(row[0]) for row in mariadb.execute("SELECT n FROM rows_of", "work"))
     assert set(done) <= set(rows)
     assert len(rows) == len(set(rows))
+
+
+def test_a_socket_number_that_another_file_has_got_is_not_taken_for_the_connections(db: Any, mariadb: MariaDB) -> None:
+    """libmariadb closes the socket of a connection that is lost, and goes on telling its number."""
+    for lose in (
+        lambda connection: connection.query("SELECT 1"),
+        lambda connection: connection.ping(),
+        lambda connection: connection.commit(),
+        lambda connection: connection.select_db("work"),
+    ):
+        number = connection_id(db)
+        connection = db._getConnection()["Value"]
+        assert db._update("UPDATE rows_of SET n = 0")["OK"]
+        db._getConnection()
+        kill(mariadb, number)
+        with pytest.raises(MySQLdb.Error):
+            lose(connection)
+        told = connection.fileno()
+        quiet, other = (end.detach() for end in socket.socketpair())
+        os.dup2(quiet, told)
+        assert db._query("SELECT 1")["OK"]
+        for open_number in {quiet, other, told}:
+            os.close(open_number)
+
+
+def test_an_unbuffered_result_that_breaks_off_poisons_nothing(db: Any, mariadb: MariaDB) -> None:
+    connection = db._getConnection()["Value"]
+    cursor = connection.cursor(MySQLdb.cursors.SSCursor)
+    cursor.execute("SELECT a.* FROM information_schema.columns a, information_schema.columns b")
+    cursor.fetchone()
+    db._getConnection()
+    kill(mariadb, connection.thread_id())
+    with pytest.raises(MySQLdb.Error):
+        cursor.fetchall()
+    ends = socket.socketpair()  # one of them gets the number
+    assert db._query("SELECT 1")["OK"]
+    for end in ends:
+        end.close()
+
+
+def test_a_closed_connection_whose_number_another_file_has_got_costs_no_query(db: Any) -> None:
+    with stock("connection_close"):
+        assert db._update("UPDATE rows_of SET n = 0")["OK"]
+        for _ in range(3):
+            connection = db._getConnection()["Value"]
+            told = connection.fileno()
+            connection.close()
+            quiet, other = (end.detach() for end in socket.socketpair())
+            os.dup2(quiet, told)
+            assert db._query("SELECT 1")["OK"]
+            for open_number in {quiet, other, told}:
+                os.close(open_number)
