@@ -54,7 +54,7 @@ def test_the_shipped_file_is_the_one_source_of_the_defaults(tmp_path: Path) -> N
             "error_stack": Toggle(True, {"recheck_seconds": 1}),
             "proxy_loading": Toggle(True, {"max_proxies": 1000}),
             "dms_helpers": Toggle(True, {}),
-            "connection_checkout": Toggle(True, {"idle_ping_seconds": 30, "keepalive_seconds": 5}),
+            "connection_checkout": Toggle(True, {"idle_ping_seconds": 5, "keepalive_seconds": 5}),
             "connection_eviction": Toggle(True, {}),
             "connection_close": Toggle(True, {}),
         },
