@@ -1,0 +1,214 @@
+"""Which arm the calls of a patch run in while the patch is ``ab``.
+
+- *by process*: a process is one arm for life. A hash of host, component and patch says which, so that of a service that
+  runs on many hosts always the same ones are patched; ``DIRAC_PERFPATCH_ARM`` says otherwise for a process.
+- *by time*: a process alternates. Windows come in pairs, one of each arm, in random order: what drifts slowly is the
+  same in both windows of a pair, and what comes at regular times hits both arms alike.
+- *by call*: each call by itself, at random. For patches whose calls stand alone.
+
+In the stock arm the guard of the patch is off, and every part of the patch then passes the host's calls through. What
+a patch keeps is not forgotten meanwhile, but nobody is served from it before the patched arm's next turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK, Recorder
+
+ARM_VARIABLE = "DIRAC_PERFPATCH_ARM"
+BY_PROCESS, BY_TIME, BY_CALL = "process", "time", "call"
+# Calls of each target that are compared with stock before the sampling begins.
+_FIRST_CHECKS = 3
+
+# Given an answer, the host's function and the arguments: what is different in stock, in words without secrets; empty if
+# nothing is.
+Check = Callable[[Any, Callable[..., Any], "tuple[Any, ...]", "dict[str, Any]"], str]
+
+
+def arm_of_process(patch: str, host: str, component: str, share: float, environment: Mapping[str, str]) -> bool:
+    """Whether a process is in the patched arm of a patch.
+
+    Args:
+        patch: The name of the patch; it is the salt, so that processes which are patched in one respect need not be so
+            in another.
+        host: The name of the host.
+        component: What runs in the process, such as ``DataManagement/FileCatalog``.
+        share: The part of the processes that is patched, from 0 to 1.
+        environment: Where the variable is looked up that pins the arm.
+    """
+    pinned = environment.get(ARM_VARIABLE, "").strip().lower()
+    if pinned in ARMS:
+        return pinned == PATCHED
+    digest = hashlib.sha256("\0".join((patch, host, component)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < share
+
+
+class Comparison:
+    """One patch under comparison in this process.
+
+    Args:
+        patch: The name of the patch.
+        guard: Of the patch: ``off`` is set in the stock arm, ``differs`` is told of a difference.
+        trial: How calls are divided: ``by``, ``share`` and ``window_seconds``.
+        check_one_in: Of so many calls in the patched arm one is compared with stock; 0 for none.
+        process_arm: Whether this process is in the patched arm, for *by process*.
+    """
+
+    def __init__(self, patch: str, guard: Any, trial: Any, check_one_in: int, process_arm: bool) -> None:
+        self.patch = patch
+        self.recorders: list[Recorder] = []
+        self.checked = self.differences = 0
+        self._guard = guard
+        self._trial = trial
+        self._check_one_in = check_one_in
+        self._process_arm = process_arm
+        # Held while the arm changes, so that the guard of a patch that is taken off is never set on again.
+        self._lock = threading.Lock()
+        self._ended = False
+        self._random = random.Random()
+        self._block = 0
+        self._left: list[tuple[bool, float]] = []  # what is left of the pair of windows: arm and seconds
+        self.begin(0.0, 0.0)
+
+    def begin(self, now: float, clock: float) -> None:
+        """Begin the first block.
+
+        Args:
+            now: ``time.monotonic()``.
+            clock: ``time.time()``.
+        """
+        self._left.clear()
+        self._start, self._clock = now, clock
+        self._next()
+
+    def record(
+        self, target: str, ours: Callable[..., Any], original: Callable[..., Any], check: Check | None
+    ) -> Callable[..., Any]:
+        """What is called instead of a target: it calls ours or the host's function, and records that.
+
+        Args:
+            target: What is called, as it is shown.
+            ours: The patched function.
+            original: The host's.
+            check: How an answer of ours is compared with stock.
+        """
+        recorder = Recorder(self.patch, target, ours, original, self._checking(target, ours, original, check))
+        self.recorders.append(recorder)
+        self._set_arm(self.patched)
+        if self._trial.by != BY_CALL:
+            return recorder.stand_in(None)
+        share, pick = self._trial.share, random.random
+        return recorder.stand_in(lambda: pick() < share)
+
+    def tick(self, now: float, clock: float) -> float:
+        """End the block if its time is over. In the keeper's thread.
+
+        Returns:
+            When it is to be called again, as ``time.monotonic()``.
+        """
+        if now >= self._due:
+            self.end_block(now)
+            self._start, self._clock = now, clock
+            self._next()
+        return self._due
+
+    def end_block(self, now: float) -> None:
+        """Close the block, as far as it has come."""
+        for recorder in self.recorders:
+            recorder.end_block(self._block, self._block // 2, self._clock, now - self._start)
+
+    def begin_in_child(self, now: float, clock: float, start: Callable[[], None]) -> None:
+        """Forget what the parent has recorded; it records that itself.
+
+        Args:
+            now: ``time.monotonic()``.
+            clock: ``time.time()``.
+            start: Called by the first call that is timed.
+        """
+        self._lock = threading.Lock()  # another thread of the parent's may have held it
+        self.checked = self.differences = 0
+        self._random = random.Random()  # not the parent's order
+        for recorder in self.recorders:
+            recorder.renew(start)
+        self._block = 0
+        self.begin(now, clock)
+
+    def end(self) -> None:
+        """The patch is taken off: leave its guard alone from now on."""
+        with self._lock:
+            self._ended = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """The comparison's part of the patch's entry in a snapshot."""
+        arm = "both" if self._trial.by == BY_CALL else PATCHED if self.patched else STOCK
+        return {
+            "by": self._trial.by,
+            "share": self._trial.share,
+            "window_seconds": self._trial.window_seconds,
+            "arm": arm,
+            "checked": self.checked,
+            "differences": self.differences,
+        }
+
+    def _next(self) -> None:
+        self._block += 1
+        seconds = float(self._trial.window_seconds)
+        patched = self._process_arm
+        if self._trial.by == BY_TIME:
+            if not self._left:
+                self._block += self._block % 2  # a pair begins with an even number, also if one arm has no share
+                share = self._trial.share
+                pair = [(True, 2 * seconds * share), (False, 2 * seconds * (1 - share))]
+                self._left = [window for window in pair if window[1] > 0]
+                self._random.shuffle(self._left)
+            patched, seconds = self._left.pop()
+        self._due = self._start + seconds
+        self._set_arm(patched or self._trial.by == BY_CALL)
+
+    def _set_arm(self, patched: bool) -> None:
+        with self._lock:
+            self.patched = patched
+            if self._ended:
+                return
+            if patched:
+                self._guard.off = False
+            for recorder in self.recorders:
+                recorder.now = recorder.arms[PATCHED if patched else STOCK]
+            if not patched:
+                self._guard.off = True
+
+    def _checking(
+        self, target: str, ours: Callable[..., Any], original: Callable[..., Any], check: Check | None
+    ) -> Callable[..., Any] | None:
+        if check is None or not self._check_one_in:
+            return None
+
+        def checked(record: Any, number: int, answer: Any, args: Any, kwargs: Any) -> Any:
+            gap = 0.0 if self.checked < _FIRST_CHECKS else 2 * self._check_one_in * random.random()
+            record.next_check = number + 1 + int(gap)
+            self.checked += 1
+            try:
+                difference = check(answer, original, args, kwargs)
+                if difference:
+                    # Once more: what both depend on may have changed between the two.
+                    difference = check(ours(*args, **kwargs), original, args, kwargs)
+            except Exception as error:
+                self._guard.failed(error)
+                return answer
+            if not difference:
+                return answer
+            self.differences += 1
+            self._guard.differs(target, difference)
+            return original(*args, **kwargs)
+
+        return checked
+
+
+def same(answer: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The check for a function whose answers can be compared with ``==``, and that changes nothing."""
+    return "" if original(*args, **kwargs) == answer else "another answer"

@@ -1,0 +1,219 @@
+"""What is recorded of the calls of one target: how many, how many failed, and how long some of them took.
+
+The recorder is called for every call of a hot function, so it does next to nothing there: it counts, and it takes the
+time of one call in sixteen, or of each where a call takes so long that taking its time is nothing. What is measured
+waits in a queue until the keeper's thread comes for it, once in a while; sketches and blocks are its business alone.
+
+Thread safety: callers share nothing but an ``itertools.count``, whose ``next`` is one operation, and a ``deque``, whose
+``append`` is one, too. Everything else is touched by the keeper's thread only, or in ``snapshot`` under its lock.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import statistics
+from collections import Counter, deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+PATCHED, STOCK = "patched", "stock"
+ARMS = (PATCHED, STOCK)
+
+# Calls of which one is timed, less one: a power of two, less one, so that it serves as a mask.
+_SELDOM = 15
+# A call that takes at least so many seconds is timed each time: that costs 0.3 us.
+_SLOW = 50e-6
+# Times that may wait for the keeper. At a hundred thousand calls a second these are ten seconds.
+_MOST_WAITING = 65536
+# Half the relative width of a bin of the sketch.
+ACCURACY = 0.01
+
+
+@functools.lru_cache(maxsize=1)
+def _mapping() -> Any:
+    from ddsketch.mapping import LogarithmicMapping  # only where something is recorded
+
+    return LogarithmicMapping(ACCURACY)
+
+
+class ArmRecord:
+    """The calls of one target in one arm.
+
+    Args:
+        function: What is called in this arm.
+        check: Called for a sample of calls, after they were timed; see :class:`Recorder`. None in the stock arm.
+        start: Called by the first call that is timed.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        check: Callable[..., Any] | None,
+        start: Callable[[], None] | None,
+    ) -> None:
+        self.function = function
+        self.tick = itertools.count().__next__
+        self.failed = itertools.count().__next__
+        self.waiting: deque[float] = deque(maxlen=_MOST_WAITING)
+        self.mask = _SELDOM
+        self.next_check = 0 if check else -1
+        self._check = check
+        self._start = start
+        self._looks = 0  # how often tick and failed were called to read them
+        self.calls = self.errors = self.timed = 0
+        self.seconds = 0.0
+        self._bins: Counter[int] = Counter()  # of the sketch: two are merged by adding their bins
+        self._zero = 0
+
+    def timed_call(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call, take its time, and perhaps have its answer compared with stock's."""
+        if self._start is not None:
+            begin, self._start = self._start, None
+            begin()
+        start = perf_counter()
+        answer = self.function(*args, **kwargs)
+        self.waiting.append(perf_counter() - start)
+        if self._check is not None and 0 <= self.next_check <= number:
+            return self._check(self, number, answer, args, kwargs)
+        return answer
+
+    def settle(self) -> list[float]:
+        """Count up to now, and put what waits into the sketch. In the keeper's thread.
+
+        Returns:
+            The times that were waiting, in seconds.
+        """
+        self.calls, self.errors = self.tick() - self._looks, self.failed() - self._looks
+        self._looks += 1
+        times = [self.waiting.popleft() for _ in range(len(self.waiting))]
+        self.timed += len(times)
+        self.seconds += sum(times)
+        if times:
+            key = _mapping().key
+            self._bins.update(key(seconds) for seconds in times if seconds > 0)
+            self._zero += times.count(0.0)
+            self.mask = 0 if statistics.median(times) >= _SLOW else _SELDOM
+        return times
+
+    def as_dict(self) -> dict[str, Any]:
+        """The totals, for a snapshot. After :meth:`settle`."""
+        return {
+            "calls": self.calls,
+            "errors": self.errors,
+            "timed": self.timed,
+            "seconds": self.seconds,
+            "sketch": {
+                "accuracy": ACCURACY,
+                "zero": self._zero,
+                "bins": {str(key): count for key, count in sorted(self._bins.items())},
+            },
+        }
+
+
+class Recorder:
+    """One target under comparison: its two arms, and what stands in for it.
+
+    Args:
+        patch: The name of the patch.
+        target: What is called, as it is shown.
+        ours: The patched function.
+        original: The host's function.
+        check: Called with (record, number of the call, answer, arguments, keyword arguments) for a sample of the calls
+            in the patched arm; returns what the caller gets. None: nothing is compared.
+    """
+
+    def __init__(
+        self,
+        patch: str,
+        target: str,
+        ours: Callable[..., Any],
+        original: Callable[..., Any],
+        check: Callable[..., Any] | None = None,
+    ) -> None:
+        self.patch, self.target = patch, target
+        self._functions = {PATCHED: (ours, check), STOCK: (original, None)}
+        self.blocks: deque[dict[str, Any]] = deque(maxlen=1000)
+        self.renew(None)
+
+    def renew(self, start: Callable[[], None] | None) -> None:
+        """Begin at zero, as in a child of a fork.
+
+        Args:
+            start: Called by the first call that is timed.
+        """
+        self.arms = {arm: ArmRecord(*self._functions[arm], start) for arm in ARMS}
+        self.now = self.arms[STOCK]
+        self._before = dict.fromkeys(ARMS, (0, 0))
+        self._block_times: dict[str, list[float]] = {arm: [] for arm in ARMS}
+        self.blocks.clear()
+
+    def stand_in(self, pick: Callable[[], bool] | None) -> Callable[..., Any]:
+        """What is called instead of the target.
+
+        Args:
+            pick: Says for each call whether it runs patched; None if all calls run in the arm of the moment.
+        """
+
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            record = self.now if pick is None else self.arms[PATCHED if pick() else STOCK]
+            number = record.tick()
+            try:
+                if number & record.mask:
+                    answer = record.function(*args, **kwargs)
+                else:
+                    answer = record.timed_call(number, args, kwargs)
+            except Exception:
+                record.failed()
+                raise
+            if answer.__class__ is dict and not answer.get("OK", True):
+                record.failed()
+            return answer
+
+        return recorded
+
+    def settle(self) -> None:
+        """Collect what was recorded since the last time. In the keeper's thread."""
+        for arm, record in self.arms.items():
+            self._block_times[arm] += record.settle()
+
+    def end_block(self, block: int, pair: int, start: float, seconds: float) -> None:
+        """Close a block of time, in the keeper's thread: a row for each arm that had calls in it.
+
+        Args:
+            block: Its number.
+            pair: The number of the pair of neighbours that it belongs to.
+            start: When it began, as ``time.time()``.
+            seconds: How long it was.
+        """
+        self.settle()
+        for arm, record in self.arms.items():
+            calls, errors = (now - before for now, before in zip((record.calls, record.errors), self._before[arm]))
+            times, self._block_times[arm] = self._block_times[arm], []
+            self._before[arm] = (record.calls, record.errors)
+            if calls:
+                self.blocks.append(
+                    {
+                        "patch": self.patch,
+                        "target": self.target,
+                        "arm": arm,
+                        "block": block,
+                        "pair": pair,
+                        "start": start,
+                        "seconds": seconds,
+                        "calls": calls,
+                        "errors": errors,
+                        "timed": len(times),
+                        "mean": statistics.fmean(times) if times else None,
+                        "median": statistics.median(times) if times else None,
+                    }
+                )
+
+    def series(self) -> list[dict[str, Any]]:
+        """The totals of both arms, for a snapshot. After :meth:`settle`."""
+        return [
+            {"patch": self.patch, "target": self.target, "arm": arm, **record.as_dict()}
+            for arm, record in self.arms.items()
+            if record.calls
+        ]
