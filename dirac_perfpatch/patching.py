@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from dirac_perfpatch import imports
 from dirac_perfpatch.notices import say_once
@@ -27,6 +27,9 @@ FAILED = "failed"
 
 Undo = Callable[[], None]
 Wrapper = Callable[[Any, Any, Sequence[Any], Mapping[str, Any]], Any]
+# Of what it is given see Site.compared().
+Check = Callable[[Any, Callable[..., Any], "tuple[Any, ...]", "dict[str, Any]"], str]
+Record = Callable[[str, Callable[..., Any], Callable[..., Any], Optional[Check]], Callable[..., Any]]
 
 
 class InTree(Exception):
@@ -61,6 +64,11 @@ def without_stacks(answer: Any) -> Any:
     return answer
 
 
+def same_answer(answer: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The check of a target whose answers can be compared with ``==``; see :meth:`Site.compared`."""
+    return "" if original(*args, **kwargs) == answer else "another answer"
+
+
 class Guard:
     """Stands between a patch's own code and the host: a failure is counted, said once, and trips the patch after a few.
 
@@ -73,6 +81,7 @@ class Guard:
     def __init__(self, name: str, trip: Callable[[str], None]) -> None:
         self.off = False
         self.failures = 0
+        self.events: dict[str, int] = {}
         self._name = name
         self._trip = trip
         self._lock = threading.Lock()
@@ -91,6 +100,24 @@ class Guard:
         if trips:
             self._trip(f"its own code failed {self.LIMIT} times, last with {what}")
 
+    def differs(self, target: str, difference: str) -> None:
+        """Note that an answer was not the one that stock gives, which trips the patch at once. Never raises.
+
+        Args:
+            target: What was called.
+            difference: What is different, without secrets.
+        """
+        self._trip(f"{target} did not answer as stock does: {difference}")
+
+    def note(self, event: str) -> None:
+        """Count an event that is rare, such as a miss of a cache.
+
+        Args:
+            event: Its name, in the plural.
+        """
+        with self._lock:
+            self.events[event] = self.events.get(event, 0) + 1
+
 
 def _place(error: BaseException) -> str:
     trace = error.__traceback__
@@ -108,12 +135,22 @@ def _run_ours(*arguments: Any, **named: Any) -> Any:
 
 
 class Site:
-    """What a target is put on with: its module, the options of the patch, and the guard."""
+    """What a target is put on with.
 
-    def __init__(self, module: ModuleType, options: Mapping[str, Any], guard: Guard) -> None:
+    Args:
+        module: The target's.
+        options: Of the patch.
+        guard: Of the patch.
+        record: While the patch is compared with stock: makes what is called instead of ours or the host's function.
+    """
+
+    def __init__(
+        self, module: ModuleType, options: Mapping[str, Any], guard: Guard, record: Record | None = None
+    ) -> None:
         self.module = module
         self.options = options
         self.guard = guard
+        self._record = record
         self.warnings: list[str] = []
         self.undoing: list[Undo] = []
 
@@ -161,6 +198,19 @@ class Site:
         if not self.names_in(path).issuperset(names):
             raise UnknownHost(f"{path} is not the function that this patch knows")
 
+    def compared(
+        self, path: str, ours: Callable[..., Any], original: Callable[..., Any], check: Check | None = None
+    ) -> Callable[..., Any]:
+        """What is to be called where ours would be: ours itself, unless the patch is compared with stock.
+
+        Args:
+            path: What is called, as it is shown.
+            ours: The patched function.
+            original: The host's.
+            check: Given an answer of ours, the host's function and the arguments, says what is different in stock.
+        """
+        return ours if self._record is None else self._record(path, ours, original, check)
+
     def wrap(self, path: str, wrapper: Wrapper) -> None:
         """Wrap a method where all its callers find it, in the dictionary of its class.
 
@@ -176,9 +226,15 @@ class Site:
             raise NoWrapt(f"wrapt cannot be imported: {type(error).__name__}: {error}") from None
         owner_path, _, name = path.rpartition(".")
         owner, original = self.resolve(owner_path), self.resolve(path)
-        self.replace(owner, name, wrapt.FunctionWrapper(original, wrapper))
+        ours = wrapt.FunctionWrapper(original, wrapper)
 
-    def stand_in(self, path: str, ours: Callable[..., Any]) -> None:
+        def bound(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return ours.__get__(self, type(self))(*args, **kwargs)
+
+        compared = self.compared(path, bound, original)
+        self.replace(owner, name, ours if compared is bound else functools.update_wrapper(compared, original))
+
+    def stand_in(self, path: str, ours: Callable[..., Any], check: Check | None = None) -> None:
         """Put a plain function in the place of a method that is called so often that wrapt's wrapper would tell.
 
         Binding and calling that wrapper takes 0.5 to 2 us, as much as all the rest of a warm checkout.
@@ -186,9 +242,12 @@ class Site:
         Args:
             path: ``Class.method``.
             ours: Called as the method is, with the instance first.
+            check: As for :meth:`compared`.
         """
         owner_path, _, name = path.rpartition(".")
-        self.replace(self.resolve(owner_path), name, functools.update_wrapper(ours, self.resolve(path)))
+        original = self.resolve(path)
+        ours = self.compared(path, ours, original, check)
+        self.replace(self.resolve(owner_path), name, functools.update_wrapper(ours, original))
 
     def replace(self, owner: Any, name: str, ours: Any) -> None:
         """Set an attribute of a module or class, until it is undone.
@@ -210,7 +269,9 @@ class Site:
 
         self.undoing.append(undo)
 
-    def take_over(self, path: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    def take_over(
+        self, path: str, make: Callable[[Callable[..., Any]], Callable[..., Any]], check: Check | None = None
+    ) -> None:
         """Have a function of the module run ours, whoever calls it and under whatever name, until it is undone.
 
         Names that other modules bound cannot all be reached: one may be in a closure, a default or a list. So the
@@ -220,6 +281,7 @@ class Site:
         Args:
             path: Of a plain function, without a closure.
             make: Given the host's function as another object, which keeps the code, returns ours.
+            check: As for :meth:`compared`.
 
         Raises:
             UnknownHost: It is something else.
@@ -231,7 +293,8 @@ class Site:
         stock = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
         stock.__kwdefaults__ = function.__kwdefaults__
         pattern = _run_ours.__code__
-        constants = tuple(make(stock) if constant == "ours" else constant for constant in pattern.co_consts)
+        called = self.compared(path, make(stock), stock, check)
+        constants = tuple(called if constant == "ours" else constant for constant in pattern.co_consts)
         ours = function.__code__ = pattern.replace(co_name=code.co_name, co_consts=constants)
 
         def undo() -> None:
@@ -289,12 +352,14 @@ class Patch(NamedTuple):
         ask: Puts a question to the host that is installed, through the targets, and returns an answer that can be
             compared: asked with the patch on and again with it off, it must be equal. Raises :class:`NotAsked`.
         wants: Names of the patches without which this one gives less; said in status when they are off.
+        spares: What the calls of the patched arm spared, and the event that stands for a call that did not.
     """
 
     name: str
     targets: tuple[Target, ...]
     ask: Callable[[Database | None], Any]
     wants: tuple[str, ...] = ()
+    spares: tuple[str, str] | None = None
 
 
 class _Fitting:
@@ -318,14 +383,22 @@ class Switch:
         self._options = options
         self._fittings = [_Fitting(target) for target in patch.targets]
         self._tripped = ""
+        self._comparison: Any = None
         # Held while targets change. Reentrant: putting one on may import wrapt, and the import may come back to us.
         self._lock = threading.RLock()
 
-    def arm(self) -> None:
-        """Put on what is there, and wait for the rest; nothing if the patch has tripped. Never raises."""
+    def arm(self, comparison: Any = None) -> None:
+        """Put on what is there, and wait for the rest; nothing if the patch has tripped. Never raises.
+
+        Args:
+            comparison: With stock, a :class:`dirac_perfpatch.comparison.arms.Comparison`, until it is taken off again.
+        """
         if self._tripped:
             return
         self.guard.off = False
+        self._comparison = comparison
+        if comparison is not None:
+            comparison.resume()
         for fitting in self._fittings:
             if fitting.state in (OFF, FAILED):
                 self._arm_one(fitting)
@@ -347,7 +420,8 @@ class Switch:
         with self._lock:
             if fitting.state != ARMED:
                 return
-            site = Site(module, self._options, self.guard)
+            record = None if self._comparison is None else self._comparison.record
+            site = Site(module, self._options, self.guard, record)
             name = fitting.module
             try:
                 fitting.module = module.__name__
@@ -383,9 +457,12 @@ class Switch:
         Returns:
             What could not be taken off, in words; the guard is off, so the host's own code runs all the same.
         """
-        self.guard.off = True
         failures = []
         with self._lock:
+            if self._comparison is not None:
+                self._comparison.leave()  # before the guard, which it sets
+                self._comparison = None
+            self.guard.off = True
             for fitting in self._fittings:
                 try:
                     self._take_off_one(fitting)

@@ -19,15 +19,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK, Recorder
+from dirac_perfpatch.patching import Check, Guard
 
 ARM_VARIABLE = "DIRAC_PERFPATCH_ARM"
 BY_PROCESS, BY_TIME, BY_CALL = "process", "time", "call"
 # Calls of each target that are compared with stock before the sampling begins.
 _FIRST_CHECKS = 3
-
-# Given an answer, the host's function and the arguments: what is different in stock, in words without secrets; empty if
-# nothing is.
-Check = Callable[[Any, Callable[..., Any], "tuple[Any, ...]", "dict[str, Any]"], str]
 
 
 def arm_of_process(patch: str, host: str, component: str, share: float, environment: Mapping[str, str]) -> bool:
@@ -59,9 +56,10 @@ class Comparison:
         process_arm: Whether this process is in the patched arm, for *by process*.
     """
 
-    def __init__(self, patch: str, guard: Any, trial: Any, check_one_in: int, process_arm: bool) -> None:
+    def __init__(self, patch: str, guard: Guard, trial: Any, check_one_in: int, process_arm: bool) -> None:
         self.patch = patch
         self.recorders: list[Recorder] = []
+        self.on_leaving: Callable[[], None] = lambda: None
         self.checked = self.differences = 0
         self._guard = guard
         self._trial = trial
@@ -99,7 +97,7 @@ class Comparison:
         """
         recorder = Recorder(self.patch, target, ours, original, self._checking(target, ours, original, check))
         self.recorders.append(recorder)
-        self._set_arm(self.patched)
+        self.resume()
         if self._trial.by != BY_CALL:
             return recorder.stand_in(None)
         share, pick = self._trial.share, random.random
@@ -138,10 +136,15 @@ class Comparison:
         self._block = 0
         self.begin(now, clock)
 
-    def end(self) -> None:
+    def resume(self) -> None:
+        """Set the guard and the recorders to the arm of the moment."""
+        self._set_arm(self.patched)
+
+    def leave(self) -> None:
         """The patch is taken off: leave its guard alone from now on."""
         with self._lock:
             self._ended = True
+        self.on_leaving()
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison's part of the patch's entry in a snapshot."""
@@ -207,8 +210,3 @@ class Comparison:
             return original(*args, **kwargs)
 
         return checked
-
-
-def same(answer: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """The check for a function whose answers can be compared with ``==``, and that changes nothing."""
-    return "" if original(*args, **kwargs) == answer else "another answer"

@@ -11,6 +11,7 @@ call that is timed there, so a child that runs another program at once starts no
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 import threading
@@ -45,27 +46,31 @@ class Keeper:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
+        self._write_now = False
         self._spool = Spool(folder)
         atexit.register(self.finish)
         os.register_at_fork(after_in_child=self._begin_in_child)
 
     def add(self, comparison: Comparison) -> None:
-        """Keep a comparison going, from now on."""
+        """Keep a comparison going, from now on and until its patch is taken off."""
         comparison.begin(time.monotonic(), time.time())
+        comparison.on_leaving = functools.partial(self._remove, comparison)
         with self._lock:
             self._comparisons[comparison.patch] = comparison
         self.start()
 
-    def remove(self, patch: str) -> None:
-        """End the comparison of a patch, if there is one. What it has recorded stays in the snapshots."""
-        with self._lock:
-            comparison = self._comparisons.pop(patch, None)
-            if comparison is not None:
-                comparison.end()
+    def _remove(self, comparison: Comparison) -> None:
+        """What it has recorded stays in the snapshots. Never raises."""
+        try:
+            with self._lock:
+                self._comparisons.pop(comparison.patch, None)
                 comparison.end_block(time.monotonic())
                 self._past.append(comparison)
-        if comparison is not None:
-            self.write()
+        except Exception as error:
+            say_once(f"comparison: {type(error).__name__}: {error}")
+        # By the thread: whoever takes a patch off holds its lock, and a snapshot asks for those of all.
+        self._write_now = True
+        self._wake.set()
 
     def start(self) -> None:
         """Start the thread, if it does not run; never raises."""
@@ -116,7 +121,8 @@ class Keeper:
                 now = time.monotonic()
                 with self._lock:
                     due = [comparison.tick(now, time.time()) for comparison in self._comparisons.values()]
-                if now >= next_snapshot:
+                if now >= next_snapshot or self._write_now:
+                    self._write_now = False
                     next_snapshot = now + _SNAPSHOT_SECONDS
                     self.write()
                 if now >= next_cleaning:
@@ -139,7 +145,7 @@ class Keeper:
             util = sys.modules.get("multiprocessing.util")
             if util is not None:
                 # Its children clear the finalizers first and run these hooks then.
-                util.register_after_fork(self, Keeper._finish_with_child)  # type: ignore[attr-defined]
+                util.register_after_fork(self, Keeper._finish_with_child)
         except Exception as error:
             say_once(f"comparison: {type(error).__name__}: {error}")
 

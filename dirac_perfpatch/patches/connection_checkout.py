@@ -58,6 +58,7 @@ def _make_get(site: Site) -> Callable[..., Any]:
     def get(self: Any, dbName: Any, *args: Any, **kwargs: Any) -> Any:
         if guard.off:
             return original(self, dbName, *args, **kwargs)
+        entry = None
         try:
             entry = getattr(self, ASSIGNED).get(current_thread())
             if entry is not None and entry[1] == dbName:
@@ -80,11 +81,24 @@ def _make_get(site: Site) -> Callable[..., Any]:
         answer = original(self, dbName, *args, **kwargs)
         try:
             note_thread(self)
+            guard.note("pings")
+            if entry is not None and answer["OK"] and answer["Value"] is not entry[0]:
+                guard.note("dead connections found")
         except Exception as error:
             guard.failed(error)
         return answer
 
     return get
+
+
+def _ping(answer: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> str:
+    """The check against stock: a connection that was judged alive is pinged."""
+    if answer["OK"]:
+        try:
+            answer["Value"].ping()
+        except Exception as error:
+            return f"the connection does not answer a ping: {type(error).__name__}"
+    return ""
 
 
 def _look(site: Site) -> None:
@@ -103,7 +117,7 @@ def _put_on(site: Site) -> None:
         )
     wishes.set(site, keepalive_seconds=site.options["keepalive_seconds"] or None, leave_to_parent=True)
     adoption.begin(site)
-    site.stand_in("ConnectionPool.get", _make_get(site))
+    site.stand_in("ConnectionPool.get", _make_get(site), _ping)
 
 
 def ask_pool(database: Database | None) -> Any:
@@ -122,4 +136,5 @@ PATCH = Patch(
     name="connection_checkout",
     targets=(Target((MODULE,), "ConnectionPool.get", _look, _put_on),),
     ask=ask_pool,
+    spares=("pings saved", "pings"),
 )

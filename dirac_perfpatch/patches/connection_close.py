@@ -18,13 +18,14 @@ Thread safety: a pooled connection is used by its own thread only, and it is thi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from threading import current_thread
 from typing import Any
 
 from dirac_perfpatch.patches._connections import ASSIGNED, MODULE, adoption, discard, wishes
 from dirac_perfpatch.patches.connection_checkout import ask_pool
-from dirac_perfpatch.patching import InTree, Patch, Site, Target
+from dirac_perfpatch.patching import Guard, InTree, Patch, Site, Target
 
 _POOL = "_MySQL__connectionPool"
 _NAME = "_MySQL__dbName"
@@ -87,13 +88,15 @@ def _roll_back(pool: Any, connection: Any) -> None:
         discard(pool)
 
 
-def _clean(connection: Any, pool: Any) -> bool:
+def _clean(guard: Guard, connection: Any, pool: Any) -> bool:
     """Stands in for ``close()`` of a pooled connection.
 
     Returns:
-        False if it is to be closed after all: the pool has not assigned it to this thread, as when the pool itself
-        closes a connection that it has no use for.
+        False if it is to be closed after all: the patch is off, or the pool has not assigned it to this thread, as when
+        the pool itself closes a connection that it has no use for.
     """
+    if guard.off:
+        return False
     if vars(connection).get("_perfpatch_held"):
         return True
     entry = getattr(pool, ASSIGNED).get(current_thread())
@@ -108,6 +111,8 @@ def _clean(connection: Any, pool: Any) -> bool:
         connection._perfpatch_transaction = False
     except Exception:
         discard(pool)
+    else:
+        guard.note("connections kept open")
     return True
 
 
@@ -131,7 +136,7 @@ def _look_at_pool(site: Site) -> None:
 
 def _put_on_pool(site: Site) -> None:
     adoption.begin(site)
-    wishes.set(site, instead_of_close=_clean)
+    wishes.set(site, instead_of_close=functools.partial(_clean, site.guard))
 
 
 def _target(module: str, path: str, find_db: Callable[[Any], Any]) -> Target:

@@ -78,7 +78,8 @@ class _Eviction:
                 if self._is_lost(error):
                     # The statement may have run on a connection of another pool, passed in by the caller.
                     for pool in {db._MySQL__connectionPool, *list(self._pools.values())}:
-                        _evict(pool)
+                        if _evict(pool):
+                            self._guard.note("evictions")
             except Exception as failure:
                 self._guard.failed(failure)
         return answer
@@ -90,15 +91,20 @@ class _Eviction:
         return (error.args[0] if error.args else None) in _DEAD or "closed" in str(error).lower()
 
 
-def _evict(pool: Any) -> None:
+def _evict(pool: Any) -> bool:
     """Drop this thread's connection from the pool if it is dead.
 
     It is not closed: the caller may still hold it, and DIRAC's own functions call ``close()`` at their end, which would
     raise on a closed one. The driver has closed the socket already, and the rest goes with the last reference.
+
+    Returns:
+        Whether it was dropped.
     """
     entry = getattr(pool, ASSIGNED).get(current_thread())
-    if entry is not None and not is_alive(entry[0]):
-        getattr(pool, ASSIGNED).pop(current_thread(), None)
+    if entry is None or is_alive(entry[0]):
+        return False
+    getattr(pool, ASSIGNED).pop(current_thread(), None)
+    return True
 
 
 class NotSent(Exception):
@@ -136,6 +142,7 @@ def _make_again_if_unsent(site: Site, path: str) -> Any:
         if not _unsent.seen:
             return answer
         _unsent.seen = False
+        guard.note("statements sent anew")
         return original(self, *args, **kwargs)
 
     return statement

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from dirac_perfpatch.patching import Database, InTree, Patch, Site, Target, UnknownHost
+from dirac_perfpatch.patching import Database, InTree, Patch, Site, Target, UnknownHost, same_answer
 
 _MODULE = "DIRAC.Core.Utilities.Extensions"
 
@@ -66,7 +66,7 @@ def _put_on_list(site: Site) -> None:
 
         return extensionsByPriority
 
-    site.take_over("extensionsByPriority", make)
+    site.take_over("extensionsByPriority", make, same_answer)
 
 
 def _put_on_metadata(site: Site) -> None:
@@ -94,7 +94,7 @@ def _put_on_metadata(site: Site) -> None:
 
         return getExtensionMetadata
 
-    site.take_over("getExtensionMetadata", make)
+    site.take_over("getExtensionMetadata", make, same_answer)
 
 
 def _look(name: str) -> Callable[[Site], None]:
