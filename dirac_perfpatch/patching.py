@@ -509,7 +509,13 @@ class Switch:
             "reason": reason,
             "targets": targets,
             "failures": self.guard.failures,
+            "mode": self._mode(),
         }
+
+    def _mode(self) -> str:
+        if self._comparison is not None:
+            return "ab"
+        return "off" if self.guard.off else "on"
 
     def _summary(self) -> tuple[str, str]:
         """The patch is what the worst of its targets is; it is applied when all that this process has loaded are."""

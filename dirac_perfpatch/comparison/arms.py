@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK, Recorder
-from dirac_perfpatch.patching import Check, Guard
+from dirac_perfpatch.patching import Check, Guard, Patch
 
 ARM_VARIABLE = "DIRAC_PERFPATCH_ARM"
 BY_PROCESS, BY_TIME, BY_CALL = "process", "time", "call"
@@ -49,19 +49,21 @@ class Comparison:
     """One patch under comparison in this process.
 
     Args:
-        patch: The name of the patch.
+        patch: Its declaration.
         guard: Of the patch: ``off`` is set in the stock arm, ``differs`` is told of a difference.
         trial: How calls are divided: ``by``, ``share`` and ``window_seconds``.
         check_one_in: Of so many calls in the patched arm one is compared with stock; 0 for none.
         process_arm: Whether this process is in the patched arm, for *by process*.
     """
 
-    def __init__(self, patch: str, guard: Guard, trial: Any, check_one_in: int, process_arm: bool) -> None:
-        self.patch = patch
+    def __init__(self, patch: Patch, guard: Guard, trial: Any, check_one_in: int, process_arm: bool) -> None:
+        self.patch = patch.name
         self.recorders: list[Recorder] = []
         self.on_leaving: Callable[[], None] = lambda: None
         self.checked = self.differences = 0
         self._guard = guard
+        self._spares = patch.spares
+        self._events_before = dict(guard.events)
         self._trial = trial
         self._check_one_in = check_one_in
         self._process_arm = process_arm
@@ -130,6 +132,7 @@ class Comparison:
         """
         self._lock = threading.Lock()  # another thread of the parent's may have held it
         self.checked = self.differences = 0
+        self._events_before = dict(self._guard.events)
         self._random = random.Random()  # not the parent's order
         for recorder in self.recorders:
             recorder.renew(start)
@@ -157,6 +160,15 @@ class Comparison:
             "checked": self.checked,
             "differences": self.differences,
         }
+
+    def events(self) -> dict[str, int]:
+        """The events since the comparison began, with what the patched arm spared. After the recorders have settled."""
+        counts = {name: count - self._events_before.get(name, 0) for name, count in self._guard.events.items()}
+        if self._spares:
+            spared, other = self._spares
+            calls = sum(recorder.arms[PATCHED].calls for recorder in self.recorders)
+            counts[spared] = max(0, calls - counts.get(other, 0))
+        return counts
 
     def _next(self) -> None:
         self._block += 1

@@ -46,7 +46,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
-        self._write_now = False
+        self._write_now = self._has_written = False
         self._spool = Spool(folder)
         atexit.register(self.finish)
         os.register_at_fork(after_in_child=self._begin_in_child)
@@ -95,10 +95,12 @@ class Keeper:
                     recorder.settle()
                 for name, comparison in self._comparisons.items():
                     content["patches"].setdefault(name, {}).update(comparison.as_dict())
+                    content["events"][name] = comparison.events()
                 content["series"] = _added_up([row for recorder in recorders for row in recorder.series()])
                 content["blocks"] = [row for recorder in recorders for row in recorder.blocks][-1000:]
                 if self._spool.may_write():
                     self._spool.write(content, ended)
+                    self._has_written = True
         except Exception as error:
             say_once(f"comparison: {self._folder}: {type(error).__name__}: {error}; what is recorded is not kept")
 
@@ -110,7 +112,7 @@ class Keeper:
                     comparison.end_block(time.monotonic())
         except Exception as error:
             say_once(f"comparison: {type(error).__name__}: {error}")
-        if self._comparisons or self._past:
+        if self._comparisons or self._past or self._has_written:
             self.write(ended=True)
 
     def _run(self) -> None:
@@ -139,6 +141,7 @@ class Keeper:
         try:
             self._lock, self._wake, self._thread = threading.Lock(), threading.Event(), None
             self._past.clear()
+            self._has_written = False
             self._spool = Spool(self._folder)
             for comparison in self._comparisons.values():
                 comparison.begin_in_child(time.monotonic(), time.time(), self.start)
