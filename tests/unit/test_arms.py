@@ -1,0 +1,204 @@
+"""Which arm calls run in: pairs of windows, shares, processes; and what the guard is told."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from dirac_perfpatch.comparison.arms import Comparison, arm_of_process
+from dirac_perfpatch.comparison.recording import PATCHED, STOCK
+from dirac_perfpatch.patching import Guard, Patch
+from typing import NamedTuple
+
+class Trial(NamedTuple):
+    by: str
+    share: float
+    window_seconds: float
+
+
+PATCH = Patch("some_patch", (), lambda database: None)
+
+
+def compare(by: str = "time", share: float = 0.5, seconds: float = 10, **options: Any) -> tuple[Comparison, Guard]:
+    guard = Guard("some_patch", options.pop("trip", lambda reason: None))
+    options = {"check_one_in": 0, "process_arm": True, **options}
+    return Comparison(PATCH, guard, Trial(by, share, seconds), **options), guard
+
+
+def windows(comparison: Comparison, guard: Guard, number: int) -> list[tuple[bool, float]]:
+    """Arm and length of so many windows."""
+    found, now = [], 0.0
+    comparison.begin(now, now)
+    for _ in range(number):
+        due = comparison.tick(now, now)
+        found.append((not guard.off, due - now))
+        assert comparison.patched is not guard.off
+        now = due
+        comparison.tick(now, now)
+    return found
+
+
+def test_windows_come_in_pairs_of_both_arms_in_random_order() -> None:
+    found = windows(*compare(), 200)
+    pairs = list(zip(found[::2], found[1::2]))
+    assert all({first[0], second[0]} == {True, False} for first, second in pairs)
+    assert {seconds for _, seconds in found} == {10.0}
+    orders = Counter(first[0] for first, _ in pairs)
+    assert min(orders.values()) > 20
+
+
+@pytest.mark.parametrize(("share", "patched", "stock"), [(0.1, 2.0, 18.0), (0.75, 15.0, 5.0)])
+def test_the_share_is_that_of_the_time(share: float, patched: float, stock: float) -> None:
+    found = windows(*compare(share=share), 20)
+    assert {arm: pytest.approx(seconds) for arm, seconds in found} == {True: patched, False: stock}
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_without_a_share_an_arm_has_no_window(share: float) -> None:
+    assert {arm for arm, _ in windows(*compare(share=share), 10)} == {share == 1.0}
+
+
+def test_a_process_is_one_arm_for_life() -> None:
+    for patched in (True, False):
+        assert {arm for arm, _ in windows(*compare("process", process_arm=patched), 10)} == {patched}
+
+
+def test_the_arm_of_a_process_is_stable_and_follows_the_share() -> None:
+    hosts = [f"host{number}" for number in range(2000)]
+    for share in (0.0, 0.25, 0.5, 1.0):
+        arms = [arm_of_process("p", host, "A/B", share, {}) for host in hosts]
+        assert arms == [arm_of_process("p", host, "A/B", share, {}) for host in hosts]
+        assert sum(arms) / len(arms) == pytest.approx(share, abs=0.04)
+    # Known halves: what is patched of one half stays so when the share grows.
+    small = {host for host in hosts if arm_of_process("p", host, "A/B", 0.25, {})}
+    assert small < {host for host in hosts if arm_of_process("p", host, "A/B", 0.5, {})}
+    # And patches do not all have the same half.
+    other = {host for host in hosts if arm_of_process("q", host, "A/B", 0.25, {})}
+    assert 0.1 < len(small & other) / len(small) < 0.4
+
+
+def test_the_environment_pins_the_arm() -> None:
+    for share in (0.0, 1.0):
+        assert arm_of_process("p", "h", "c", share, {"DIRAC_PERFPATCH_ARM": "patched"}) is True
+        assert arm_of_process("p", "h", "c", share, {"DIRAC_PERFPATCH_ARM": "Stock"}) is False
+        assert arm_of_process("p", "h", "c", share, {"DIRAC_PERFPATCH_ARM": "nonsense"}) is bool(share)
+
+
+def test_each_arm_runs_its_own_function_and_is_counted() -> None:
+    comparison, _ = compare()
+    call = comparison.record("f", lambda: "ours", lambda: "the host's", None)
+    now = 0.0
+    comparison.begin(now, now)
+    expected = Counter[str]()
+    for number in range(40):
+        expected[PATCHED if comparison.patched else STOCK] += number
+        answers = {call() for _ in range(number)}
+        assert answers <= {"ours" if comparison.patched else "the host's"}
+        now = comparison.tick(now, now)
+        comparison.tick(now, now)
+    rows = {row["arm"]: row["calls"] for row in comparison.recorders[0].series()}
+    assert rows == expected
+    blocks = list(comparison.recorders[0].blocks)
+    assert sum(row["calls"] for row in blocks) == sum(expected.values())
+    pairs = Counter(row["pair"] for row in blocks)
+    assert set(pairs.values()) <= {1, 2}
+    assert all(
+        {row["arm"] for row in rows} == {PATCHED, STOCK}
+        for _, rows in ((pair, [row for row in blocks if row["pair"] == pair]) for pair, n in pairs.items() if n == 2)
+    )
+
+
+def test_by_call_both_arms_run_at_the_same_time() -> None:
+    comparison, guard = compare("call", share=0.3)
+    call = comparison.record("f", lambda: 1, lambda: 0, None)
+    comparison.begin(0.0, 0.0)
+    assert sum(call() for _ in range(4000)) / 4000 == pytest.approx(0.3, abs=0.05)
+    assert not guard.off
+    comparison.tick(10.0, 10.0)
+    assert {row["arm"] for row in comparison.recorders[0].blocks} == {PATCHED, STOCK}
+    assert len({row["block"] for row in comparison.recorders[0].blocks}) == 1
+
+
+def test_errors_are_exceptions_and_what_is_not_ok() -> None:
+    comparison, _ = compare("process")
+    outcomes = itertools.cycle([{"OK": True, "Value": 1}, {"OK": False, "Message": "no"}, ValueError("no"), None, {}])
+
+    def ours() -> Any:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    call = comparison.record("f", ours, ours, None)
+    for _ in range(100):
+        try:
+            call()
+        except ValueError:
+            continue
+    comparison.end_block(1.0)
+    (row,) = comparison.recorders[0].series()
+    assert (row["calls"], row["errors"]) == (100, 40)
+
+
+def test_a_patch_that_was_taken_off_stays_off() -> None:
+    comparison, guard = compare()
+    comparison.record("f", lambda: 1, lambda: 0, None)
+    comparison.leave()
+    guard.off = True
+    now = 0.0
+    for _ in range(10):
+        now = comparison.tick(now, now)
+        assert guard.off
+
+
+def test_a_difference_is_told_and_stock_answers() -> None:
+    told: list[str] = []
+    comparison, guard = compare("process", check_one_in=10, trip=told.append)
+    call = comparison.record("f", lambda: "wrong", lambda: "right", lambda answer, *_: "" if answer == "right" else "x")
+    assert call() == "right"
+    assert told == ["f did not answer as stock does: x"]
+    assert (comparison.checked, comparison.differences) == (1, 1)
+
+
+def test_what_changed_between_the_two_answers_is_no_difference() -> None:
+    told: list[str] = []
+    comparison, _ = compare("process", check_one_in=1, trip=told.append)
+    state = iter(range(100))
+    call = comparison.record("f", lambda: next(state), lambda: 1, lambda answer, *_: "" if answer else "changed")
+    assert call() == 0
+    assert (told, comparison.differences) == ([], 0)
+
+
+def test_a_check_that_fails_is_our_own_failure() -> None:
+    comparison, guard = compare("process", check_one_in=1)
+
+    def check(*arguments: Any) -> str:
+        raise KeyError("a secret")
+
+    assert comparison.record("f", lambda: 1, lambda: 2, check)() == 1
+    assert guard.failures == 1
+
+
+@pytest.mark.parametrize("one_in", [50, 400])
+def test_about_so_many_calls_are_compared(one_in: int) -> None:
+    comparison, _ = compare("process", check_one_in=one_in)
+    call = comparison.record("f", lambda: 1, lambda: 1, lambda *_: "")
+    for _ in range(40_000):
+        call()
+    assert comparison.checked == pytest.approx(3 + 40_000 / one_in, rel=0.4)
+
+
+def test_what_was_spared_is_counted() -> None:
+    guard = Guard("p", lambda reason: None)
+    guard.note("pings")
+    patch = Patch("p", (), lambda database: None, spares=("pings saved", "pings"))
+    comparison = Comparison(patch, guard, Trial("process", 0.5, 10), 0, True)
+    call = comparison.record("f", lambda: 1, lambda: 2, None)
+    for _ in range(10):
+        call()
+    guard.note("pings")
+    comparison.end_block(1.0)
+    assert comparison.events() == {"pings": 1, "pings saved": 9}
