@@ -7,8 +7,16 @@ The text of a frame depends on its code object, the line that it is at, and the 
 code object and instruction, and look at the source files again after ``recheck_seconds``.
 
 The same answer: the text comes from the standard library itself, one frame at a time, and the standard library's rule
-for repeated lines is applied to the whole. While nothing is edited it is equal to the byte. An edited, removed or newly
-written source file shows within ``recheck_seconds``; the host's own code would show it at once.
+for repeated lines is applied to the whole. Where it raises, because a source cannot be decoded, so do we.
+
+When a text follows its source file:
+
+- Edited (size or time of change differ), growing, removed or newly written: within ``recheck_seconds``, at the first
+  error after that time. Stock shows it at once. 0 makes us look at every error, as stock does.
+- Edited so that size and time stay as they were: never, as in stock.
+- In an archive, or from a loader that knows the source: as it was when first shown, until something forgets it
+  (``linecache.clearcache()``, in stock; any change of a file that is in the stacks, here).
+- Without a source (``exec``, frozen code): there is nothing to follow.
 
 The seam is the name ``traceback`` in the module that defines S_ERROR, because S_ERROR itself is bound by name in
 hundreds of modules: this way all of them are reached.
@@ -40,8 +48,6 @@ from dirac_perfpatch.patching import (
 # Texts kept. A service has a few thousand places that it returns errors from; a process that makes code objects for
 # ever starts anew here, so that neither texts nor code objects are held without bound.
 _MAX_TEXTS = 20_000
-# Asked for an attribute that it does not have, a module makes an exception first, which takes as long as five frames.
-_SYS = vars(sys)
 # The standard library shows a repeated line three times, then says how often it was repeated (bpo-26823).
 _SHOWN = 3
 
@@ -107,29 +113,10 @@ def _has_changed(filename: str, before: Any) -> bool:
     if linecache.cache.get(filename) is not before:
         return True
     # A source that was not there when its text was made: the standard library looks for it at every call.
-    return before is None and bool(linecache.updatecache(filename))
-
-
-def _stack_from(frame: FrameType | None, texts: _Texts) -> list[str]:
-    now = time.monotonic()
-    if now >= texts.due:
-        texts.recheck(now)
-    kept = texts.kept.texts
-    stack: list[str] = []
-    add = stack.append
-    last, repeated = "", False
-    while frame is not None:
-        text = kept.get((id(frame.f_code), frame.f_lasti))
-        if text is None:
-            text = texts.make(frame)
-        # Texts of one line are equal; nearly always they are different objects of different lines.
-        if text == last:
-            repeated = True
-        add(text)
-        last = text
-        frame = frame.f_back
-    stack.reverse()
-    return _collapsed(stack) if repeated else stack
+    try:
+        return before is None and bool(linecache.updatecache(filename))
+    except Exception:  # it is there now and cannot be decoded; a frame of it raises, with us as without us
+        return True
 
 
 def _collapsed(stack: list[str]) -> list[str]:
@@ -153,18 +140,43 @@ class _Traceback:
 
 
 def _make_format_stack(texts: _Texts, guard: Guard) -> Callable[..., list[str]]:
+    # One function with local names: at five frames each look-up and each call tells.
+    get_frame, monotonic, of_sys = sys._getframe, time.monotonic, vars(sys)
+
     def format_stack(f: FrameType | None = None, limit: int | None = None) -> list[str]:
-        caller = sys._getframe(1)
-        if guard.off or f is not None or limit is not None or "tracebacklimit" in _SYS:
-            return traceback.format_stack(caller if f is None else f, limit)
+        # Asked for an attribute that it does not have, a module makes an exception first, which takes as long as five
+        # frames; so its dictionary is asked.
+        if guard.off or f is not None or limit is not None or "tracebacklimit" in of_sys:
+            return traceback.format_stack(get_frame(1) if f is None else f, limit)
         try:
-            stack = _stack_from(caller.f_back, texts)
+            if monotonic() >= texts.due:
+                texts.recheck(monotonic())
+            kept = texts.kept.texts
+            # S_ERROR drops the last entry, its own frame, so what it says does not matter.
+            stack = [""]
+            last, repeated = "", False
+            try:
+                frame: FrameType | None = get_frame(2)
+            except ValueError:
+                frame = None  # S_ERROR is all that its thread runs
+            while frame is not None:
+                try:
+                    text = kept[id(frame.f_code), frame.f_lasti]
+                except KeyError:
+                    text = texts.make(frame)
+                # Texts of one line are equal; nearly always they are different objects of different lines.
+                if text == last:
+                    repeated = True
+                stack.append(text)
+                last = text
+                frame = frame.f_back
+            stack.reverse()
+            return _collapsed(stack) if repeated else stack
         except Exception as error:
+            # Where the standard library fails as well, it is for the host to see and no failure of ours.
+            stack = traceback.format_stack(get_frame(1))
             guard.failed(error)
-            return traceback.format_stack(caller)
-        # S_ERROR drops the last entry, its own frame, so what it says does not matter.
-        stack.append("")
-        return stack
+            return stack
 
     return format_stack
 

@@ -13,6 +13,7 @@ import linecache
 import os
 import sys
 import threading
+import time
 import traceback
 import types
 import zipfile
@@ -364,12 +365,18 @@ def test_runs_next_to_each_other(ours: _Asked) -> None:
 
 
 def test_a_very_deep_stack(ours: _Asked) -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)
+
     def down(left: int, ask: Callable[[], Any]) -> Any:
         if left % 2:
             return down(left - 1, ask)
         return down(left - 1, ask) if left else ask()
 
-    assert len(assert_equal(ours, lambda ask: down(600, ask))) > 600
+    try:
+        assert len(assert_equal(ours, lambda ask: down(5000, ask))) > 5000
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_a_thread_s_stack_is_its_own(ours: _Asked) -> None:
@@ -463,22 +470,90 @@ def test_arguments_are_those_of_the_standard_library(ours: _Asked) -> None:
     assert found[0] == found[1]
 
 
-def test_a_guard_that_is_off_leaves_it_to_the_standard_library(ours: _Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(error_stack, "_stack_from", None)
+def test_a_guard_that_is_off_leaves_it_to_the_standard_library(ours: _Asked) -> None:
+    ours.texts.kept = None  # type: ignore[assignment]
     ours.guard.off = True
     mine, stock = both(ours)
     assert mine == stock
     ours.guard.off = False
 
 
-def test_a_failure_is_counted_and_answered_by_the_standard_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_counted_and_answered_by_the_standard_library() -> None:
     asked = _Asked(1e9)
-    monkeypatch.setattr(error_stack, "_stack_from", None)
+    asked.texts.kept = None  # type: ignore[assignment]
     for count in range(1, Guard.LIMIT + 1):
         mine, stock = both(asked)
         assert mine == stock
         assert asked.guard.failures == count
     assert len(asked.tripped) == 1
+
+
+class _Loader:
+    """Knows the source of a module that is in no file."""
+
+    def __init__(self, source: str | None | Exception) -> None:
+        self.source = source
+
+    def get_source(self, name: str) -> str | None:
+        if isinstance(self.source, Exception):
+            raise self.source
+        return self.source
+
+
+def _loaded(source: str | None | Exception) -> Callable[..., Any]:
+    space = {"__name__": "stack_text_loaded", "__loader__": _Loader(source)}
+    exec(compile(RUN.format("loaded"), "/no/such/loaded.py", "exec"), space)
+    return space["run"]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("source", "shown"), [(RUN.format("the loader's"), True), ("x = 1", False), (None, False)])
+def test_a_source_that_a_loader_knows(ours: _Asked, source: str | None, shown: bool) -> None:
+    linecache.clearcache()
+    run = _loaded(source)
+    stack = assert_equal(ours, lambda ask: run(lambda rest: ask(), ()))
+    assert any("# the loader's" in line for line in stack) == shown
+
+
+def test_where_the_standard_library_fails_so_do_we_and_it_is_no_failure_of_ours(ours: _Asked) -> None:
+    """A source that cannot be decoded, before Python 3.10; a loader that raises, in all."""
+    for number in range(2 * Guard.LIMIT):
+        linecache.clearcache()
+        run = _loaded(SyntaxError(f"no encoding {number}"))
+        for format_stack in (ours.format_stack, traceback.format_stack):
+            linecache.clearcache()
+            with pytest.raises(SyntaxError, match=f"no encoding {number}"):
+                run(lambda rest, format_stack=format_stack: error(format_stack), ())
+    linecache.clearcache()
+    assert_equal(ours)  # the guard has counted nothing
+
+
+def test_an_undecodable_source_is_answered_as_the_standard_library_does(ours: _Asked, tmp_path: Path) -> None:
+    (tmp_path / "undecodable.py").write_text(RUN.format("was fine"))
+    run = _load(tmp_path / "undecodable.py")
+    (tmp_path / "undecodable.py").write_bytes(b"# \xff\xff\n# \xff\n")
+    answers = []
+    for format_stack in [ours.format_stack, traceback.format_stack] * Guard.LIMIT:
+        try:
+            answers.append(run(lambda rest, format_stack=format_stack: error(format_stack), ()))
+        except SyntaxError as raised:
+            answers.append(str(raised))
+    assert answers == [answers[0]] * len(answers)
+
+
+def test_frozen_code(ours: _Asked, modules: Callable[[str, str], Path]) -> None:
+    """Whatever an import passes through before a module's own code."""
+    modules("stack_text_imported", "import stack_text_asker\nstack_text_asker.ask()\n")
+
+    def call(ask: Callable[[], Any]) -> None:
+        asker = types.ModuleType("stack_text_asker")
+        asker.ask = ask  # type: ignore[attr-defined]
+        sys.modules["stack_text_asker"] = asker
+        try:
+            importlib.import_module("stack_text_imported")
+        finally:
+            del sys.modules["stack_text_asker"], sys.modules["stack_text_imported"]
+
+    assert sum("<frozen importlib._bootstrap>" in line for line in assert_equal(ours, call)) >= 3
 
 
 def test_texts_are_kept(ours: _Asked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -570,6 +645,9 @@ class _Source:
         self.stamp += 10
         os.utime(self.path, (self.stamp, self.stamp))
 
+    def grow(self, before: str, after: str) -> None:
+        self.path.write_text(before + self.path.read_text() + after)
+
     def line(self, stack: list[str]) -> str:
         """What the stack shows of the line: its comment, or nothing."""
         [text] = [line for line in stack if str(self.path) in line]
@@ -589,6 +667,8 @@ def _mine(asked: _Asked, source: _Source) -> str:
 
 
 CHANGES = {
+    "growing at its end": lambda source: source.grow("", "\nmore = 1\n"),
+    "growing at its beginning": lambda source: source.grow("more = 1\n", ""),
     "edited": lambda source: source.write("edited, and longer"),
     "edited to the same size": lambda source: source.write("as is was"),
     "touched": lambda source: os.utime(source.path, (5, 5)),
@@ -699,6 +779,48 @@ def test_a_change_between_two_frames_of_one_file(source: _Source, clock: _Clock)
     clock.now += 1
     assert _mine(asked, source) == "edited in between"
     assert_equal(asked, lambda ask: source.run(lambda: other(ask)))
+
+
+def test_a_source_that_comes_and_cannot_be_decoded_is_no_failure_of_ours(source: _Source, clock: _Clock) -> None:
+    """Of a frame that is not in the stack: the standard library does not look at it."""
+    asked = _Asked(1)
+    source.path.unlink()
+    assert_equal(asked, source.run)
+    source.path.write_bytes(b"# \xff\xff\n# \xff\n")
+    for _ in range(2 * Guard.LIMIT):
+        clock.now += 1
+        assert_equal(asked)
+
+
+def test_threads_that_ask_while_a_source_changes(source: _Source) -> None:
+    """Each stack has the line as it was at one time or another, and all have the last one in the end."""
+    asked = _Asked(0.001)
+    comments = {"as it was", *(f"change {number}" for number in range(200))}
+    stop, wrong = threading.Event(), []
+
+    def ask() -> None:
+        while not stop.is_set():
+            stack = source.run(lambda: error(asked.format_stack))
+            # Stock, too, shows nothing of a file that is being written at this moment.
+            if source.line(stack) not in comments | {""} or "in ask\n" not in stack[-3]:
+                wrong.append(stack)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for number in range(200):
+        new = source.path.with_suffix(".new")
+        new.write_text(f"def run(ask):\n    return ask()  # change {number}\n")
+        os.utime(new, (number, number))
+        new.replace(source.path)
+        time.sleep(0.001)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    time.sleep(0.002)
+    assert _mine(asked, source) == "change 199"
+    assert_equal(asked, source.run)
 
 
 # On the module that defines S_ERROR
