@@ -132,8 +132,8 @@ def _collapsed(stack: list[str]) -> list[str]:
 class _Traceback:
     """Stands in for the module ``traceback`` in the one module that defines S_ERROR."""
 
-    def __init__(self, texts: _Texts, guard: Guard) -> None:
-        self.format_stack = _make_format_stack(texts, guard)
+    def __init__(self, format_stack: Callable[..., list[str]]) -> None:
+        self.format_stack = format_stack
 
     def __getattr__(self, name: str) -> Any:
         return getattr(traceback, name)
@@ -143,11 +143,15 @@ def _make_format_stack(texts: _Texts, guard: Guard) -> Callable[..., list[str]]:
     # One function with local names: at five frames each look-up and each call tells.
     get_frame, monotonic, of_sys = sys._getframe, time.monotonic, vars(sys)
 
-    def format_stack(f: FrameType | None = None, limit: int | None = None) -> list[str]:
+    def format_stack(
+        f: FrameType | None = None, limit: int | None = None, caller: FrameType | None = None
+    ) -> list[str]:
+        if caller is None:
+            caller = get_frame(1)
         # Asked for an attribute that it does not have, a module makes an exception first, which takes as long as five
         # frames; so its dictionary is asked.
         if guard.off or f is not None or limit is not None or "tracebacklimit" in of_sys:
-            return traceback.format_stack(get_frame(1) if f is None else f, limit)
+            return traceback.format_stack(caller if f is None else f, limit)
         try:
             if monotonic() >= texts.due:
                 texts.recheck(monotonic())
@@ -155,10 +159,7 @@ def _make_format_stack(texts: _Texts, guard: Guard) -> Callable[..., list[str]]:
             # S_ERROR drops the last entry, its own frame, so what it says does not matter.
             stack = [""]
             last, repeated = "", False
-            try:
-                frame: FrameType | None = get_frame(2)
-            except ValueError:
-                frame = None  # S_ERROR is all that its thread runs
+            frame = caller.f_back
             while frame is not None:
                 try:
                     text = kept[id(frame.f_code), frame.f_lasti]
@@ -174,11 +175,35 @@ def _make_format_stack(texts: _Texts, guard: Guard) -> Callable[..., list[str]]:
             return _collapsed(stack) if repeated else stack
         except Exception as error:
             # Where the standard library fails as well, it is for the host to see and no failure of ours.
-            stack = traceback.format_stack(get_frame(1))
+            stack = traceback.format_stack(caller)
             guard.failed(error)
             return stack
 
     return format_stack
+
+
+def _compared(site: Site, ours: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """Ours; while the patch is compared with stock, what takes the frame of S_ERROR before other calls come between."""
+
+    def patched(caller: FrameType) -> list[str]:
+        return ours(caller=caller)
+
+    call = site.compared("S_ERROR", patched, traceback.format_stack, _same_but_last)
+    if call is patched:
+        return ours
+
+    def format_stack(f: FrameType | None = None, limit: int | None = None) -> list[str]:
+        if f is not None or limit is not None:
+            return traceback.format_stack(f or sys._getframe(1), limit)
+        answer: list[str] = call(sys._getframe(1))
+        return answer
+
+    return format_stack
+
+
+def _same_but_last(answer: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> str:
+    """The check against stock. The last entry is S_ERROR's own, which it drops."""
+    return "" if original(*args, **kwargs)[:-1] == answer[:-1] else "another call stack"
 
 
 def _look(site: Site) -> None:
@@ -195,7 +220,8 @@ def _look(site: Site) -> None:
 
 
 def _put_on(site: Site) -> None:
-    site.replace(site.module, "traceback", _Traceback(_Texts(site.options["recheck_seconds"]), site.guard))
+    format_stack = _make_format_stack(_Texts(site.options["recheck_seconds"]), site.guard)
+    site.replace(site.module, "traceback", _Traceback(_compared(site, format_stack)))
 
 
 def _ask(database: Database | None) -> Any:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from dirac_perfpatch.comparison.arms import Comparison, arm_of_process
 from dirac_perfpatch.comparison.recording import PATCHED, STOCK
 from dirac_perfpatch.patching import Guard, Patch
-from typing import NamedTuple
+
 
 class Trial(NamedTuple):
     by: str

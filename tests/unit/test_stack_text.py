@@ -864,7 +864,7 @@ def test_every_caller_is_reached_and_left_again(module: Callable[[str, str], typ
 
 
 def test_the_stand_in_has_all_of_the_module(ours: _Asked) -> None:
-    stand_in = error_stack._Traceback(ours.texts, ours.guard)
+    stand_in = error_stack._Traceback(ours.format_stack)
     assert stand_in.format_exc is traceback.format_exc
     assert stand_in.StackSummary is traceback.StackSummary
     with pytest.raises(AttributeError, match="no_such_name"):
