@@ -7,25 +7,44 @@ The same answer, so that a stale or forbidden one is impossible rather than unli
 
 - An entry is for one file (device and inode, so links that are switched and relative paths need no thought) in one
   state (size, and the times of the last change of content and of inode), and for one reader (effective user). The file
-  must be readable for this process now: by owner and mode, or else the kernel is asked, at every call.
+  must be readable for this process now: the way to it is open, or it was not found; its owner may read it if its mode
+  says so, which is as much a fact of the state as the content is; for others the kernel is asked at every call.
 - A file can change twice within one tick of its file system's clock, and then looks the same both times. So a parse is
-  only kept if the file had been in this state for longer than a tick before the parse began, by our own clock, and
-  still was in it when the parse had ended. Younger files are parsed at every call. (Git calls such entries racily
-  clean.)
+  only kept if the file had been in this state for longer than a tick before it was read, by our own clock; a change
+  while it is read or later then shows in the state. Younger files are parsed at every call. (Git calls such entries
+  racily clean.)
+- What is kept was read from the file that the entry is for, by its descriptor, whatever the path leads to meanwhile.
 - A network file system may answer ``stat`` from a cache of its own where ``open``, which the host uses, asks the
   server. Only file systems that are known to be local are served from our cache.
-- Lists and certificate objects are copied for each chain, so callers cannot reach each other through them.
 
-Private keys of proxies that have expired or were not used for an hour are forgotten at the next use of any proxy.
+What the chains of one file share, and why threads may: OpenSSL's certificates and keys, which are only read.
+openssl-threads(7) says that reading them is safe, that what they remember of it (encodings, extensions) is under their
+own locks, that references are counted, and that two threads may sign with one key in contexts of their own. M2Crypto's
+object that owns such a thing frees it when the last chain has gone and we have dropped it, never earlier.
+
+What they do not share, so that callers cannot reach each other:
+
+- Lists of certificates, the host's certificate objects, and M2Crypto's key objects, which have a context to sign in.
+- Certificates, from the moment when somebody signs them, or takes out a part that could be changed in place (subject,
+  extension, public key): then M2Crypto's object is copied first. The same for a key that is assigned to.
+- Chains that were handed out stay so when the patch is taken off.
+
+Private keys of proxies that have expired or were not used for an hour are forgotten at the next load of any proxy, or
+when Python's garbage collector runs next, at most a minute later. A process that neither loads a proxy nor creates
+objects keeps them until it does or ends; so does one that has switched the collector off, until it loads a proxy. All
+are forgotten when the patch is taken off. No key is ever turned into text here.
 """
 
 from __future__ import annotations
 
+import gc
+import math
 import os
 import stat
 import threading
 import time
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 from dirac_perfpatch.patching import Database, InTree, NotAsked, Patch, Site, Target, without_stacks
 
@@ -36,6 +55,10 @@ _COARSE_TICK = 2.5
 # Seconds between two looks for keys that nobody needs, and without use after which a key is one.
 _SWEEP_SECONDS = 60.0
 _UNUSED_SECONDS = 3600.0
+# What open() takes, without descriptors, which it would close.
+_PATHS = (str, bytes, os.PathLike)
+# All that a certificate of the host's has.
+_CERTIFICATE_ATTRIBUTES = {"_certLoaded", "_X509Certificate__certObj"}
 # f_type of statfs(2) for file systems whose stat() is always as fresh as their open().
 _LOCAL_TYPES = frozenset(
     {
@@ -51,30 +74,34 @@ _LOCAL_TYPES = frozenset(
 )
 
 
-class _Parsed(NamedTuple):
-    """What one parse made; never handed out itself."""
+class _Parsed:
+    """What one parse made."""
 
-    certificates: tuple[dict[str, Any], ...]  # the attributes of each
-    certificate_class: type
-    key: Any
-    is_proxy: bool
-    is_limited: bool
-    first_proxy_step: int
-    expires: float  # time.time()
+    __slots__ = ("first", "first_proxy_step", "is_limited", "is_proxy", "key", "others")
+
+    def __init__(self, chain: Any) -> None:
+        self.first, *self.others = [certificate._X509Certificate__certObj for certificate in chain._certList]
+        self.key = chain._keyObj
+        self.is_proxy = chain._X509Chain__isProxy
+        self.is_limited = chain._X509Chain__isLimitedProxy
+        self.first_proxy_step = chain._X509Chain__firstProxyStep
 
 
 class _Entry:
     """One file in one state, seen since some time, and what its parse made once that may be kept."""
 
-    __slots__ = ("changed", "parsed", "since", "size", "status_changed", "used")
+    __slots__ = ("changed", "expires", "owner_reads", "parsed", "since", "size", "status_changed", "used", "user")
 
-    def __init__(self, found: os.stat_result) -> None:
-        # Whatever is done to an inode sets its time of change, so owner and mode need not be looked at, too.
+    def __init__(self, found: os.stat_result, user: int) -> None:
+        # Whatever is done to an inode sets its time of change, so owner and mode need not be compared, too.
         self.size = found.st_size
         self.changed = found.st_mtime_ns
         self.status_changed = found.st_ctime_ns
         self.since = self.used = time.monotonic()
+        self.expires = math.inf  # time.time()
         self.parsed: _Parsed | None = None
+        self.user = user
+        self.owner_reads = False  # the user is the owner, and the mode says that the owner may
 
     def is_of(self, found: os.stat_result) -> bool:
         """Whether the file is still in the state that this entry is for."""
@@ -101,38 +128,40 @@ class _Store:
         self._limit = limit
         self._entries: dict[tuple[int, ...], _Entry] = {}
         self._lock = threading.Lock()
-        self._next_sweep = 0.0
+        self.next_sweep = 0.0
         self.find = self._entries.get
 
     def add(self, key: tuple[int, ...], found: os.stat_result) -> _Entry:
         """A new entry, in the place of one for another state of the file."""
-        entry = _Entry(found)
+        entry = _Entry(found, user=key[-1])
         with self._lock:
             self._entries[key] = entry
             if len(self._entries) > self._limit:
                 self._entries.pop(min(self._entries, key=lambda known: self._entries[known].used))
+        self.sweep(entry.used)
         return entry
 
     def sweep(self, now: float) -> None:
         """Forget private keys that nobody needs: of proxies that have expired, or that were not used for an hour."""
-        if now < self._next_sweep:
+        # Not waited for: the garbage collector calls this at any place, in a thread that has the lock, too.
+        if now < self.next_sweep or not self._lock.acquire(blocking=False):
             return
-        self._next_sweep = now + _SWEEP_SECONDS
-        with self._lock:
+        try:
+            self.next_sweep = now + _SWEEP_SECONDS
             for key, entry in list(self._entries.items()):
-                expired = entry.parsed is not None and entry.parsed.expires < time.time()
-                if expired or now - entry.used > _UNUSED_SECONDS:
+                if entry.expires < time.time() or now - entry.used > _UNUSED_SECONDS:
                     del self._entries[key]
+        finally:
+            self._lock.release()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
 
 
-def _may_read(path: Any, found: os.stat_result, user: int) -> bool:
-    """Whether this process may read the file now.
-
-    The owner may if the mode says so, which is how proxies are; the way to the file is open, or nothing was found. For
-    anybody else the kernel knows: groups, access lists, capabilities.
-    """
-    if found.st_uid == user and found.st_mode & stat.S_IRUSR:
-        return True
+def _may_read(path: Any) -> bool:
+    """Whether this process may read the file now: the kernel knows groups, access lists and capabilities."""
     return os.access(path, os.R_OK, effective_ids=True)
 
 
@@ -146,93 +175,235 @@ def _is_local(path: Any) -> bool:
     return ctypes.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF in _LOCAL_TYPES
 
 
-def _take(chain: Any) -> _Parsed:
-    return _Parsed(
-        certificates=tuple(dict(vars(certificate)) for certificate in chain._certList),
-        certificate_class=type(chain._certList[0]),
-        key=chain._keyObj,
-        is_proxy=chain._X509Chain__isProxy,
-        is_limited=chain._X509Chain__isLimitedProxy,
-        first_proxy_step=chain._X509Chain__firstProxyStep,
-        expires=time.time() + chain.getRemainingSecs()["Value"],
-    )
+def _certificate_class(host_class: Any, x509_module: Any) -> type:
+    """A class of certificates that share M2Crypto's object until somebody wants to change it, or a part of it.
+
+    Args:
+        host_class: X509Certificate.
+        x509_module: M2Crypto's.
+    """
+    lock, from_der = threading.Lock(), x509_module.load_cert_der_string
+
+    class Certificate(host_class):
+        __init__ = object.__init__  # one attribute is all that differs between them
+        _certLoaded = True
+        _is_own = False
+        _X509Certificate__certObj: Any
+
+        def _own(self) -> None:
+            # The lock: a name that one thread got points into the object that another would throw away.
+            with lock:
+                if not self._is_own:
+                    self._X509Certificate__certObj = from_der(self._X509Certificate__certObj.as_der())
+                    self._is_own = True
+
+        def sign(self, *args: Any, **kwargs: Any) -> Any:
+            self._own()
+            return super().sign(*args, **kwargs)
+
+        def getSubjectNameObject(self) -> Any:
+            self._own()
+            return super().getSubjectNameObject()
+
+        def getExtension(self, *args: Any, **kwargs: Any) -> Any:
+            self._own()
+            return super().getExtension(*args, **kwargs)
+
+        def getPublicKey(self) -> Any:
+            self._own()
+            return super().getPublicKey()
+
+    return Certificate
 
 
-def _give(parsed: _Parsed, chain: Any) -> None:
-    new, kind = object.__new__, parsed.certificate_class
-    certificates = []
-    for attributes in parsed.certificates:
-        certificate: Any = new(kind)
-        certificate.__dict__.update(attributes)
-        certificates.append(certificate)
-    chain._certList = certificates
-    chain._keyObj = parsed.key
-    chain._X509Chain__isProxy = parsed.is_proxy
-    chain._X509Chain__isLimitedProxy = parsed.is_limited
-    chain._X509Chain__firstProxyStep = parsed.first_proxy_step
-    chain._X509Chain__hash = False
+def _key_class(host_class: Any) -> type:
+    """A class of keys that share OpenSSL's object, but not the context that M2Crypto signs and verifies in.
+
+    Args:
+        host_class: M2Crypto's PKey.
+    """
+
+    class Key(host_class):
+        __init__ = object.__init__
+        _pyfree = 0
+        _shared: Any  # M2Crypto's key that owns OpenSSL's object
+        _context: Any = None  # one with a context; most keys need none
+
+        def __del__(self) -> None:
+            """What there is to free, the two others free."""
+
+        def _with_context(self) -> Any:
+            if self._context is None:
+                self.__dict__.setdefault("_context", host_class(self._shared.pkey))
+            return self._context
+
+        @property
+        def pkey(self) -> Any:
+            return self._shared.pkey
+
+        @property
+        def ctx(self) -> Any:
+            return self._with_context().ctx
+
+        @property
+        def md(self) -> Any:
+            return self._with_context().md
+
+        def reset_context(self, *args: Any, **kwargs: Any) -> None:
+            self._with_context().reset_context(*args, **kwargs)
+
+        def assign_rsa(self, *args: Any, **kwargs: Any) -> Any:
+            self._shared = host_class()
+            return super().assign_rsa(*args, **kwargs)
+
+        def assign_ec(self, *args: Any, **kwargs: Any) -> Any:
+            self._shared = host_class()
+            return super().assign_ec(*args, **kwargs)
+
+    return Key
 
 
 class _Loader:
-    """What stands in for loadProxyFromFile, with what it remembers."""
+    """The slow way to load a proxy, and what is remembered for the fast one.
+
+    Args:
+        site: Of loadProxyFromFile.
+    """
 
     def __init__(self, site: Site) -> None:
+        self.store = _Store(site.options["max_proxies"])
+        self.serve: Any = None  # the fast way, once there is one
         self._guard = site.guard
-        self._s_ok = site.resolve("S_OK")
         self._original = site.resolve("X509Chain.loadProxyFromFile")
-        self._store = _Store(site.options["max_proxies"])
+        self._certificate_class = site.resolve("X509Certificate")
+        self._key_class = site.resolve("M2Crypto").EVP.PKey
         self._local: dict[int, bool] = {}  # by device
 
     def load(self, chain: Any, path: Any) -> Any:
-        """Load a proxy into a chain, as the host's method does, and return what it returns."""
-        if self._guard.off or not isinstance(path, (str, bytes, os.PathLike)):
+        """Load a proxy into a chain as the host does, and remember it if that is safe."""
+        entry = text = None
+        if not self._guard.off and isinstance(path, _PATHS):
+            try:
+                found = os.stat(path)
+                entry = self._entry(path, found)
+                if entry is not None and entry.is_settled():
+                    text = self._text(entry, path, found)
+            except (OSError, ValueError):  # no such file, no such path, no text: the host knows what to answer
+                pass
+            except Exception as error:
+                self._guard.failed(error)
+        if entry is None or text is None:
             return self._original(chain, path)
-        try:
-            entry = self._entry(path)
-            if entry is not None and entry.parsed is not None:
-                _give(entry.parsed, chain)
-                return self._s_ok()
-            settled = entry is not None and entry.is_settled()
-        except (OSError, ValueError):  # no such file, or no such path: the host knows what to answer
-            entry, settled = None, False
-        except Exception as error:
-            self._guard.failed(error)
-            entry, settled = None, False
-        answer = self._original(chain, path)
-        if settled and answer["OK"]:
-            self._keep(entry, path, chain)
+        answer = chain.loadProxyFromString(text)
+        if answer["OK"] and self._keep(entry, chain):
+            return self.serve(chain, path)  # what we keep, the caller must not have
         return answer
 
-    def _entry(self, path: Any) -> _Entry | None:
-        """The entry of the file that the path leads to, in the state that it is in; None if it is not to be kept."""
-        found, user = os.stat(path), os.geteuid()
-        if not _may_read(path, found, user):
+    def _text(self, entry: _Entry, path: Any, found: os.stat_result) -> str | None:
+        """What is in the file, read as the host reads it; None if it is not the file that was found.
+
+        Not by the host, because what the path leads to may be switched before it opens it and back afterwards.
+        """
+        with open(path) as stream:
+            if not os.path.samestat(found, os.fstat(stream.fileno())):
+                return None
+            text = stream.read()
+            # If the file has changed since it was found, so has its state, and the entry is of no use to anybody. If
+            # not, this is a fact of the state, as the text is.
+            after = os.fstat(stream.fileno())
+            entry.owner_reads = after.st_uid == entry.user and bool(after.st_mode & stat.S_IRUSR)
+            return text
+
+    def _entry(self, path: Any, found: os.stat_result) -> _Entry | None:
+        """The entry of the file that was found, in the state that it is in; None if it is not to be kept."""
+        if not _may_read(path):
             return None
-        key = (found.st_dev, found.st_ino, user)
-        entry = self._store.find(key)
+        key = (found.st_dev, found.st_ino, os.geteuid())
+        entry = self.store.find(key)
         if entry is not None and entry.is_of(found):
-            entry.used = now = time.monotonic()
-            self._store.sweep(now)
             return entry
         if not stat.S_ISREG(found.st_mode) or not self._is_on_local_device(path, found.st_dev):
             return None
-        return self._store.add(key, found)
+        return self.store.add(key, found)
 
     def _is_on_local_device(self, path: Any, device: int) -> bool:
         if device not in self._local:
             self._local[device] = _is_local(path)
         return self._local[device]
 
-    def _keep(self, entry: _Entry | None, path: Any, chain: Any) -> None:
+    def _keep(self, entry: _Entry, chain: Any) -> bool:
+        """Keep what a parse has made. Returns: whether it is kept."""
         try:
-            # The path must still lead to the file in the state that it had before the parse.
-            if entry is not None and self._entry(path) is entry:
-                entry.parsed = _take(chain)
-                _give(entry.parsed, chain)  # the caller's chain gets copies, too
-        except OSError:
-            return
+            if not self._is_known(chain):
+                return False
+            entry.expires = time.time() + chain.getRemainingSecs()["Value"]
+            entry.parsed = _Parsed(chain)
+            return True
         except Exception as error:
             self._guard.failed(error)
+            return False
+
+    def _is_known(self, chain: Any) -> bool:
+        """Whether the parse made what we know how to share."""
+        return type(chain._keyObj) is self._key_class and all(
+            type(certificate) is self._certificate_class and vars(certificate).keys() == _CERTIFICATE_ATTRIBUTES
+            for certificate in chain._certList
+        )
+
+
+def _fast(site: Site, loader: _Loader) -> Any:
+    """What stands in for loadProxyFromFile.
+
+    One function with all names in cells: half of its time is the look at the file, and calls and attributes would be
+    most of the other half. What is not remembered, and whatever goes wrong, goes the slow way.
+    """
+    guard, store, find, slow = site.guard, loader.store, loader.store.find, loader.load
+    original = site.resolve("X509Chain.loadProxyFromFile")
+    new_certificate = _certificate_class(site.resolve("X509Certificate"), site.resolve("M2Crypto").X509)
+    new_key = _key_class(site.resolve("M2Crypto").EVP.PKey)
+    new_answer = site.resolve("S_OK")().copy
+    stat_of, effective_user, monotonic = os.stat, os.geteuid, time.monotonic
+
+    def loadProxyFromFile(self: Any, chainLocation: Any) -> Any:
+        if not guard.off and (type(chainLocation) is str or isinstance(chainLocation, _PATHS)):
+            try:
+                found = stat_of(chainLocation)
+                entry = find((found.st_dev, found.st_ino, effective_user()))
+                if (
+                    entry is not None
+                    and (parsed := entry.parsed) is not None
+                    and entry.status_changed == found.st_ctime_ns
+                    and entry.changed == found.st_mtime_ns
+                    and entry.size == found.st_size
+                    and (entry.owner_reads or _may_read(chainLocation))
+                ):
+                    entry.used = now = monotonic()
+                    if now >= store.next_sweep:
+                        store.sweep(now)
+                    certificate = new_certificate()
+                    certificate._X509Certificate__certObj = parsed.first
+                    certificates = [certificate]
+                    for x509 in parsed.others:
+                        certificate = new_certificate()
+                        certificate._X509Certificate__certObj = x509
+                        certificates.append(certificate)
+                    key = new_key()
+                    key._shared = parsed.key
+                    self._certList = certificates
+                    self._keyObj = key
+                    self._X509Chain__isProxy = parsed.is_proxy
+                    self._X509Chain__isLimitedProxy = parsed.is_limited
+                    self._X509Chain__firstProxyStep = parsed.first_proxy_step
+                    self._X509Chain__hash = False
+                    return new_answer()
+            except (OSError, ValueError):  # no such file, or no such path
+                pass
+            except Exception as error:
+                guard.failed(error)
+                return original(self, chainLocation)
+        return slow(self, chainLocation)
+
+    return loadProxyFromFile
 
 
 def _look(site: Site) -> None:
@@ -243,12 +414,16 @@ def _look(site: Site) -> None:
 
 
 def _put_on(site: Site) -> None:
-    load = _Loader(site).load
+    loader = _Loader(site)
+    loader.serve = _fast(site, loader)
+    store = loader.store
 
-    def loadProxyFromFile(self: Any, chainLocation: Any) -> Any:
-        return load(self, chainLocation)
+    def collected(phase: str, info: Any) -> None:
+        store.sweep(time.monotonic())
 
-    site.stand_in("X509Chain.loadProxyFromFile", loadProxyFromFile)
+    site.stand_in("X509Chain.loadProxyFromFile", loader.serve)
+    gc.callbacks.append(collected)
+    site.undoing.extend((store.clear, partial(gc.callbacks.remove, collected)))
 
 
 def _ask(database: Database | None) -> Any:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
+import sys
+import tempfile
 import threading
 import time
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,10 @@ import pytest
 from conftest import run, stock
 from DIRAC.Core.Security import X509Chain as used_module
 from DIRAC.Core.Security.m2crypto import X509Chain as other_module
+from DIRAC.Core.Security.m2crypto import X509Request
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from M2Crypto import EVP, RSA, util
 
 from dirac_perfpatch.patching import without_stacks
 
@@ -48,6 +57,17 @@ def proxy(tmp_path: Path, proxies: list[bytes]) -> Path:
     return path
 
 
+@pytest.fixture
+def reachable_proxy(proxies: list[bytes]) -> Iterator[Path]:
+    """In a folder that every user may pass through, which pytest's are not for long when two of it run."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o711)
+        path = Path(name) / "proxy"
+        path.write_bytes(proxies[0])
+        path.chmod(0o600)
+        yield path
+
+
 def load(path: Any) -> Any:
     chain = used_module.X509Chain()
     answer = chain.loadProxyFromFile(path)
@@ -58,11 +78,17 @@ def dump(path: Any) -> Any:
     return load(path).dumpAllToString()["Value"]
 
 
+def served_from_the_cache(path: Any) -> bool:
+    """Two parses make two keys of OpenSSL's; the chains are held, or the second could get the place of the first."""
+    first, second = load(path), load(path)
+    return int(first._keyObj.pkey) == int(second._keyObj.pkey)
+
+
 def warm(path: Any) -> None:
     """Load until the answer comes from what was kept, which must happen."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        if load(path)._keyObj is load(path)._keyObj:
+        if served_from_the_cache(path):
             return
         time.sleep(0.02)
     raise AssertionError("never served from the cache")
@@ -92,7 +118,7 @@ def test_both_modules_of_the_host_keep_their_own_classes(proxy: Path) -> None:
             time.sleep(0.06)
             chain = module.X509Chain()
             assert chain.loadProxyFromFile(str(proxy))["OK"]
-            assert {type(certificate) for certificate in chain._certList} == {module.X509Certificate}
+            assert all(isinstance(certificate, module.X509Certificate) for certificate in chain._certList)
 
 
 def _plain(answer: Any) -> Any:
@@ -165,6 +191,53 @@ def test_links_that_are_switched(proxy: Path, proxies: list[bytes], tmp_path: Pa
     assert dump(str(link)) == dump(str(second)) != dump(str(proxy))
 
 
+def test_a_link_that_is_switched_while_it_is_loaded(
+    proxy: Path, proxies: list[bytes], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """To another file before it is opened, and back when it has been opened."""
+    second, link = tmp_path / "second", tmp_path / "link"
+    second.write_bytes(proxies[1])
+    link.symlink_to(proxy)
+    wanted = dump(str(proxy))
+    builtin_open = open
+
+    def opened(path: Any, *arguments: Any, **named: Any) -> Any:
+        if path != str(link):
+            return builtin_open(path, *arguments, **named)
+        link.unlink()
+        link.symlink_to(second)
+        try:
+            return builtin_open(path, *arguments, **named)
+        finally:
+            link.unlink()
+            link.symlink_to(proxy)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("builtins.open", opened)
+        for _ in range(4):
+            assert dump(str(link)) != wanted
+            time.sleep(0.06)
+    assert dump(str(link)) == wanted
+
+
+def test_a_file_that_changes_while_it_is_loaded(proxy: Path, proxies: list[bytes], monkeypatch: Any) -> None:
+    """What was read before the change must not be served after it."""
+    load(str(proxy))
+    time.sleep(0.06)
+    from_string = used_module.X509Chain.loadProxyFromString
+
+    def changed(chain: Any, text: str) -> Any:
+        monkeypatch.undo()
+        proxy.write_bytes(proxies[1])
+        return from_string(chain, text)
+
+    monkeypatch.setattr(used_module.X509Chain, "loadProxyFromString", changed)
+    load(str(proxy))
+    for _ in range(4):
+        assert dump(str(proxy)) == parse(str(proxy)).dumpAllToString()["Value"]
+        time.sleep(0.06)
+
+
 def test_a_relative_path_after_a_change_of_folder(proxy: Path, proxies: list[bytes], monkeypatch: Any) -> None:
     other = proxy.parent / "folder"
     other.mkdir()
@@ -228,19 +301,16 @@ def test_a_failed_load_leaves_the_chain_as_stock_does(proxy: Path, tmp_path: Pat
         assert reload() == patched
 
 
-def test_a_user_who_may_not_read_it_gets_the_error_of_stock(proxy: Path) -> None:
+def test_a_user_who_may_not_read_it_gets_the_error_of_stock(reachable_proxy: Path) -> None:
     """Private key and all: it was kept by a process that could, and is asked for after the rights are gone."""
     if os.geteuid() != 0:
         pytest.fail("run as root: only root can become another user")
-    proxy.chmod(0o600)
-    for folder in [proxy.parent, *proxy.parents][:-1]:
-        folder.chmod(folder.stat().st_mode | 0o011)
     code = (
         "import json, os, time\n"
         "from DIRAC.Core.Utilities.Extensions import extensionsByPriority\n"
         "from DIRAC.Core.Security.X509Chain import X509Chain\n"
         "extensionsByPriority()\n"
-        f"path = {str(proxy)!r}\n"
+        f"path = {str(reachable_proxy)!r}\n"
         "def load():\n"
         "    chain = X509Chain()\n"
         "    answer = chain.loadProxyFromFile(path)\n"
@@ -292,18 +362,18 @@ def test_more_proxies_than_are_remembered(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("why", ["expired", "unused"])
 def test_keys_that_nobody_needs_are_forgotten(why: str, tmp_path: Path) -> None:
-    from dirac_perfpatch.patches.proxy_loading import _Parsed, _Store
+    from dirac_perfpatch.patches.proxy_loading import _Store
 
     store = _Store(limit=10)
     now = time.monotonic()
     needed, other = store.add((1, 1, 0), tmp_path.stat()), store.add((1, 2, 0), tmp_path.stat())
     for entry in (needed, other):
-        entry.parsed = _Parsed((), object, None, True, False, 0, expires=time.time() + 100)
+        entry.expires = time.time() + 100
     if why == "expired":
-        other.parsed = _Parsed((), object, None, True, False, 0, expires=time.time() - 1)
+        other.expires = time.time() - 1
     else:
         other.used = now - 3601
-    store.sweep(now)
+    store.sweep(now + 61)
     assert store.find((1, 1, 0)) is needed
     assert store.find((1, 2, 0)) is None
 
@@ -339,3 +409,323 @@ def test_many_threads(proxies: list[bytes], tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def parse(path: Any) -> Any:
+    """What the host's own function makes of it now, while the patch stays on and keeps what it has."""
+    chain = used_module.X509Chain()
+    answer = used_module.X509Chain.loadProxyFromFile.__wrapped__(chain, path)
+    return chain if answer["OK"] else without_stacks(answer)
+
+
+def change_subject(chain: Any) -> None:
+    chain.getCertInChain(0)["Value"].getSubjectNameObject()["Value"].CN = "somebody else"
+
+
+def sign_again(chain: Any) -> None:
+    key = EVP.PKey()
+    key.assign_rsa(RSA.gen_key(1024, 65537, util.quiet_genparam_callback))
+    assert chain.getCertInChain(0)["Value"].sign(key, "sha256")["OK"]
+
+
+def change_extension(chain: Any) -> None:
+    chain.getCertInChain(0)["Value"].getExtension("keyUsage")["Value"].set_critical(0)
+
+
+def change_public_key(chain: Any) -> None:
+    public = chain.getCertInChain(0)["Value"].getPublicKey()["Value"]
+    public.assign_rsa(RSA.gen_key(1024, 65537, util.quiet_genparam_callback))
+
+
+def assign_key(chain: Any) -> None:
+    chain._keyObj.assign_rsa(RSA.gen_key(1024, 65537, util.quiet_genparam_callback))
+    assert len(chain.dumpPKeyToString()["Value"]) < 1000
+
+
+def load_certificate(chain: Any) -> None:
+    assert chain.getCertInChain(0)["Value"].loadFromFile(str(USER / "usercert.pem"))["OK"]
+
+
+def _all(chain: Any) -> Any:
+    certificate = chain.getCertInChain(0)["Value"]
+    strength = certificate.getStrength()["Value"]
+    critical = certificate._X509Certificate__certObj.get_ext("keyUsage").get_critical()
+    return chain.dumpAllToString()["Value"], certificate.getSubjectDN()["Value"], strength, critical, str(chain)
+
+
+@pytest.mark.parametrize(
+    "change", [change_subject, sign_again, change_extension, change_public_key, assign_key, load_certificate]
+)
+def test_what_a_caller_does_to_its_certificates_and_key(change: Any, proxy: Path) -> None:
+    wanted = _all(parse(str(proxy)))
+    load(str(proxy))
+    time.sleep(0.06)
+    change(load(str(proxy)))  # the one whose parse is kept
+    assert _all(load(str(proxy))) == wanted
+    alive, changed = load(str(proxy)), load(str(proxy))
+    assert int(alive._keyObj.pkey) == int(changed._keyObj.pkey)
+    change(changed)
+    assert _all(alive) == wanted
+    assert _all(load(str(proxy))) == wanted
+    by_stock = parse(str(proxy))
+    change(by_stock)
+    if change not in (sign_again, change_public_key, assign_key):  # these make a new key every time
+        assert _all(changed) == _all(by_stock)
+
+
+def test_keys_of_two_chains_sign_at_once(proxy: Path) -> None:
+    """M2Crypto keeps what is being signed in the key object."""
+    warm(str(proxy))
+    keys = [load(str(proxy))._keyObj for _ in range(2)]
+    texts = [b"one", b"two"]
+    for key in keys:
+        key.reset_context("sha256")
+        key.sign_init()
+    for key, text in zip(keys, texts):
+        key.sign_update(text)
+    signatures = [key.sign_final() for key in keys]
+    for signature, text in zip(signatures, texts):
+        public = parse(str(proxy)).getCertInChain(0)["Value"].getPublicKey()["Value"]
+        public.reset_context("sha256")
+        public.verify_init()
+        public.verify_update(text)
+        assert public.verify_final(signature) == 1
+
+
+def test_threads_that_use_chains_of_one_proxy(proxy: Path) -> None:
+    """They dump, sign, delegate, verify and throw away, while what is kept is dropped under them."""
+    warm(str(proxy))
+    wanted = _all(parse(str(proxy)))
+    request = X509Request.X509Request()
+    request.generateProxyRequest(bitStrength=2048)
+    request_text = request.dumpRequest()["Value"]
+    stop, wrong, done = threading.Event(), [], []
+
+    def use(number: int) -> None:
+        try:
+            while not stop.is_set():
+                chain = load(str(proxy))
+                if _all(chain) != wanted:
+                    wrong.append("changed")
+                public = chain.getCertInChain(0)["Value"].getPublicKey()["Value"]
+                issuer = chain.getCertInChain(1)["Value"].getPublicKey()["Value"]
+                if not chain.getCertInChain(0)["Value"].verify(issuer)["Value"]:
+                    wrong.append("not the issuer's")
+                if not chain.getCredentials()["OK"] or not chain.hash()["OK"]:
+                    wrong.append("no credentials")
+                delegated = used_module.X509Chain()
+                delegated.loadChainFromString(chain.generateChainFromRequestString(request_text)["Value"])
+                del chain  # the certificate below was signed with its key
+                if not delegated.getCertInChain(0)["Value"].verify(public)["Value"]:
+                    wrong.append("bad signature")
+                done.append(number)
+        except Exception as error:
+            wrong.append(repr(error))
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(12):
+            time.sleep(0.15)
+            os.utime(proxy)  # another state of the file: what was kept of it goes
+            gc.collect()
+        stop.set()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []
+    assert set(done) == set(range(8))
+
+
+@pytest.mark.parametrize("why", ["expired", "unused"])
+def test_a_process_that_loads_no_more_proxies_forgets_them(why: str, proxy: Path, monkeypatch: Any) -> None:
+    warm(str(proxy))
+    key = weakref.ref(load(str(proxy))._keyObj._shared)
+    gc.collect()
+    assert key() is not None
+    monotonic, wall = time.monotonic, time.time
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + (61 if why == "expired" else 3661))
+    if why == "expired":
+        monkeypatch.setattr(time, "time", lambda: wall() + 2 * 86400)
+    gc.collect()
+    assert key() is None
+
+
+def test_taking_the_patch_off_forgets_the_keys(proxy: Path) -> None:
+    warm(str(proxy))
+    kept = load(str(proxy))
+    key = weakref.ref(kept._keyObj._shared)
+    with stock("proxy_loading"):
+        assert key() is not None
+        assert kept.dumpAllToString()["Value"] == dump(str(proxy))
+        del kept
+        assert key() is None
+
+
+def test_no_key_in_status_or_representations(proxy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import dirac_perfpatch
+
+    warm(str(proxy))
+    chain = load(str(proxy))
+    texts = [repr(dirac_perfpatch.status()), repr(chain), repr(chain._keyObj), repr(vars(chain)), str(chain)]
+    kept = [known for known in gc.get_objects() if "patches.proxy_loading" in str(type(known).__module__)]
+    assert len(kept) > 2
+    texts += map(repr, kept)
+    texts += capsys.readouterr()
+    secret = proxy.read_text().split("PRIVATE KEY-----")[1].split("\n")[1]
+    assert len(secret) == 64
+    assert not any(secret in text or "PRIVATE" in text for text in texts)
+
+
+def test_many_threads_in_a_full_store(tmp_path: Path) -> None:
+    from dirac_perfpatch.patches.proxy_loading import _Store
+
+    found, store, wrong = tmp_path.stat(), _Store(limit=5), []
+
+    def fill(number: int) -> None:
+        try:
+            for turn in range(3000):
+                store.add((number, turn % 40, 0), found)
+                store.sweep(time.monotonic() + 100 * turn)
+        except Exception as error:
+            wrong.append(repr(error))
+
+    threads = [threading.Thread(target=fill, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert 0 < sum(store.find((number, turn, 0)) is not None for number in range(8) for turn in range(40)) <= 5
+
+
+def test_rights_that_are_taken_away(reachable_proxy: Path) -> None:
+    """What was served a moment ago is refused: the mode, the owner, the group, the way to the file."""
+    code = (
+        "import json, os, time\n"
+        "from DIRAC.Core.Utilities.Extensions import extensionsByPriority\n"
+        "from DIRAC.Core.Security.X509Chain import X509Chain\n"
+        "extensionsByPriority()\n"
+        f"path, folder = {str(reachable_proxy)!r}, {str(reachable_proxy.parent)!r}\n"
+        "answers, same = [], []\n"
+        "def load():\n"
+        "    chain = X509Chain()\n"
+        "    answer = chain.loadProxyFromFile(path)\n"
+        "    answers.append((answer['OK'], answer.get('Message'), chain._keyObj is None))\n"
+        "    return chain\n"
+        "def as_root(function, *arguments):\n"
+        "    os.seteuid(0)\n"
+        "    function(*arguments)\n"
+        "    os.seteuid(4242)\n"
+        "def warm():\n"
+        "    for _ in range(4):\n"
+        "        load()\n"
+        "        time.sleep(0.06)\n"
+        "    first, second = load(), load()\n"
+        "    same.append(int(first._keyObj.pkey) == int(second._keyObj.pkey))\n"
+        "def change(function, *arguments):\n"
+        "    warm()\n"
+        "    as_root(function, *arguments)\n"
+        "    load()\n"
+        "os.chmod(folder, 0o711)\n"
+        "os.chmod(path, 0o600)\n"
+        "load()\n"  # what is imported at the first load, the other user could not import in every environment
+        "answers.clear()\n"
+        "os.setegid(4242)\n"
+        "as_root(os.chown, path, 4242, 4242)\n"
+        "change(os.chmod, path, 0)\n"
+        "as_root(os.chmod, path, 0o600)\n"
+        "change(os.chown, path, 0, 0)\n"
+        "as_root(os.chown, path, 0, 4242)\n"
+        "as_root(os.chmod, path, 0o640)\n"
+        "change(os.setegid, 4343)\n"  # nothing about the file changes
+        "as_root(os.setegid, 4242)\n"
+        "change(os.chmod, folder, 0o700)\n"  # here neither
+        "as_root(os.chmod, folder, 0o711)\n"
+        "as_root(os.chown, path, 4242, 4242)\n"
+        "change(os.chmod, folder, 0o700)\n"
+        "print(json.dumps([answers, same]))"
+    )
+    patched, unpatched = run(code), run(code, DIRAC_PERFPATCH="off")
+    assert unpatched.stdout, unpatched.stderr
+    answers, same = json.loads(patched.stdout.splitlines()[-1])
+    assert answers == json.loads(unpatched.stdout.splitlines()[-1])[0]
+    assert [answer[0] for answer in answers] == ([True] * 6 + [False]) * 5
+    assert same == [True] * 5  # it was served from the cache
+
+
+def test_a_file_that_is_being_written(proxy: Path, proxies: list[bytes]) -> None:
+    half = len(proxies[1]) // 2
+    warm(str(proxy))
+    with open(proxy, "wb", buffering=0) as stream:
+        for part in (proxies[1][:half], proxies[1][half:]):
+            for _ in range(3):
+                assert _result(load(str(proxy))) == _result(parse(str(proxy)))
+                time.sleep(0.06)
+            stream.write(part)
+    assert dump(str(proxy)) == parse(str(proxy)).dumpAllToString()["Value"]
+
+
+def _result(loaded: Any) -> Any:
+    return loaded if isinstance(loaded, dict) else loaded.dumpAllToString()["Value"]
+
+
+_NAMES = ("a", "b", "link", "folder/a")
+_STEPS = st.one_of(
+    st.tuples(st.just("write"), st.sampled_from("ab"), st.integers(0, 2)),
+    st.tuples(st.just("same times"), st.sampled_from("ab"), st.integers(0, 2)),
+    st.tuples(st.just("rename"), st.sampled_from("ab"), st.integers(0, 2)),
+    st.tuples(st.just("make again"), st.sampled_from("ab"), st.integers(0, 2)),
+    st.tuples(st.just("truncate"), st.sampled_from("ab"), st.sampled_from((0, 700, 3000))),
+    st.tuples(st.just("delete"), st.sampled_from("ab"), st.none()),
+    st.tuples(st.just("swap"), st.none(), st.none()),
+    st.tuples(st.just("link"), st.sampled_from("ab"), st.none()),
+    st.tuples(st.just("settle"), st.none(), st.none()),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=st.lists(_STEPS, min_size=3, max_size=12))
+def test_whatever_is_done_to_files(steps: list[Any], proxies: list[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "folder").symlink_to(folder)
+        (folder / "a").write_bytes(proxies[0])
+        (folder / "link").symlink_to(folder / "a")
+        for step in steps:
+            _do(folder, proxies, *step)
+            for path in _NAMES:
+                assert _result(load(str(folder / path))) == _result(parse(str(folder / path)))
+
+
+def _do(folder: Path, proxies: list[bytes], what: str, which: Any, value: Any) -> None:
+    file = folder / str(which)
+    if what == "settle":
+        for _ in range(2):
+            time.sleep(0.06)
+            for path in _NAMES:
+                load(str(folder / path))
+    elif what == "link":
+        (folder / "link").unlink()
+        (folder / "link").symlink_to(file)
+    elif what == "swap":
+        for source, target in (("a", "c"), ("b", "a"), ("c", "b")):
+            if (folder / source).exists():
+                (folder / source).rename(folder / target)
+    elif what == "rename":
+        rename_over(file, proxies[value])
+    elif what == "write":
+        rewrite(file, proxies[value])
+    elif file.exists():
+        if what == "same times":
+            rewrite_with_the_same_times(file, proxies[value])
+        elif what == "make again":
+            remove_and_make(file, proxies[value])
+        elif what == "truncate":
+            os.truncate(file, value)
+        elif what == "delete":
+            file.unlink()
