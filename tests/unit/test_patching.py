@@ -125,6 +125,7 @@ def test_armed_applied_and_off_again(modules: Any) -> None:
         "reason": "",
         "targets": [{"module": "host", "attribute": "Pool.get", "state": "applied", "reason": ""}],
         "failures": 0,
+        "mode": "on",
     }
     pool, bound = host.Pool(), host.Pool().get
     assert (pool.get("a", end="!"), host.Small().get(), bound("b")) == ("A!", "NONE.", "B.")
