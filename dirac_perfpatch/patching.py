@@ -269,6 +269,29 @@ class Site:
 
         self.undoing.append(undo)
 
+    def add(self, owner: Any, name: str, ours: Any) -> None:
+        """Set an attribute that a class does not have in its own dictionary, until it is undone.
+
+        If somebody else has replaced ours when it is undone, theirs stays.
+
+        Args:
+            owner: The class.
+            name: Of the attribute.
+            ours: What it shall be.
+
+        Raises:
+            UnknownHost: The class has one.
+        """
+        if name in vars(owner):
+            raise UnknownHost(f"{owner.__qualname__} has {name}, which this patch does not know")
+        setattr(owner, name, ours)
+
+        def undo() -> None:
+            if vars(owner).get(name) is ours:
+                delattr(owner, name)
+
+        self.undoing.append(undo)
+
     def take_over(
         self, path: str, make: Callable[[Callable[..., Any]], Callable[..., Any]], check: Check | None = None
     ) -> None:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
+import os
 import pickle
+import subprocess
+import sys
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from conftest import SITES, release, stock
 from DIRAC import gConfig
 from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData
+from DIRAC.ConfigurationSystem.private.Refresher import gRefresher
+from DIRAC.Core.Utilities import DEncode, JEncode
 from DIRAC.DataManagementSystem.Utilities import DMSHelpers as module
-from DIRAC.DataManagementSystem.Utilities.DMSHelpers import LOCAL, PROTOCOL, DMSHelpers
+from DIRAC.DataManagementSystem.Utilities.DMSHelpers import DOWNLOAD, LOCAL, PROTOCOL, DMSHelpers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dirac_perfpatch import loading
+from dirac_perfpatch.patching import without_stacks
 
 pytestmark = pytest.mark.patched
 
@@ -148,23 +161,387 @@ def test_an_object_keeps_the_map_that_it_has_as_in_stock() -> None:
         gConfigurationData.setOptionInCFG(path, before)
 
 
-def test_copies_and_pickles() -> None:
+@contextlib.contextmanager
+def changed(path: str, value: str) -> Iterator[None]:
+    """An option set in this process only, without a new version."""
+    before = gConfig.getValue(path)
+    gConfigurationData.setOptionInCFG(path, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            gConfigurationData.deleteOptionInCFG(path)
+        else:
+            gConfigurationData.setOptionInCFG(path, before)
+
+
+def _shallow(helper: Any) -> Any:
+    return copy.copy(helper)
+
+
+def _pickled(helper: Any) -> Any:
+    return pickle.loads(pickle.dumps(helper))
+
+
+GETTERS: dict[str, Callable[[Any], Any]] = {
+    "map": lambda helper: helper.getSiteSEMapping(),
+    "a site of the map": lambda helper: helper.getSiteSEMapping()["Value"][LOCAL].get("LCG.Site001.ch"),
+    "items": lambda helper: list(helper.getSiteSEMapping()["Value"][LOCAL].items()),
+    "level": lambda helper: helper.siteSEMapping.get(PROTOCOL),
+    "sites": lambda helper: helper.getSites(),
+    "tiers": lambda helper: helper.getTiers(withStorage=True),
+    "short names": lambda helper: helper.getShortSiteNames(False),
+    "elements": lambda helper: helper.getStorageElements(),
+    "set of sites": lambda helper: helper.siteSet,
+    "set of elements": lambda helper: helper.storageElementSet,
+    "sites for": lambda helper: helper.getSitesForSE("SITE000-disk"),
+    "local sites for": lambda helper: helper.getSitesForSE("SITE003-tape", "LOCAL"),
+    "local site for": lambda helper: helper.getLocalSiteForSE("SITE001-disk"),
+    "elements for": lambda helper: helper.getSEsForSite("LCG.Site000.ch"),
+    "elements at": lambda helper: helper.getSEsAtSite("LCG.Site001.ch"),
+    "elements in": lambda helper: helper.getSEsAtCountry("ch", "LOCAL"),
+    "same site": lambda helper: helper.isSameSiteSE("SITE001-disk", "SITE001-tape"),
+    "for jobs": lambda helper: helper.isSEForJobs("SITE000-disk"),
+    "protocols": lambda helper: helper.getAccessProtocols(),
+    "attributes": lambda helper: sorted(vars(helper)),
+}
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "element at a site": lambda helper: helper.getSiteSEMapping()["Value"][LOCAL]["LCG.Site001.ch"].add("MINE"),
+    "site without elements": lambda helper: helper.siteSEMapping[LOCAL].pop("LCG.Site003.ch"),
+    "level": lambda helper: helper.siteSEMapping[PROTOCOL].clear(),
+    "all sites": lambda helper: [elements.add("ALL") for elements in helper.siteSEMapping[LOCAL].values()],
+    "map": lambda helper: helper.siteSEMapping.clear(),
+    "sites": lambda helper: helper.siteSet.add("LCG.Mine.ch"),
+    "elements": lambda helper: helper.storageElementSet.clear(),
+    "other sites": lambda helper: setattr(helper, "siteSet", {"LCG.Other.ch"}),
+    "no set of elements": lambda helper: delattr(helper, "storageElementSet"),
+}
+COPIES = {"copy": _shallow, "deepcopy": copy.deepcopy, "pickle": _pickled}
+
+
+def outcome(use: Callable[[Any], Any], helper: Any) -> Any:
+    try:
+        # A copy: what is compared must not change with the helper.
+        return copy.deepcopy(without_stacks(use(helper)))
+    except (KeyError, AttributeError) as error:
+        return type(error)
+
+
+class Stock(DMSHelpers):  # type: ignore[misc]
+    """A helper as the host makes it."""
+
+    def __init__(self, vo: Any = False) -> None:
+        DMSHelpers.__init__.__wrapped__(self, vo)
+
+    def getSiteSEMapping(self) -> Any:
+        return DMSHelpers.getSiteSEMapping.__wrapped__(self)
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("new"), st.sampled_from(["fakevo", "other", False])),
+    st.tuples(st.just("ask"), st.sampled_from(sorted(GETTERS))),
+    st.tuples(st.just("change"), st.sampled_from(sorted(CHANGES))),
+    st.tuples(st.just("copy"), st.sampled_from(sorted(COPIES))),
+    st.tuples(st.just("configure"), st.sampled_from(["", "SITE009-disk"])),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(STEPS, st.integers(0, 5)), max_size=20))
+def test_whatever_is_done_to_helpers_they_are_as_in_stock(steps: list[tuple[tuple[str, Any], int]]) -> None:
+    path = "/Resources/Sites/LCG/LCG.Site001.ch/SE"
+    normal = gConfig.getValue(path)
+    helpers = [(DMSHelpers(vo="fakevo"), Stock(vo="fakevo"))]
+    with changed(path, normal):
+        for (step, what), number in steps:
+            ours, theirs = helpers[number % len(helpers)]
+            if step == "new":
+                helpers.append((DMSHelpers(vo=what), Stock(vo=what)))
+            elif step == "ask":
+                assert outcome(GETTERS[what], ours) == outcome(GETTERS[what], theirs)
+            elif step == "change":
+                assert outcome(CHANGES[what], ours) == outcome(CHANGES[what], theirs)
+            elif step == "copy":
+                helpers.append((COPIES[what](ours), COPIES[what](theirs)))
+            else:
+                gConfigurationData.setOptionInCFG(path, f"{normal}, {what}")
+        for ours, theirs in helpers:
+            for name, use in GETTERS.items():
+                assert outcome(use, ours) == outcome(use, theirs), name
+    assert loading.switches["dms_helpers"].guard.failures == 0
+
+
+@pytest.mark.parametrize("copied", sorted(COPIES))
+@pytest.mark.parametrize("kept", [False, True])
+def test_copies_are_made_of_dictionaries_and_sets(copied: str, kept: bool) -> None:
+    gConfigurationData.sync()
+    if kept:
+        mapping()
     helper = DMSHelpers(vo="fakevo")
     helper.getSiteSEMapping()
-    for other in (copy.copy(helper), copy.deepcopy(helper), pickle.loads(pickle.dumps(helper))):
-        assert other.getSiteSEMapping() == helper.getSiteSEMapping()
-        assert other.getStorageElements() == helper.getStorageElements()
-    assert copy.deepcopy(helper).siteSEMapping is not helper.siteSEMapping
+    other = COPIES[copied](helper)
+    assert type(vars(other)["siteSet"]) is type(vars(other)["storageElementSet"]) is set
+    assert type(other.siteSet) is type(other.storageElementSet) is set
+    assert other.getSiteSEMapping() == helper.getSiteSEMapping()
+    assert other.getStorageElements() == helper.getStorageElements()
+    if copied == "copy":
+        assert (other.siteSet, other.siteSEMapping) == (helper.siteSet, helper.siteSEMapping)
+        assert other.siteSet is helper.siteSet
+        assert other.siteSEMapping is helper.siteSEMapping
+    else:
+        levels = other.siteSEMapping
+        parts = [levels, *levels.values(), *levels[LOCAL].values()]
+        assert {type(part) for part in parts} == {dict, set}
+        assert levels is not helper.siteSEMapping
+
+
+def test_a_pickle_is_read_by_a_process_without_the_plugin() -> None:
+    mapping()
+    helper = DMSHelpers(vo="fakevo")
+    helper.getSiteSEMapping()
+    pickled = pickle.dumps([helper, helper.getSiteSEMapping(), vars(helper)])
+    assert b"perfpatch" not in pickled
+    code = (
+        "import pickle, sys; helper, answer, attributes = pickle.load(sys.stdin.buffer);"
+        "print(len(answer['Value'][1]), len(helper.getSites()), len(attributes['siteSet']), 'perfpatch' in sys.modules)"
+    )
+    environment = {**os.environ, "DIRAC_PERFPATCH": "off"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], input=pickled, capture_output=True, env=environment, check=True
+    )
+    assert answer.stdout.split()[-4:] == [b"%d" % SITES] * 3 + [b"False"]
+
+
+def test_what_is_sent_is_as_in_stock() -> None:
+    """A caller puts lists in the place of the sets, which are not sent by either encoding, and sends that."""
+    sets_refused = (KeyError, TypeError)
+    for encode in (DEncode.encode, JEncode.encode):
+        for part in (mapping(), mapping()[LOCAL]):
+            with pytest.raises(sets_refused):
+                encode(part)
+        for level in (LOCAL, PROTOCOL):
+            part = mapping()[level]
+            for site in part:
+                part[site] = sorted(part[site])
+            assert encode(part) == encode(dict(part))
+            whole = mapping()
+            for number in whole:
+                whole[number] = {site: sorted(elements) for site, elements in whole[number].items()}
+            assert encode(whole) == encode(dict(whole))
+    assert json.loads(json.dumps(mapping()[LOCAL], default=sorted))["LCG.Site003.ch"] == [
+        "SITE003-disk",
+        "SITE003-tape",
+    ]
+
+
+def test_a_configuration_without_sites_is_sent_as_in_stock() -> None:
+    before = gConfigurationData.mergedCFG
+    tree = {"Resources": {"StorageElements": {"SE": {}}, "Sites": {}}}
+    gConfigurationData.mergedCFG = type(before)().loadFromDict(tree)
+    try:
+        for _ in range(2):
+            # A VO that the host has cached nothing for, because the version is the same.
+            assert DEncode.encode(mapping("never asked")) == DEncode.encode({LOCAL: {}, PROTOCOL: {}, DOWNLOAD: {}})
+    finally:
+        gConfigurationData.mergedCFG = before
+
+
+def test_nothing_is_copied_for_who_does_not_look() -> None:
+    mapping()
+    one, other = (DMSHelpers(vo="fakevo") for _ in range(2))
+    levels = [dict.values(helper.getSiteSEMapping()["Value"]) for helper in (one, other)]
+    assert all(mine is others for mine, others in zip(*levels))
+    assert vars(one)["siteSet"] is vars(other)["siteSet"]
+    assert vars(one)["storageElementSet"] is vars(other)["storageElementSet"]
+
+
+def test_sets_that_are_shared_are_the_objects_own_when_read_or_when_the_patch_goes() -> None:
+    mapping()
+    one, other = (DMSHelpers(vo="fakevo") for _ in range(2))
+    for helper in (one, other):
+        helper.getSiteSEMapping()
+    assert type(one.siteSet) is set
+    assert one.siteSet is one.siteSet
+    with stock("dms_helpers"):
+        assert "siteSet" not in vars(DMSHelpers)
+        assert "__reduce_ex__" not in vars(DMSHelpers)
+        assert type(other.siteSet) is type(other.storageElementSet) is set
+        other.siteSet.clear()
+        assert len(one.siteSet) == SITES
+        assert len(one.getSites()) == SITES
+    assert not hasattr(DMSHelpers, "siteSet")
+    with pytest.raises(AttributeError, match="'DMSHelpers' object has no attribute 'siteSet'"):
+        object.__new__(DMSHelpers).siteSet  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'siteSet'"):
+        del object.__new__(DMSHelpers).siteSet
+
+
+def test_threads_that_use_one_helper_have_one_set() -> None:
+    for _ in range(50):
+        helper = DMSHelpers(vo="fakevo")
+        helper.getSiteSEMapping()
+        ready, seen = threading.Barrier(4), []
+
+        def use(helper: Any = helper, ready: Any = ready, seen: Any = seen) -> None:
+            ready.wait()
+            seen.append(helper.siteSet)
+
+        threads = [threading.Thread(target=use) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(sites is helper.siteSet for sites in seen)
+
+
+def test_a_helper_that_another_thread_derives_is_never_half_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host sets the map before the sets of sites and storage elements."""
+    gConfigurationData.sync()
+    helper, seen = DMSHelpers(vo="fakevo"), []
+    real = gConfig.getSections
+
+    def look_in_between(path: str, *args: Any, **kwargs: Any) -> Any:
+        # What the host asks last, with the map set and the sets not.
+        seen.append((bool(helper.siteSEMapping), bool(helper.siteSet)))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(gConfig, "getSections", look_in_between)
+    assert len(helper.getSites()) == SITES
+    assert set(seen) == {(False, False)}
+    assert helper.siteSEMapping
+
+
+def test_operations_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = module.Operations.__init__
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> None:
+        seen.append(kwargs)
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(module.Operations, "__init__", counted)
+    helpers = [DMSHelpers(vo="some vo") for _ in range(3)]
+    assert len(seen) == 1
+    operations = [vars(helper)["_DMSHelpers__opsHelper"] for helper in helpers]
+    assert len(set(map(id, operations))) == 3
+    assert vars(operations[0]) == vars(operations[2])
+    for vo in (False, "", None, 0):
+        for expected in (1, 2):
+            seen.clear()
+            for _ in range(expected):
+                DMSHelpers(vo=vo)
+            assert len(seen) == expected
+
+
+def test_operations_of_another_class_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    mapping()
+
+    class Special(module.Operations):  # type: ignore[misc]
+        def getOptionsDict(self, path: str) -> Any:
+            return {"OK": True, "Value": {}}
+
+    monkeypatch.setattr(module, "Operations", Special)
+    for _ in range(2):
+        assert type(vars(DMSHelpers(vo="fakevo"))["_DMSHelpers__opsHelper"]) is Special
+        assert mapping()[PROTOCOL] == {}
+    monkeypatch.undo()
+    assert type(vars(DMSHelpers(vo="fakevo"))["_DMSHelpers__opsHelper"]) is module.Operations
+    assert mapping()[PROTOCOL]
+
+
+def test_the_vo_of_the_configuration_goes_before_that_of_the_caller() -> None:
+    """As does the setup, in 8.0: what was found out for a VO is not kept for another configuration."""
+
+    def found() -> Any:
+        operations = vars(vars(DMSHelpers(vo="fakevo"))["_DMSHelpers__opsHelper"])
+        return operations["_Operations__vo"], operations.get("_Operations__setup")
+
+    vo, setup = found()
+    assert vo == "fakevo"
+    with changed("/DIRAC/VirtualOrganization", "global"), changed("/DIRAC/Setup", "another"):
+        assert [found() for _ in range(2)] == [("global", "another" if LEVEL else None)] * 2
+    assert found() == (vo, setup)
+
+
+def test_a_helper_of_another_setup_has_the_map_of_that_setup() -> None:
+    """In 8.0; later the setup says nothing."""
+    wanted = {"SITE006-disk"} if LEVEL else None
+    path = "/Operations/elsewhere/SiteSEMappingByProtocol/LCG.Site005.ch"
+    with changed(path, "SITE006-disk"):
+        with changed("/DIRAC/Setup", "elsewhere"):
+            helper = DMSHelpers(vo="fakevo")
+        assert "LCG.Site005.ch" not in mapping()[PROTOCOL]
+        assert helper.getSiteSEMapping()["Value"][PROTOCOL].get("LCG.Site005.ch") == wanted
+        assert "LCG.Site005.ch" not in mapping()[PROTOCOL]
+
+
+def test_a_due_refresh_is_noticed_as_in_stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client refreshes its configuration when it is read and has become old."""
+    mapping()
+    looked: list[int] = []
+    monkeypatch.setattr(gRefresher, "refreshConfigurationIfNeeded", lambda: looked.append(1))
+    helper = DMSHelpers(vo="fakevo")
+    assert looked
+    looked.clear()
+    helper.getSiteSEMapping()
+    assert looked
+    looked.clear()
+    helper.getSiteSEMapping()
+    assert not looked
+
+
+def test_what_is_known_of_an_old_configuration_is_forgotten() -> None:
+    """It would hold the whole configuration."""
+    import weakref
+
+    class Configuration(type(gConfigurationData.mergedCFG)):  # type: ignore[misc]
+        pass
+
+    before = gConfigurationData.mergedCFG
+    for vo in ("first", "second", "third"):
+        mapping(vo)
+    gConfigurationData.mergedCFG = old = Configuration().loadFromDict(before.getAsDict())
+    for vo in ("first", "second", "third"):
+        mapping(vo)
+    forgotten = weakref.ref(old)
+    gConfigurationData.mergedCFG = before
+    del old
+    mapping("first")
+    assert forgotten() is None
 
 
 def test_a_subclass_has_a_map_of_its_own() -> None:
     class Special(DMSHelpers):  # type: ignore[misc]
         pass
 
-    first = Special(vo="fakevo")
-    first.getSiteSEMapping()["Value"][LOCAL].clear()
-    assert mapping()[LOCAL]
-    assert Special(vo="fakevo").getSiteSEMapping()["Value"] == mapping()
+    for _ in range(2):
+        first = Special(vo="fakevo")
+        first.getSiteSEMapping()["Value"][LOCAL].clear()
+        first.siteSet.clear()
+        assert mapping()[LOCAL]
+        assert Special(vo="fakevo").getSiteSEMapping()["Value"] == mapping()
+        assert len(Special(vo="fakevo").getSites()) == SITES
+
+
+def test_a_subclass_that_keeps_its_attributes_elsewhere() -> None:
+    class Special(DMSHelpers):  # type: ignore[misc]
+        def __init__(self, vo: Any = False) -> None:
+            self.elsewhere: dict[str, Any] = {}
+            super().__init__(vo=vo)
+
+        @property
+        def siteSet(self) -> Any:
+            return self.elsewhere["siteSet"]
+
+        @siteSet.setter
+        def siteSet(self, value: Any) -> None:
+            self.elsewhere["siteSet"] = value
+
+    for _ in range(3):
+        helper = Special(vo="fakevo")
+        assert len(helper.getSites()) == SITES
+        assert type(helper.elsewhere["siteSet"]) is set
+        helper.siteSet.clear()
 
 
 def test_threads_never_see_half_a_map() -> None:

@@ -230,6 +230,21 @@ def test_replace_and_back(module: Module) -> None:
     assert host.function is theirs
 
 
+def test_add_and_back(module: Module) -> None:
+    host = module("host", HOST)
+    ours, site = property(lambda self: "ours"), _site(host)
+    site.add(host.Pool, "extra", ours)
+    assert host.Pool().extra == "ours"
+    with pytest.raises(UnknownHost, match="Pool has extra"):
+        site.add(host.Pool, "extra", ours)
+    site.undo()
+    assert not hasattr(host.Pool, "extra")
+    site.add(host.Pool, "extra", ours)
+    host.Pool.extra = "theirs"
+    site.undo()
+    assert host.Pool.extra == "theirs"
+
+
 def test_several_changes_are_taken_back_the_last_first(module: Module) -> None:
     host = module("host", HOST)
     original, site = host.function, _site(host)
