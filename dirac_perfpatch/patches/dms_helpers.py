@@ -147,9 +147,10 @@ class _Helpers:
             return
         self._refresher.refreshConfigurationIfNeeded()
         try:
-            configuration, operations = self._data.mergedCFG, self._namespace["Operations"]
-            made = self._made.get(vo)
-            if made is not None and made.configuration is configuration and made.operations is operations:
+            configuration = self._data.mergedCFG
+            made: Any = self._made.get(vo)
+            known = made is not None and made.configuration is configuration
+            if known and made.operations is self._namespace["Operations"]:
                 helper.__dict__.update(_attributes(made.copy()))
                 return
         except Exception as error:
@@ -157,15 +158,14 @@ class _Helpers:
             self._init(helper, vo)
             return
         self._init(helper, vo)
-        self._keep_made(vo, configuration, operations, helper)
+        self._keep_made(vo, configuration, helper)
 
-    def _keep_made(self, vo: str, configuration: Any, operations: Any, helper: Any) -> None:
+    def _keep_made(self, vo: str, configuration: Any, helper: Any) -> None:
         try:
             found = vars(helper)[_OPERATIONS]
             # A constructor that sets anything else is not the one that we know.
-            known = vars(helper) == _attributes(found) and type(found) is operations
-            if known and self._data.mergedCFG is configuration:
-                self._made.keep(vo, _Made(configuration, operations, dict(vars(found))))
+            if vars(helper) == _attributes(found) and self._data.mergedCFG is configuration:
+                self._made.keep(vo, _Made(configuration, type(found), dict(vars(found))))
         except Exception as error:
             self._guard.failed(error)
 

@@ -299,7 +299,9 @@ def test_a_pickle_is_read_by_a_process_without_the_plugin() -> None:
     mapping()
     helper = DMSHelpers(vo="fakevo")
     helper.getSiteSEMapping()
-    pickled = pickle.dumps([helper, helper.getSiteSEMapping(), vars(helper)])
+    other = DMSHelpers(vo="fakevo")
+    other.getSiteSEMapping()
+    pickled = pickle.dumps([helper, helper.getSiteSEMapping(), vars(other)])
     assert b"perfpatch" not in pickled
     code = (
         "import pickle, sys; helper, answer, attributes = pickle.load(sys.stdin.buffer);"
@@ -538,7 +540,9 @@ def test_a_subclass_that_keeps_its_attributes_elsewhere() -> None:
             self.elsewhere["siteSet"] = value
 
     for _ in range(3):
+        DMSHelpers(vo="fakevo")
         helper = Special(vo="fakevo")
+        assert helper.elsewhere == {"siteSet": set()}
         assert len(helper.getSites()) == SITES
         assert type(helper.elsewhere["siteSet"]) is set
         helper.siteSet.clear()
@@ -582,3 +586,72 @@ def test_nothing_is_kept_of_a_configuration_that_changed_meanwhile(monkeypatch: 
         assert "CHANGED" in mapping()[LOCAL]["LCG.Site000.ch"]
     finally:
         gConfigurationData.setOptionInCFG("/Resources/Sites/LCG/LCG.Site000.ch/SE", before)
+
+
+def test_nothing_is_kept_of_two_configurations_when_the_first_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    gConfigurationData.sync()
+    before = gConfigurationData.mergedCFG
+    tree = before.getAsDict()
+    tree["DIRAC"]["VirtualOrganization"] = "global"
+    del tree["Resources"]["Sites"]["LCG"]["LCG.Site003.ch"]
+    meanwhile = type(before)().loadFromDict(tree)
+    real_init, real_sections = module.Operations.__init__, gConfig.getSections
+
+    def init_meanwhile(*args: Any, **kwargs: Any) -> None:
+        gConfigurationData.mergedCFG = meanwhile
+        real_init(*args, **kwargs)
+
+    def sections_meanwhile(*args: Any, **kwargs: Any) -> Any:
+        gConfigurationData.mergedCFG = meanwhile
+        return real_sections(*args, **kwargs)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(module.Operations, "__init__", init_meanwhile)
+            DMSHelpers(vo="fakevo")
+        gConfigurationData.mergedCFG = before
+        helper = DMSHelpers(vo="fakevo")
+        assert vars(vars(helper)["_DMSHelpers__opsHelper"])["_Operations__vo"] == "fakevo"
+        with monkeypatch.context() as patch:
+            patch.setattr(gConfig, "getSections", sections_meanwhile)
+            helper.getSiteSEMapping()
+    finally:
+        gConfigurationData.mergedCFG = before
+    assert len(mapping()[LOCAL]) == SITES
+
+
+def test_a_constructor_that_does_more_than_we_know_runs_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(self: Any, vo: Any = False) -> None:
+        self.siteSEMapping, self.storageElementSet, self.siteSet = {}, set(), set()
+        self._DMSHelpers__opsHelper = module.Operations(vo=vo)
+        self.failoverSEs = self.archiveSEs = self.notForJobSEs = None
+        self.more = "more"
+
+    with stock("dms_helpers"):
+        monkeypatch.setattr(DMSHelpers, "__init__", init)
+    try:
+        for _ in range(3):
+            assert DMSHelpers(vo="fakevo").more == "more"
+    finally:
+        with stock("dms_helpers"):
+            monkeypatch.undo()
+
+
+def test_who_still_has_our_constructor_gets_the_host_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    mapping()
+    ours, seen = DMSHelpers.__init__, []
+    with stock("dms_helpers"):
+        real = module.Operations.__init__
+        monkeypatch.setattr(module.Operations, "__init__", lambda *args, **kw: seen.append(1) or real(*args, **kw))
+        ours(object.__new__(DMSHelpers), "fakevo")
+        assert seen
+
+
+def test_so_many_vos_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(201):
+        mapping(f"vo {number}")
+    seen = derivations(monkeypatch)
+    mapping("vo 1")
+    assert not seen
+    mapping("vo 0")
+    assert seen

@@ -8,9 +8,11 @@ import operator
 import os
 import pickle
 import pprint
+import signal
+import sys
 import threading
 from collections import ChainMap, OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -228,6 +230,24 @@ def test_nothing_is_copied_before_it_is_asked_for() -> None:
     assert len(untouched) == 99
 
 
+def test_who_asks_for_more_than_a_few_gets_a_dict_at_its_own_speed() -> None:
+    level = lend(mappings())[1]
+    for site in SITES[:3]:
+        assert type(level) not in (dict,)
+        level[site].add("mine")
+    assert type(level) in (dict,)
+    assert level["site 0"] == {"disk 0", "tape 0", "mine"}
+
+
+@pytest.fixture
+def threads_take_turns_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("threads_take_turns_often")
 def test_threads_that_share_one_get_the_same_sets_and_lose_nothing() -> None:
     for _ in range(30):
         level: Any = lend(mappings(300))[1]
@@ -266,10 +286,8 @@ def test_a_child_that_is_forked_while_another_thread_is_at_it_can_go_on() -> Non
     level = lend(mappings())[1]
     child = os.fork()
     if not child:
-        asked = threading.Thread(target=lambda: os._exit(0 if level["site 1"] else 1), daemon=True)
-        asked.start()
-        asked.join(20)
-        os._exit(2)
+        signal.alarm(20)
+        os._exit(0 if level["site 1"] else 1)
     go_on.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
