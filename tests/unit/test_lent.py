@@ -291,3 +291,10 @@ def test_a_child_that_is_forked_while_another_thread_is_at_it_can_go_on() -> Non
     go_on.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_thread_that_was_about_to_ask_when_all_was_copied_gets_what_all_get() -> None:
+    level: Any = lend(mappings())[1]
+    about_to_ask = level.__getitem__
+    level["site 3"] = {"stored"}
+    assert all(about_to_ask(site) is level[site] for site in SITES)
