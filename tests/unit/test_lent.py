@@ -274,6 +274,7 @@ def test_threads_that_share_one_get_the_same_sets_and_lose_nothing() -> None:
 
 def test_a_child_that_is_forked_while_another_thread_is_at_it_can_go_on() -> None:
     entered, go_on = threading.Event(), threading.Event()
+    level = lend(mappings())[1]
 
     def hold() -> None:
         with _lent.lock:
@@ -283,7 +284,6 @@ def test_a_child_that_is_forked_while_another_thread_is_at_it_can_go_on() -> Non
     thread = threading.Thread(target=hold)
     thread.start()
     assert entered.wait(60)
-    level = lend(mappings())[1]
     child = os.fork()
     if not child:
         signal.alarm(20)
