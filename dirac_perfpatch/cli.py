@@ -21,7 +21,7 @@ from dirac_perfpatch.patching import APPLIED, ARMED, FAILED, TRIPPED, Database, 
 OK, BAD, UNUSABLE = 0, 1, 2
 
 _EPILOG = """exit codes: 0 all is well; 1 a patch failed, tripped or answered differently, or init found a file;
-2 there is no DIRAC here, or the toggles cannot be used"""
+2 there is no DIRAC here, the toggles cannot be used, or there is nothing to report"""
 
 
 _answers: TextIO = sys.stdout
@@ -74,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_database(measure, "up to 10 connections, and SELECT only")
     measure.set_defaults(run=_bench)
+    report = commands.add_parser("report", help="what processes recorded of patched and stock calls, compared")
+    report.add_argument("folders", nargs="*", metavar="FOLDER", help="a spool (default: that of this installation)")
+    for name, text in (("html", "one page with plots"), ("json", "all figures"), ("csv", "a line per target")):
+        report.add_argument(f"--{name}", metavar="FILE", help=f"{text}, to a file; - for standard output")
+    report.set_defaults(run=_report)
     init = commands.add_parser("init", help="write a documented patches.yaml where DIRAC looks for it")
     init.set_defaults(run=_init)
     return parser
@@ -216,6 +221,54 @@ def _bench(options: argparse.Namespace) -> int:
         _tell(f"DIRAC {release}, microseconds per call: the minimum, with the patch on and taken off in turn")
         _print_table([("patch", "call", "stock", "patched", "ratio", ""), *(one.as_row() for one in found)])
     return _exit_code([entry["state"] for entry in status()])
+
+
+def _report(options: argparse.Namespace) -> int:
+    folders = options.folders or [_spool()]
+    try:
+        from dirac_perfpatch.comparison.report import build
+        from dirac_perfpatch.comparison.spool_reading import read_spools
+        from dirac_perfpatch.comparison.tables import as_csv, as_json, as_text
+
+        if options.html:
+            from dirac_perfpatch.comparison.page import as_html
+    except ImportError as error:
+        raise _NoHost(f"the report needs more libraries ({error}): pip install 'dirac-perfpatch[report]'") from None
+    found = build(folders, read_spools(folders))
+    wanted = {"html": options.html, "json": options.json, "csv": options.csv}
+    for name, path in wanted.items():
+        if path:
+            text = as_html(found) if name == "html" else as_json(found) if name == "json" else as_csv(found)
+            if not _write(path, text):
+                return UNUSABLE
+    if "-" not in wanted.values():
+        _tell(as_text(found))
+    if not found.processes:
+        return UNUSABLE
+    return BAD if any(patch.troubles for patch in found.patches) else OK
+
+
+def _spool() -> str:
+    from dirac_perfpatch.comparison.spool import default_folder
+
+    _load_host()
+    folder = default_folder(sys.modules["DIRAC"].rootPath)
+    if folder is None:
+        raise _NoHost("this DIRAC does not say where its root is; name the folder of the spool")
+    return folder
+
+
+def _write(path: str, text: str) -> bool:
+    if path == "-":
+        _tell(text)
+        return True
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        print(f"dirac-perfpatch: {path} cannot be written: {error.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
 def _init(options: argparse.Namespace) -> int:

@@ -26,7 +26,10 @@ from lab.interpreters import python_interpreters  # noqa: E402
 from lab.machine import ensure_packages  # noqa: E402
 
 STYLE = ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "wrapt>=1.14", "pytest>=7", "hypothesis>=6"]
-UNIT = ["pytest>=7", "hypothesis>=6", "wrapt>=1.14", "PyYAML>=5.4", "importlib_metadata>=4.4"]
+UNIT = [
+    *("pytest>=7", "hypothesis>=6", "wrapt>=1.14", "PyYAML>=5.4", "importlib_metadata>=4.4"),
+    *("scipy>=1.7", "ddsketch>=2", "matplotlib>=3.6"),
+]
 # Two at a time: the machines that this must pass on have two cores.
 WORKERS = 2
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -47,7 +48,8 @@ def write_states(folder: str) -> None:
     Args:
         folder: The spool of the toggles, or an empty string.
     """
-    keeper(folder).write()
+    with suppress(LookupError):
+        keeper(folder).write()
 
 
 @functools.lru_cache(maxsize=1)
@@ -56,8 +58,14 @@ def keeper(folder: str) -> Keeper:
 
     Args:
         folder: The spool of the toggles; empty for the one below the root of the DIRAC installation.
+
+    Raises:
+        LookupError: There is no such root.
     """
-    return Keeper(folder or default_folder(host.root_path()), _describe)
+    path = folder or default_folder(host.root_path())
+    if path is None:
+        raise LookupError("nobody says where the spool is: set comparison.spool")
+    return Keeper(path, _describe)
 
 
 def _describe() -> dict[str, Any]:

@@ -22,13 +22,16 @@ _KEPT_SECONDS = 7 * 86400.0
 _HALF_WRITTEN_SECONDS = 600.0
 
 
-def default_folder(root: str | None) -> str:
-    """Where the spool is if the toggles do not say: below the root of the DIRAC installation.
+def default_folder(root: str | None) -> str | None:
+    """Where the spool of an installation is unless the toggles name a folder.
 
     Args:
-        root: That root; None stands for the working directory.
+        root: The root of the DIRAC installation, or None if it is not known.
+
+    Returns:
+        ``var/perfpatch-spool`` below the root; None without a root.
     """
-    return os.path.join(root or os.curdir, "var", "perfpatch-spool")
+    return os.path.join(root, "var", "perfpatch-spool") if root else None
 
 
 def host_name() -> str:

@@ -1,0 +1,125 @@
+"""The report as one HTML page that needs nothing else: for people who do not read terminals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from html import escape
+
+from dirac_perfpatch.comparison import plots, words
+from dirac_perfpatch.comparison.report import PatchReport, Report, Row
+from dirac_perfpatch.comparison.spool_reading import PATCHED, STOCK
+from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, SLOWER
+from dirac_perfpatch.comparison.tables import moment, period, states
+
+_STYLE = """
+:root { color-scheme: light; --ink: #111827; --soft: #4b5563; --line: #e5e7eb; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f9fafb; color: var(--ink); }
+body { font: 16px/1.5 system-ui, "DejaVu Sans", Verdana, sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+h1 { font-size: 1.75rem; margin: 0 0 .25rem; }
+h2 { font-size: 1.2rem; margin: 0; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
+p { margin: .4rem 0; }
+.soft { color: var(--soft); font-size: .9rem; }
+.lead { font-size: 1.15rem; margin: 1rem 0 1.5rem; }
+section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 1.25rem 1.5rem; }
+section { margin: 1rem 0; }
+section.patch { border-left: 6px solid var(--tone, #9ca3af); }
+.headline { font-size: 1.1rem; font-weight: 600; color: var(--tone, #4b5563); }
+.pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1rem; }
+figure { margin: .5rem 0; }
+svg { width: 100%; height: auto; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
+th, td { text-align: right; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; }
+ul { margin: .4rem 0; padding-left: 1.2rem; }
+@media print { body { background: #fff; } section { break-inside: avoid; } }
+"""
+_MICRO = "\N{MICRO SIGN}"
+_TONES = {
+    FASTER: "#0f766e",
+    SLOWER: "#b45309",
+    NO_DIFFERENCE: "#374151",
+    words.LOOK: "#b91c1c",
+    words.MIXED: "#b45309",
+}
+_READING = f"""<section><h2>How to read this</h2>
+<p>Each call ran either <em>stock</em>, as DIRAC ships it, or <em>patched</em>, by turns in the same service under the
+same load. The ratio says how many times as fast a typical patched call is: 2 means half the time, 1 means no
+difference. The interval behind it holds the true ratio in 95 of 100 cases. Few and restless data make it wide.</p>
+<p>The unit is the window of time or the process, not the call, because calls that run together share what slows them
+down. A patch is called faster or slower only when an interval of 99 % says so, so that a report may be looked at often.
+Differences below {words.percent(plots.RELEVANT)} are not waited for (the grey band).</p>
+<p class="soft">Rates of errors have exact intervals that take calls to be independent; whether the arms differ is
+judged window by window, too. Medians and percentiles are of all calls of an arm, the ratio is of windows that ran side
+by side: where the load changed a lot the ratio is the one to trust.</p></section>"""
+
+
+def as_html(report: Report) -> str:
+    """The page, complete."""
+    return "\n".join(_page(report))
+
+
+def _page(report: Report) -> Iterator[str]:
+    yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    yield f"<title>DIRAC with and without patches</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>"
+    yield "<header><h1>DIRAC with and without patches</h1>"
+    if report.processes:
+        releases = ", ".join(report.releases)
+        yield f'<p class="soft">{escape(period(report))}. DIRAC {escape(releases)}. Made {moment(time.time())}.</p>'
+    yield f'<p class="lead">{escape(words.summary(report))}</p></header>'
+    overview = plots.forest([row for patch in report.patches for row in patch.rows])
+    if overview:
+        yield f"<section><h2>At a glance</h2><figure>{overview}</figure></section>"
+    for patch in report.patches:
+        yield from _patch(patch)
+    yield _READING
+    if report.complaints:
+        yield f"<section><h2>Not read</h2>{_list(words.first_few(report.complaints))}</section>"
+    yield "</main>\n</body>\n</html>\n"
+
+
+def _patch(patch: PatchReport) -> Iterator[str]:
+    tone = _TONES.get(words.standing(patch))
+    style = f' style="--tone: {tone}"' if tone else ""
+    yield f'<section class="patch"{style}><h2>{escape(patch.patch)}</h2>'
+    yield f'<p class="headline">{escape(words.headline(patch))}</p>'
+    yield f'<p class="soft">{escape(states(patch))}</p>'
+    if patch.troubles:
+        yield _list(words.troubles(patch))
+    if patch.usage:
+        yield _list(words.usage(patch))
+    for row in patch.rows:
+        yield from _row(row)
+    yield "</section>"
+
+
+def _row(row: Row) -> Iterator[str]:
+    by = f' <span class="soft">by {escape(row.by)}</span>' if row.by else ""
+    yield f"<h3>{escape(row.target)}{by}</h3><p>{escape(_sentence(words.verdict(row)))}</p>"
+    heads = ("", "calls", "median", "95th percentile", "99th percentile", "errors (95 % interval)")
+    yield '<div class="wide"><table><thead><tr>' + "".join(f'<th scope="col">{head}</th>' for head in heads)
+    yield "</tr></thead><tbody>"
+    for arm in (STOCK, PATCHED):
+        if arm in row.arms:
+            one = row.arms[arm]
+            times = (words.seconds(value, _MICRO) for value in (one.median, one.p95, one.p99))
+            cells = (f"{one.calls:,}", *times, words.rate(one.error_rate))
+            yield f'<tr><th scope="row">{arm}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+    yield "</tbody></table></div>"
+    drawn = [plot for plot in (plots.quantiles(row), plots.over_time(row)) if plot]
+    if drawn:
+        yield f'<div class="pair">{"".join(f"<figure>{plot}</figure>" for plot in drawn)}</div>'
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _list(lines: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"

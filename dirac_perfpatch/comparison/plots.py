@@ -1,0 +1,190 @@
+"""The plots of the report's page, as SVG to be put into HTML."""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+import matplotlib
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from dirac_perfpatch.comparison import words
+from dirac_perfpatch.comparison.report import Point, Row
+from dirac_perfpatch.comparison.spool_reading import PATCHED, STOCK
+from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, RELEVANT, SLOWER, paired, ratio
+
+# To be told apart in grey and by the colour-blind, too.
+COLOURS = {STOCK: "#6b7280", PATCHED: "#0f766e"}
+VERDICT_COLOURS = {FASTER: "#0f766e", SLOWER: "#b45309", NO_DIFFERENCE: "#374151"}
+UNDECIDED = "#9ca3af"
+_MARKERS = {STOCK: "s", PATCHED: "o"}
+_STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
+    "svg.hashsalt": "dirac-perfpatch",  # the same figures make the same file
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+    "font.size": 10,
+    "axes.edgecolor": "#d1d5db",
+    "axes.labelcolor": "#374151",
+    "xtick.color": "#374151",
+    "ytick.color": "#374151",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+# More dots than this are a blot, and make a page of megabytes.
+_MOST_DOTS = 400
+_STRETCHES = 24
+_WIDEST = 100.0
+
+
+def forest(rows: Sequence[Row]) -> str:
+    """The ratio of every target with its interval, one below the other; empty if there is none."""
+    found = [(row, row.ratio) for row in rows if row.ratio]
+    if not found:
+        return ""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(9.5, 1.1 + 0.42 * len(found))
+        left, right = 0.9, 1.1
+        for place, (row, one) in enumerate(found):
+            colour = VERDICT_COLOURS.get(row.verdict.word, UNDECIDED)
+            low, high = (min(max(bound, 1 / _WIDEST), _WIDEST) for bound in (one.low, one.high))
+            axes.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
+            axes.plot([min(max(one.value, low), high)], [place], "o", color=colour, markersize=7)
+            # The axis is as long as it takes for what is known; an interval of two windows must not squeeze it all.
+            known = (low, high) if colour != UNDECIDED else (one.value, one.value)
+            left, right = min(left, *known), max(right, *known)
+            text = f"{words.times(one)}  {row.verdict.word}"
+            axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", color="#111827")
+        axes.axvline(1, color="#374151", linewidth=1)
+        axes.axvspan(1 / (1 + RELEVANT), 1 + RELEVANT, color="#f3f4f6", zorder=0)
+        axes.set_yticks(range(len(found)), [f"{row.patch}: {row.target}" for row, _ in found])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(found) - 0.4, -0.6)
+        margin = (min(right, _WIDEST) / max(left, 1 / _WIDEST)) ** 0.06
+        _ratio_axis(axes, "x", max(left, 1 / _WIDEST) / margin, min(right, _WIDEST) * margin)
+        axes.set_xlabel("slower with the patch  \N{LEFTWARDS ARROW}   times as fast   \N{RIGHTWARDS ARROW}  faster")
+        axes.spines["left"].set_visible(False)
+        return _svg(figure, "How many times as fast each call is with its patch, with 95 % intervals")
+
+
+def over_time(row: Row) -> str:
+    """The ratio window by window, and averaged over stretches of time; empty if there are fewer than two windows."""
+    if len(row.points) < 2:
+        return ""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(4.9, 2.9)
+        if len(row.points) <= _MOST_DOTS:
+            places = [_moment(point.start) for point in row.points]
+            axes.plot(places, [point.ratio for point in row.points], ".", color=COLOURS[PATCHED], alpha=0.3, mew=0)
+        shown = [point.ratio for point in row.points]
+        for stretch in _stretches(row.points):
+            estimate = paired([math.log(point.ratio) for point in stretch])
+            if not estimate:
+                continue
+            one, place = ratio(estimate), _moment(fmean(point.start for point in stretch))
+            axes.plot([place, place], [one.low, one.high], color=COLOURS[PATCHED], linewidth=1.5)
+            axes.plot([place], [one.value], "o", color=COLOURS[PATCHED], markersize=5)
+        axes.axhline(1, color="#374151", linewidth=1)
+        # Without the outermost dots, of which a busy machine makes some that would flatten the rest.
+        shown.sort()
+        cut = len(shown) // 50
+        low, high = shown[cut], shown[-1 - cut]
+        _ratio_axis(axes, "y", min(low, 0.95) / 1.05, max(high, 1.05) * 1.05)
+        locator = AutoDateLocator(minticks=3, maxticks=6, tz=timezone.utc)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=timezone.utc))
+        axes.set_ylabel("times as fast")
+        axes.set_title("Over time (UTC): above 1 is faster", fontsize=10, loc="left")
+        return _svg(figure, f"{row.target}: how many times as fast with the patch, over time")
+
+
+def quantiles(row: Row) -> str:
+    """Median, 95th and 99th percentile of both arms; empty if an arm has no timed call."""
+    names = {"median": "typical call\n(median)", "p95": "slowest 5 %\n(95th perc.)", "p99": "slowest 1 %\n(99th perc.)"}
+    times = {arm: [getattr(one, key) for key in names] for arm, one in row.arms.items()}
+    if any(not all(times.get(arm, [None])) for arm in COLOURS):
+        return ""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(4.9, 2.9)
+        for place, (stock, patched) in enumerate(zip(times[STOCK], times[PATCHED])):
+            axes.plot([stock, patched], [place, place], color="#d1d5db", linewidth=3, zorder=1)
+        for arm in (STOCK, PATCHED):
+            axes.plot(times[arm], range(len(names)), _MARKERS[arm], color=COLOURS[arm], label=arm, markersize=7)
+        axes.set_yticks(range(len(names)), list(names.values()))
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xscale("log")
+        everything = times[STOCK] + times[PATCHED]
+        _ticks(axes.xaxis, min(everything) / 1.3, max(everything) * 1.3, partial(words.seconds, micro="\N{MICRO SIGN}"))
+        axes.set_xlim(min(everything) / 1.3, max(everything) * 1.3)
+        axes.grid(True, axis="x", color="#f3f4f6")
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderpad=0)
+        axes.set_title("Time per call", fontsize=10, loc="left")
+        return _svg(figure, f"{row.target}: time per call of stock and patched")
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    # Not pyplot, which keeps what it made and looks for a display.
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def _stretches(points: Sequence[Point]) -> list[list[Point]]:
+    begin, end = points[0].start, points[-1].start
+    number = min(_STRETCHES, max(1, len(points) // 6))
+    found: list[list[Point]] = [[] for _ in range(number)]
+    for point in points:
+        found[min(number - 1, int((point.start - begin) / max(end - begin, 1.0) * number))].append(point)
+    return found
+
+
+def _ratio_axis(axes: Any, name: str, low: float, high: float) -> None:
+    getattr(axes, f"set_{name}scale")("log")
+    getattr(axes, f"set_{name}lim")(low, high)
+    _ticks(getattr(axes, f"{name}axis"), low, high, lambda value: f"{value:.4g}")
+
+
+def _ticks(axis: Any, low: float, high: float, text: Any) -> None:
+    """Ticks at round figures; matplotlib's own for logarithms are powers of ten, of which there may be none."""
+    if high / low < 4:
+        places = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    else:
+        steps = (1, 2, 5) if high / low < 200 else (1,)
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        places = [step * 10.0**decade for decade in decades for step in steps]
+    axis.set_ticks([place for place in places if low <= place <= high])
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_ticks([], minor=True)
+
+
+_drawn = 0
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as an element of a page: with a title for screen readers, and names of its own."""
+    global _drawn
+    _drawn += 1
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True)
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # All figures of a page share one space of names, which matplotlib starts anew for each.
+    text = re.sub(r'\b(id="|url\(#|href="#)', rf"\1p{_drawn}-", text)
+    head = f'<svg role="img" aria-label="{html.escape(title)}" '
+    return text.replace("<svg ", head, 1).replace(">", f"><title>{html.escape(title)}</title>", 1)

@@ -1,0 +1,128 @@
+"""The report for terminals and for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from time import gmtime, strftime
+from typing import Any
+
+from dirac_perfpatch.comparison import words
+from dirac_perfpatch.comparison.report import PatchReport, Report, Row
+from dirac_perfpatch.comparison.spool_reading import ARMS, PATCHED, STOCK
+
+_HEADINGS = ("target", "arm", "calls", "errors (95 %)", "median", "95th", "99th", "ratio (95 %)")
+
+
+def moment(value: float) -> str:
+    """A point in time, such as ``2026-01-31 12:00 UTC``."""
+    return strftime("%Y-%m-%d %H:%M UTC", gmtime(value))
+
+
+def period(report: Report) -> str:
+    """What was read: how many processes, where and when."""
+    hosts = report.hosts[0] if len(report.hosts) == 1 else f"{len(report.hosts)} hosts"
+    processes = f"{report.processes} process{'' if report.processes == 1 else 'es'}"
+    return f"{processes} on {hosts}, {moment(report.began)} to {moment(report.ended)}"
+
+
+def as_text(report: Report) -> str:
+    """For a terminal; ends without a line break."""
+    lines = [words.summary(report)]
+    if report.processes:
+        lines.append(f"{period(report)}; DIRAC {', '.join(report.releases)}")
+    cells = [_HEADINGS, *(row for patch in report.patches for one in patch.rows for row in _cells(one))]
+    table = _aligned(cells)
+    heading = next(table)
+    for patch in report.patches:
+        lines += ["", f"{patch.patch}: {words.headline(patch)}", f"  {states(patch)}"]
+        lines += [f"  {line}" for line in words.usage(patch)]
+        lines += [f"  {line}" for line in words.troubles(patch)]
+        if patch.rows:
+            lines.append(f"  {heading}")
+        for row in patch.rows:
+            lines += [f"  {next(table)}" for _ in _cells(row)]
+            lines.append(f"    {row.target}{f', by {row.by}' if row.by else ''}: {words.verdict(row)}")
+    lines += ["", *(f"not read: {text}" for text in words.first_few(report.complaints))] if report.complaints else []
+    return "\n".join(lines)
+
+
+def states(patch: PatchReport) -> str:
+    """What the patch is in how many processes, and what it counted."""
+    text = ", ".join(f"{state} in {number}" for state, number in patch.states.items()) or "no process has it"
+    if patch.checked:
+        text += f"; {patch.checked} answers compared with stock, {patch.differences} different"
+    if patch.events:
+        text += "; " + ", ".join(f"{name} {number}" for name, number in patch.events.items())
+    return text
+
+
+def _cells(row: Row) -> list[tuple[str, ...]]:
+    cells = []
+    for arm in (STOCK, PATCHED):
+        if arm in row.arms:
+            one = row.arms[arm]
+            times = (words.seconds(value) for value in (one.median, one.p95, one.p99))
+            ratio = words.times(row.ratio) if arm == PATCHED else ""
+            cells.append((row.target, arm, f"{one.calls:,}", words.rate(one.error_rate), *times, ratio))
+    return cells
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+
+
+def as_json(report: Report) -> str:
+    """All figures; times in seconds, ratios as stock over patched, each with its 95 % interval."""
+    found = asdict(report)
+    found["summary"] = words.summary(report)
+    for patch, one in zip(report.patches, found["patches"]):
+        one["headline"] = words.headline(patch)
+        for row, entry in zip(patch.rows, one["rows"]):
+            entry["text"] = words.verdict(row)
+            del entry["points"]  # one per window and process: as many as the spools have
+    return json.dumps(found, indent=2)
+
+
+def as_csv(report: Report) -> str:
+    """A line per target, for spreadsheets."""
+    rows = [_flat(row) for patch in report.patches for row in patch.rows]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(_COLUMNS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().rstrip("\n")
+
+
+_FIGURES = ("calls", "errors", "timed", "median", "p95", "p99")
+_COLUMNS = (
+    *("patch", "target", "by", "verdict", "ratio", "ratio_low", "ratio_high"),
+    *("mean_ratio", "mean_ratio_low", "mean_ratio_high", "units", "units_more", "seconds_more", "errors_differ"),
+    *(f"{arm}_{name}" for arm in ARMS for name in (*_FIGURES, "error_rate", "error_rate_low", "error_rate_high")),
+)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    cells: dict[str, Any] = {
+        "patch": row.patch,
+        "target": row.target,
+        "by": row.by,
+        "verdict": row.verdict.word,
+        "units": row.verdict.units,
+        "units_more": row.verdict.more,
+        "seconds_more": row.more_seconds,
+        "errors_differ": row.errors,
+    }
+    intervals = {"ratio": row.ratio, "mean_ratio": row.mean_ratio}
+    for arm, one in row.arms.items():
+        cells.update({f"{arm}_{name}": getattr(one, name) for name in _FIGURES})
+        intervals[f"{arm}_error_rate"] = one.error_rate
+    for name, interval in intervals.items():
+        if interval:
+            cells.update({name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high})
+    return cells

@@ -1,0 +1,257 @@
+"""The report's statistics: they do not cry wolf, they find what is there, and they know what they do not know."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy
+import pytest
+import spools
+
+from dirac_perfpatch.comparison import words
+from dirac_perfpatch.comparison.report import MORE, Row, build
+from dirac_perfpatch.comparison.spool_reading import Gathered, parse
+from dirac_perfpatch.comparison.statistics import (
+    FASTER,
+    FEWEST,
+    NO_DIFFERENCE,
+    SLOWER,
+    TOO_LITTLE,
+    Estimate,
+    between,
+    judge,
+    of_sums,
+    paired,
+    rate,
+    ratio,
+    units_needed,
+)
+
+RUNS = 200
+KINDS = ["time", "call", "few by call", "process"]
+
+
+def _row(documents: list[spools.Document]) -> Row:
+    snapshots = tuple(parse(json.dumps(one).encode()) for one in documents)
+    (patch,) = build([], Gathered(snapshots, ())).patches
+    (row,) = patch.rows
+    return row
+
+
+def _run(kind: str, seed: int, faster: float = 1.0, **more: Any) -> Row:
+    random = numpy.random.default_rng([seed, KINDS.index(kind)])
+    if kind == "process":
+        return _row(spools.fleet(random, 10, 8, faster, timed_per_window=20.0, **more))
+    if kind == "few by call":
+        return _row([spools.process(random, "call", 50, faster, share=0.1, timed_per_window=150.0, **more)])
+    return _row([spools.process(random, kind, 50, faster, **more)])
+
+
+# Both arms are stock
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_arms_are_called_different_in_at_most_5_of_100_runs(kind: str) -> None:
+    """Neither faster or slower, nor with other errors, with all the unkindness that `spools` can think of."""
+    rows = [_run(kind, seed) for seed in range(RUNS)]
+    assert sum(row.verdict.word in (FASTER, SLOWER) for row in rows) <= RUNS * 0.05
+    assert sum(row.total.word in (FASTER, SLOWER) for row in rows) <= RUNS * 0.05
+    assert sum(bool(row.errors) for row in rows) <= RUNS * 0.05
+    # And the interval of 95 % is one: it misses in 5 of 100, give or take what 200 runs can tell.
+    assert sum(not row.ratio.low <= 1 <= row.ratio.high for row in rows if row.ratio) <= RUNS * 0.09
+
+
+def test_a_report_may_be_looked_at_often() -> None:
+    """Twenty looks at the same growing data, each of which may be the one at which somebody believes it."""
+    wrong = 0
+    for seed in range(RUNS):
+        differences = list(numpy.random.default_rng(seed).standard_t(3, 400))
+        wrong += any(judge(paired(differences[:units]), "time").word == FASTER for units in range(20, 401, 20))
+    assert wrong <= RUNS * 0.05
+
+
+def test_one_component_is_not_measured_by_another() -> None:
+    """By process, a slow component that happens to have more patched hosts does not make the patch slow."""
+    random, documents = numpy.random.default_rng(5), []
+    for number in range(16):
+        slow = number < 8
+        arm = "patched" if (number % 4 if slow else (number + 1) % 4) else "stock"
+        component = {"typical": 1e-1 if slow else 1e-4, "component": "Slow" if slow else "Quick"}
+        documents.append(
+            spools.process(random, "process", 8, arm=arm, host=f"h{number}", timed_per_window=20.0, **component)
+        )
+    row = _row(documents)
+    assert row.ratio is not None
+    assert row.ratio.high / row.ratio.low < 10
+
+
+def test_the_processes_of_a_host_are_one_unit_if_they_share_their_arm() -> None:
+    documents = spools.fleet(numpy.random.default_rng(1), 8, 8)
+    assert _row(documents).verdict.units == 4  # of 8 processes in each arm
+    for one in documents:  # pinned, one of each arm on every host
+        arm = "patched" if one["pid"] == 1 else "stock"
+        one["patches"]["error_stack"]["arm"] = arm
+        for row in one["blocks"]:
+            row["arm"] = arm
+    assert _row(documents).verdict.units == 8
+
+
+# The patch does something
+
+
+@pytest.mark.parametrize(("kind", "windows"), [("time", 800), ("call", 300)])
+def test_a_patch_that_takes_a_tenth_of_the_time_off_is_found(kind: str, windows: int) -> None:
+    for word, faster in ((FASTER, 1 / 0.9), (SLOWER, 0.9)):
+        rows = [_row([spools.process(numpy.random.default_rng(seed), kind, windows, faster)]) for seed in range(10)]
+        assert sum(row.verdict.word == word for row in rows) >= 9
+        assert sum(row.ratio.low <= faster <= row.ratio.high for row in rows if row.ratio) >= 8
+
+
+def test_processes_that_take_half_the_time_are_found() -> None:
+    rows = [_run("process", seed, 2.0) for seed in range(10)]
+    assert {row.verdict.word for row in rows} == {FASTER}
+
+
+def test_a_few_windows_that_happen_to_agree_are_no_verdict() -> None:
+    assert judge(paired([0.7, 0.7001, 0.7, 0.6999, 0.7]), "time").word == TOO_LITTLE
+    assert judge(paired([0.7, 0.7001, 0.7, 0.6999, 0.7, 0.7]), "time").word == FASTER
+    assert judge(between({"": ([0.7, 0.7001], [0.0, 0.0001])}), "process").word == TOO_LITTLE
+    assert judge(between({"": ([0.7, 0.7001, 0.7], [0.0, 0.0001, 0.0])}), "process").word == FASTER
+
+
+@pytest.mark.parametrize("kind", ["time", "call", "process"])
+def test_without_data_there_is_too_little(kind: str) -> None:
+    for estimate in (paired([]), paired([0.3]), between({}), between({"": ([1.0], [1.0, 2.0])})):
+        assert estimate is None
+    verdict = judge(None, kind)
+    assert (verdict.word, verdict.units, verdict.more) == (TOO_LITTLE, 0, FEWEST[kind])
+
+
+def test_certain_sameness_is_said() -> None:
+    spread = [0.01, -0.01] * 50
+    assert judge(paired(spread), "time").word == NO_DIFFERENCE
+    assert judge(paired([10 * one for one in spread[:8]]), "time").word == TOO_LITTLE
+    # Not by whether a difference was seen, but by whether one can still be there.
+    assert judge(paired([0.03 + 4 * one for one in spread[:30]]), "time").word == FASTER
+    assert judge(paired([0.04 + 12 * one for one in spread[:30]]), "time").word == TOO_LITTLE
+
+
+def test_patched_calls_that_fail_are_found() -> None:
+    broken = _run("time", 3, error_rates=(0.002, 0.2))
+    assert broken.errors == MORE
+    assert words.verdict(broken).endswith("; more errors with the patch")
+
+
+# How long to wait
+
+
+def test_the_wait_is_about_right() -> None:
+    """Of the number that is needed by theory, and of what is then found."""
+    spread, difference = 0.3, math.log(1.05)
+    theory = ((2.576 + 0.842) * spread / difference) ** 2
+    told, found = [], 0
+    for seed in range(RUNS):
+        random = numpy.random.default_rng(seed)
+        differences = list(random.normal(difference, spread, 30))
+        estimate = paired(differences)
+        assert estimate is not None
+        told.append(units_needed(estimate, "time"))
+        differences += random.normal(difference, spread, max(0, told[-1] - 30)).tolist()
+        found += judge(paired(differences), "time").word == FASTER
+    assert theory / 1.15 < numpy.median(told) < theory * 1.15
+    assert 0.7 * RUNS < found < 0.9 * RUNS
+
+
+@pytest.mark.parametrize("kind", ["time", "call", "process"])
+@pytest.mark.parametrize("mean", [0.0, 0.03, 0.06, -1.0])
+@pytest.mark.parametrize("error", [1e-6, 0.01, 0.02, 0.1, 1.0, 30.0])
+@pytest.mark.parametrize("units", [1, 2, 5, 6, 100])
+def test_who_has_too_little_is_asked_for_more(kind: str, mean: float, error: float, units: int) -> None:
+    verdict = judge(Estimate(mean, error, max(1, units - 1), units), kind)
+    assert (verdict.word == TOO_LITTLE) == (verdict.more is not None)
+    if verdict.more is not None:
+        assert verdict.more >= max(1, FEWEST[kind] - units)
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("time", 120), ("call", 60)])
+def test_the_wait_is_told_at_the_pace_of_the_data(kind: str, seconds: int) -> None:
+    """One process of 60 s windows, then three of them, which get there three times as fast."""
+    random = numpy.random.default_rng(2)
+    row = _row([spools.process(random, kind, 12, timed_per_window=200.0)])
+    assert row.more_seconds is not None and row.verdict.more is not None
+    assert row.more_seconds / row.verdict.more == pytest.approx(seconds, rel=0.25)
+    three = _row([spools.process(random, kind, 6, pid=pid) for pid in (1, 2, 3)])
+    assert three.more_seconds is not None and three.verdict.more is not None
+    assert three.more_seconds / three.verdict.more == pytest.approx(seconds / 3, rel=0.25)
+
+
+# The pieces
+
+
+def test_the_interval_of_pairs_is_that_of_student() -> None:
+    estimate = paired([0.1, 0.2, 0.3, 0.4])
+    assert estimate is not None
+    # t(3 degrees of freedom, 97.5 %) = 3.182; the standard error is 0.0645.
+    assert estimate.bounds(0.95) == pytest.approx((0.25 - 3.1824 * 0.06455, 0.25 + 3.1824 * 0.06455), abs=1e-4)
+    found = ratio(estimate)
+    assert found.value == pytest.approx(math.exp(0.25))
+    assert found.low == pytest.approx(math.exp(0.25 - 3.1824 * 0.06455), rel=1e-4)
+
+
+def test_the_interval_of_processes_is_that_of_welch() -> None:
+    first, second = [27.5, 21.0, 19.0, 23.6, 17.0, 17.9], [27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8, 22.0, 24.8]
+    estimate = between({"": (first, second)})
+    assert estimate is not None
+    # As scipy.stats.ttest_ind says with equal_var=False.
+    assert estimate.mean / estimate.error == pytest.approx(-1.5119677)
+    assert estimate.freedom == pytest.approx(6.6955320)
+    # Twice the same group is the same difference, better known.
+    both = between({"": (first, second), "other": ([one + 9 for one in first], [one + 9 for one in second])})
+    assert both is not None
+    assert both.mean == pytest.approx(estimate.mean)
+    assert both.error == pytest.approx(estimate.error / math.sqrt(2))
+    assert both.freedom == pytest.approx(2 * estimate.freedom)
+
+
+# As scipy.stats.binomtest(...).proportion_ci(method="exact") says.
+@pytest.mark.parametrize(
+    ("errors", "calls", "low", "high"),
+    [
+        (0, 10, 0.0, 0.30849710781876294),
+        (10, 10, 0.6915028921812371, 1.0),
+        (3, 1000, 0.0006190999316499173, 0.008742023238657654),
+        (1, 1, 0.025, 1.0),
+        (50_000, 10**9, 4.9562697406027965e-05, 5.044020080650077e-05),
+    ],
+)
+def test_the_interval_of_errors_is_the_exact_one(errors: int, calls: int, low: float, high: float) -> None:
+    found = rate(errors, calls)
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((errors / calls, low, high), rel=1e-6)
+
+
+def test_the_ratio_of_sums_has_the_interval_of_its_pairs() -> None:
+    """Against a thousand draws of the same: the standard error is the spread that they have."""
+    random, found = numpy.random.default_rng(6), []
+    for _ in range(1000):
+        common = random.lognormal(0, 0.4, 50)
+        pairs = list(zip(2 * common * random.lognormal(0, 0.2, 50), common * random.lognormal(0, 0.2, 50)))
+        found.append(of_sums(pairs))
+    means = [one.mean for one in found if one]
+    assert numpy.mean(means) == pytest.approx(math.log(2), abs=0.01)
+    assert numpy.mean([one.error for one in found if one]) == pytest.approx(numpy.std(means), rel=0.1)
+    assert of_sums([(1.0, 1.0)]) is of_sums([(0.0, 1.0)] * 3) is None
+
+
+def test_without_calls_there_is_no_rate() -> None:
+    assert rate(0, 0) is None
+
+
+def test_intervals_without_end_stay_numbers() -> None:
+    """Two pairs that disagree leave everything open, and JSON has no infinity."""
+    estimate = paired([-300.0, 300.0])
+    assert estimate is not None
+    found = ratio(estimate)
+    assert math.isfinite(found.high) and found.low > 0
