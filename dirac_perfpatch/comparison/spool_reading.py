@@ -239,6 +239,8 @@ def parse(content: bytes) -> Snapshot:
 
 def _state(found: Any) -> State:
     mode = _text(found, "mode")
+    if mode != "ab":  # one that is just on or off has none of these
+        found = {"share": 0, "window_seconds": 0, "checked": 0, "differences": 0, **found}
     return State(
         _text(found, "state"),
         _text(found, "reason", ""),
