@@ -23,6 +23,7 @@ from lab.folder import temporary_folder
 from lab.machine import ensure_packages
 from lab.mariadb import MariaDB
 
+from . import production
 from .arms import Arm
 from .result import Tally, notes, summary, table
 
@@ -46,11 +47,13 @@ def main() -> None:
         say(f"MariaDB is up on port {database.port}; starting the Configuration server, FileCatalog, DataStore ...")
         with _started(arms, database, folder) as (first, second):
             tallies = _measure(first, second, database, options.rounds)
+        compared = [] if options.null else _compare(arms, database, folder, options, tallies)
     say("everything is stopped")
     print("\n" + table(tallies))
     print("\nPer call: the median. Two arms on one machine, one database and in alternation; the idle arm is halted.")
     for note in notes(tallies):
         print("note:", note)
+    print("\n".join(compared))
     _save(options.json, options.rounds, tallies)
     if any(tally.failures for tally in tallies.values()):
         sys.exit(1)
@@ -65,9 +68,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m demo", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count, per arm (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where the figures go (default: demo.json in the cache folder)")
+    parser.add_argument("--seconds", type=int, default=60, help="of A/B afterwards (default: %(default)s)")
+    parser.add_argument("--html", type=Path, help="where the page goes (default: demo.html in the cache folder)")
     parser.add_argument("--null", action="store_true", help="stock against stock: what the measurement itself adds")
     options = parser.parse_args()
     options.json = options.json or hosts.cache_folder() / "demo.json"
+    options.html = options.html or hosts.cache_folder() / "demo.html"
     return options
 
 
@@ -77,8 +83,16 @@ def _hosts(null: bool) -> dict[str, hosts.Host]:
     if null:
         return {"stock": stock, "stock too": stock}
     patched = hosts.environment(RELEASE, label="demo")
-    hosts.install_plugin(patched, CHECKOUT)
+    hosts.install_plugin(patched, CHECKOUT, "ab", "report")
     return {"stock": stock, "patched": patched}
+
+
+def _compare(
+    arms: dict[str, hosts.Host], database: MariaDB, folder: Path, options: argparse.Namespace, tallies: dict[str, Tally]
+) -> list[str]:
+    """The same work on one installation whose patches are `ab`. Returns: what is to be printed."""
+    say(f"the same services, every patch `ab`, windows of {production.WINDOW_SECONDS} s, {options.seconds} s ...")
+    return production.compare(arms["patched"], database, folder, options.seconds, options.html, tallies)
 
 
 @contextlib.contextmanager

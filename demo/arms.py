@@ -23,10 +23,19 @@ class Arm:
     """One installation with everything that belongs to it.
 
     name: as in the table; host: the environment; folder: for all files of this arm; library: a folder that holds the
-    packages `demo` and `lab` and nothing else, so that the plugin's checkout is never importable.
+    packages `demo` and `lab` and nothing else, so that the plugin's checkout is never importable; env: more environment
+    variables of its processes.
     """
 
-    def __init__(self, name: str, host: Host, database: MariaDB, folder: Path, library: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        host: Host,
+        database: MariaDB,
+        folder: Path,
+        library: Path,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.name = name
         self._database = database
         self._folder = folder
@@ -36,7 +45,7 @@ class Arm:
             host,
             database,
             folder / "installation",
-            env={"PYTHONPATH": str(library), "PERFPATCH_DEMO_COUNTS": str(self._counts_folder)},
+            env={"PYTHONPATH": str(library), "PERFPATCH_DEMO_COUNTS": str(self._counts_folder), **(env or {})},
             launcher=[str(host.python), str(library / "demo" / "probe.py")],
             services=SERVICES,
             prefix="".join(letter if letter.isalnum() else "_" for letter in name) + "_",

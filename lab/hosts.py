@@ -103,9 +103,10 @@ def plain_environment(name: str, requirements: Sequence[str], python: StrPath | 
     return folder / "bin"
 
 
-def install_plugin(host: Host, checkout: StrPath) -> None:
+def install_plugin(host: Host, checkout: StrPath, *extras: str) -> None:
     """Install the plugin from a checkout, as a wheel, in place of one that is there.
 
+    extras: what it is to bring along besides.
     The wheel is built from a copy: setuptools leaves a build folder behind, and would pack stale files from it.
     Errors: CalledProcessError when it cannot be built or installed.
     """
@@ -116,7 +117,8 @@ def install_plugin(host: Host, checkout: StrPath) -> None:
         _run([_uv(), "build", "--quiet", "--wheel", "--python", str(host.python), "-o", str(wheels), str(source)])
         (wheel,) = wheels.glob("*.whl")
         with _lock(host.folder.name):
-            _pip(host, "install", "--reinstall-package", PLUGIN, str(wheel))
+            wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
+            _pip(host, "install", "--reinstall-package", PLUGIN, wanted)
 
 
 def remove_plugin(host: Host) -> None:

@@ -121,7 +121,7 @@ def _with_host(kind: str, release: str, version: str, library: Path) -> Stage:
 
 def _install(release: str, version: str) -> Stage:
     def run() -> tuple[int, str]:
-        hosts.install_plugin(hosts.environment(release, version, label="tests"), CHECKOUT)
+        hosts.install_plugin(hosts.environment(release, version, label="tests"), CHECKOUT, "ab")
         return 0, ""
 
     return Stage(f"install, DIRAC {release}, Python {version}", run)

@@ -1,0 +1,105 @@
+"""A/B as an operator would run it: one installation, every patch `ab`, and the report of what was recorded."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lab.hosts import Host
+from lab.mariadb import MariaDB
+
+from .arms import ROLES, Arm
+from .result import Tally
+
+PATCHES = (
+    "extension_lookup",
+    "error_stack",
+    "proxy_loading",
+    "dms_helpers",
+    "connection_checkout",
+    "connection_eviction",
+    "connection_close",
+)
+# Short, because the demo is. In production a minute is better.
+WINDOW_SECONDS = 2
+# How far the two ways to measure may be apart beyond the report's interval: the demo's own timers count themselves,
+# too, which is most of a call that takes a fraction of a microsecond.
+_APART = 2.0
+
+
+def compare(
+    host: Host, database: MariaDB, folder: Path, seconds: float, page: Path, tallies: dict[str, Tally]
+) -> list[str]:
+    """Run an installation under comparison and report.
+
+    host: with the plugin and its extras; folder: for files, with the `library` of the arms; seconds: how long; page:
+    where the HTML goes; tallies: what the demo has measured itself.
+    Returns: what is to be printed. Errors: RuntimeError when the report cannot be made.
+    """
+    spool = folder / "spool"
+    toggles = folder / "patches.yaml"
+    comparison = {"window_seconds": WINDOW_SECONDS, "spool": spool, "check_one_in": 500}
+    lines = ["patches:", *(f"  {name}: ab" for name in PATCHES)]
+    lines += ["comparison:", *(f"  {key}: {value}" for key, value in comparison.items())]
+    toggles.write_text("\n".join(lines) + "\n")
+    env = {"DIRAC_PERFPATCH_CONFIG": str(toggles)}
+    arm = Arm("compared", host, database, folder / "compared", folder / "library", env)
+    try:
+        arm.start()
+        arm.ask("user", "fill")
+        _work(arm, seconds)
+    finally:
+        arm.stop()
+    table, found = _report(host, spool, page)
+    title = "A/B: what the services themselves recorded"
+    return ["", title, "", table, "", *_agreement(found, tallies), "", f"page: {page}"]
+
+
+def _work(arm: Arm, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    for number in itertools.count():
+        for role in ROLES:
+            arm.ask(role, "round", number)
+        arm.insert_pending_records()
+        if time.monotonic() > end:
+            return
+
+
+def _report(host: Host, spool: Path, page: Path) -> tuple[str, Any]:
+    command = [host.bin / "dirac-perfpatch", "report", spool, "--html", page]
+    table = _run([*command])
+    return table, json.loads(_run([host.bin / "dirac-perfpatch", "report", spool, "--json", "-"]))
+
+
+def _run(command: list[str | Path]) -> str:
+    answer = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise RuntimeError(f"the report failed: {answer.stderr[-2000:]}")
+    return answer.stdout.rstrip()
+
+
+def _agreement(found: Any, tallies: dict[str, Tally]) -> Iterator[str]:
+    """Lines that set the report's ratios beside those of the demo's own measurement."""
+    stock, patched = tallies.values()
+    yield f"{'how many times as fast':<38}{'demo':>12}{'A/B':>12}   95 % interval"
+    for target, ratio in _ratios(found):
+        before, after = stock.times.get(target, []), patched.times.get(target, [])
+        if not before or not after:
+            continue
+        own = statistics.median(before) / statistics.median(after)
+        value, low, high = (ratio[key] for key in ("value", "low", "high"))
+        differ = "" if low / _APART <= own <= high * _APART else "  they differ"
+        yield f"{target:<38}{own:>12.4g}{value:>12.4g}   {low:.4g} to {high:.4g}{differ}"
+
+
+def _ratios(found: Any) -> Iterator[tuple[str, dict[str, float]]]:
+    for patch in found["patches"]:
+        for row in patch["rows"]:
+            if row["ratio"]:
+                yield row["target"], row["ratio"]
