@@ -195,11 +195,8 @@ def units_needed(estimate: Estimate, kind: str) -> int:
 
     Always more than there are: where that many should do but did not, as many as see half of it.
     """
-    for difference in (math.log1p(RELEVANT), math.log1p(RELEVANT) / 2):
-        needed = max(FEWEST[kind], _units_for(estimate, difference))
-        if needed > estimate.units:
-            return needed
-    return 2 * estimate.units
+    needed = max(FEWEST[kind], _units_for(estimate, math.log1p(RELEVANT)))
+    return needed if needed > estimate.units else _units_for(estimate, math.log1p(RELEVANT) / 2)
 
 
 def _units_for(estimate: Estimate, difference: float) -> int:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from dirac_perfpatch.cli import main
 from dirac_perfpatch.comparison.page import as_html
-from dirac_perfpatch.comparison.report import Report, build, merged
+from dirac_perfpatch.comparison.report import Report, build, merged, pairs_of
 from dirac_perfpatch.comparison.spool import default_folder
 from dirac_perfpatch.comparison.spool_reading import Gathered, Unusable, parse, read_spools
 from dirac_perfpatch.comparison.statistics import FASTER, NOT_COMPARED, TOO_LITTLE
@@ -64,7 +64,7 @@ def test_a_process_that_was_copied_twice_counts_once_as_it_was_last(tmp_path: Pa
     new.update(written=old["written"] + 10, cpu_seconds=77.0)
     for folder, document in (("a", old), ("b", new), ("c", old)):
         spools.write(tmp_path / folder, [document])
-    found = read_spools([str(tmp_path), str(tmp_path / "b")])
+    found = read_spools([str(tmp_path), str(tmp_path / "a")])
     assert [one.cpu_seconds for one in found.snapshots] == [77.0]
 
 
@@ -281,6 +281,48 @@ def test_a_pair_that_lacks_an_arm_counts_for_nothing(tmp_path: Path) -> None:
     assert len(row.points) == 1
 
 
+def test_few_calls_are_left_out_where_one_arm_has_fewer_by_design() -> None:
+    """The median of three calls is not that of thirty, if slow calls are much slower than quick ones are quick."""
+    blocks = parse(json.dumps(spools.process(numpy.random.default_rng(1), "call", 40)).encode()).blocks
+    kept = [one for one in pairs_of(blocks, "call", 0.9) if one.median is not None]
+    few = {one.block for one in blocks if one.timed < 20}
+    assert few and len(kept) == 40 - len(few)
+    assert all(one.median is not None for one in pairs_of(blocks, "call", 0.5))
+    # All calls are counted, whether they were timed or not, and errors in busy windows weigh more.
+    patched, stock = (one._replace(block=0, errors=0) for one in blocks[:2])
+    windows = [[stock._replace(calls=calls), patched._replace(calls=calls, errors=calls // 10)] for calls in (10, 1000)]
+    quiet, busy = (pairs_of(window, "call", 0.9)[0].errors for window in windows)
+    assert quiet is not None and busy is not None
+    assert busy == pytest.approx(100 * quiet)
+
+
+def test_blocks_of_the_other_arm_are_not_of_the_process(tmp_path: Path) -> None:
+    """A process that alternated before the toggles were changed still has them."""
+    documents = spools.fleet(numpy.random.default_rng(4), 6, 4)
+    spools.write(tmp_path / "a", documents)
+    for one in documents:
+        other = "stock" if one["patches"]["error_stack"]["arm"] == "patched" else "patched"
+        one["blocks"] += [{**row, "arm": other, "median": 9.9, "mean": 9.9} for row in one["blocks"]]
+    spools.write(tmp_path / "b", documents)
+    before, after = (_report(tmp_path / name).patches[0].rows[0].ratio for name in "ab")
+    assert before == after
+
+
+def test_a_process_that_answered_differently_is_trouble(tmp_path: Path) -> None:
+    document = _small()
+    document["patches"]["error_stack"]["differences"] = 2
+    spools.write(tmp_path, [document])
+    assert main(["report", str(tmp_path)]) == 1
+
+
+def test_more_errors_than_calls_are_no_more_than_all(tmp_path: Path) -> None:
+    document = _small()
+    document["series"][0].update(calls=3, errors=5)
+    spools.write(tmp_path, [document])
+    found = _report(tmp_path).patches[0].rows[0].arms[document["series"][0]["arm"]].error_rate
+    assert found is not None and (found.value, found.high) == (1, 1)
+
+
 def test_processes_as_arms_show_cpu_time_and_memory(tmp_path: Path) -> None:
     documents = spools.fleet(numpy.random.default_rng(4), 12, 8, 2.0, timed_per_window=20.0)
     spools.write(tmp_path, documents)
@@ -319,6 +361,7 @@ def test_json_has_every_figure(example: Path, capsys: pytest.CaptureFixture[str]
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     row = next(one for one in found["patches"] if one["patch"] == "error_stack")["rows"][0]
     assert row["verdict"]["word"] == FASTER
+    assert "points" not in row  # thousands, of which nobody asked for
     assert row["ratio"]["low"] < 3.4 < row["ratio"]["high"]
     assert set(row["arms"]["stock"]) == {"calls", "errors", "timed", "error_rate", "median", "p95", "p99"}
     assert row["arms"]["stock"]["median"] / row["arms"]["patched"]["median"] == pytest.approx(3.4, rel=0.05)
@@ -377,8 +420,8 @@ def test_the_page_stands_alone(example: Path, tmp_path: Path) -> None:
 
 
 def test_names_are_text_in_the_page(tmp_path: Path) -> None:
-    document = _small(target="<script>x</script>", component='"><script>')
-    document["patches"]["error_stack"].update(state="tripped", reason="<b>")
+    document = _small(patch="<script>", target="<script>x</script>", component='"><script>')
+    document["patches"]["<script>"].update(state="tripped", reason="<b>")
     spools.write(tmp_path, [document])
     path = tmp_path / "report.html"
     assert main(["report", str(tmp_path), "--html", str(path)]) == 1

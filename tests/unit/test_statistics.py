@@ -129,6 +129,12 @@ def test_without_data_there_is_too_little(kind: str) -> None:
     assert (verdict.word, verdict.units, verdict.more) == (TOO_LITTLE, 0, FEWEST[kind])
 
 
+def test_values_without_any_spread_are_no_trouble() -> None:
+    same = between({"": ([1.0] * 3, [1.0] * 3)})
+    assert same is not None
+    assert judge(same, "process").word == judge(paired([0.0] * 6), "time").word == NO_DIFFERENCE
+
+
 def test_certain_sameness_is_said() -> None:
     spread = [0.01, -0.01] * 50
     assert judge(paired(spread), "time").word == NO_DIFFERENCE
@@ -139,6 +145,8 @@ def test_certain_sameness_is_said() -> None:
 
 
 def test_patched_calls_that_fail_are_found() -> None:
+    early = _row([spools.process(numpy.random.default_rng(3), "time", 4, error_rates=(0.0, 1.0))])
+    assert early.errors == ""
     broken = _run("time", 3, error_rates=(0.002, 0.2))
     assert broken.errors == MORE
     assert words.verdict(broken).endswith("; more errors with the patch")
