@@ -162,9 +162,9 @@ def read_spools(folders: Iterable[str]) -> Gathered:
     """
     newest: dict[tuple[str, int, float], Snapshot] = {}
     complaints: list[str] = []
-    for path in _files(folders, complaints):
+    for path in list_files(folders, complaints):
         try:
-            found = parse(_content(path))
+            found = read_file(path)
         except Unusable as error:
             complaints.append(f"{path}: {error}")
             continue
@@ -180,7 +180,28 @@ def read_spools(folders: Iterable[str]) -> Gathered:
     return Gathered(tuple(snapshots), tuple(complaints))
 
 
-def _files(folders: Iterable[str], complaints: list[str]) -> Iterator[str]:
+def read_file(path: str, *, blocks: bool = True) -> Snapshot:
+    """Read one file.
+
+    Args:
+        path: Where it is.
+        blocks: Whether to read the blocks, which are most of it and take most of the time.
+
+    Raises:
+        Unusable: It is no snapshot; the text says why.
+        OSError: It cannot be read, or is not there any more.
+    """
+    return parse(_content(path), blocks=blocks)
+
+
+def list_files(folders: Iterable[str], complaints: list[str]) -> Iterator[str]:
+    """The paths of all snapshots in some folders and in the folders below them.
+
+    Args:
+        folders: Their paths.
+        complaints: A line is added for each folder that cannot be read.
+    """
+
     def complain(error: OSError) -> None:
         complaints.append(f"{error.filename}: cannot be read: {error.strerror}")
 
@@ -205,7 +226,7 @@ def _content(path: str) -> bytes:
     return content
 
 
-def parse(content: bytes) -> Snapshot:
+def parse(content: bytes, *, blocks: bool = True) -> Snapshot:
     """Make a snapshot of a file's content.
 
     Raises:
@@ -232,7 +253,7 @@ def parse(content: bytes) -> Snapshot:
         _count(found, "resident_bytes"),
         {_printable(name): _state(one) for name, one in _mapping(found, "patches").items()},
         _items(found, "series", _series),
-        _items(found, "blocks", _block),
+        _items(found, "blocks", _block) if blocks else (),
         _events(found),
     )
 
