@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from dirac_perfpatch import loading, status, toggles
@@ -81,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
     init = commands.add_parser("init", help="write a documented patches.yaml where DIRAC looks for it")
     init.set_defaults(run=_init)
+    serve = commands.add_parser("export", help="serve this host's comparison of patched and stock to Prometheus")
+    serve.add_argument("--port", type=int, default=18524, help="0: one that is free (default: %(default)s)")
+    serve.add_argument("--address", default="0.0.0.0", help="what to listen on (default: all IPv4 addresses)")
+    serve.add_argument("--spool", type=Path, help="a folder (default: that of this DIRAC)")
+    serve.set_defaults(run=_export)
     return parser
 
 
@@ -288,6 +294,25 @@ def _init(options: argparse.Namespace) -> int:
         print(f"dirac-perfpatch: {path} cannot be written: {error.strerror}", file=sys.stderr)
         return BAD
     _tell(f"wrote {path}")
+    return OK
+
+
+def _export(options: argparse.Namespace) -> int:
+    try:
+        from dirac_perfpatch.comparison import exporter
+    except ImportError as error:
+        raise _NoHost(f"the export needs one more library ({error}): pip install 'dirac-perfpatch[export]'") from None
+    spool = options.spool or Path(_spool())
+
+    def ready(port: int) -> None:
+        _tell(f"serving {spool} at http://{options.address}:{port}/metrics")
+        _answers.flush()
+
+    try:
+        exporter.serve(spool, options.address, options.port, ready)
+    except (OSError, OverflowError) as error:
+        print(f"dirac-perfpatch: cannot listen on {options.address}:{options.port}: {error}", file=sys.stderr)
+        return UNUSABLE
     return OK
 
 

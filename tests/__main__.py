@@ -1,8 +1,8 @@
 """Run all tests: `python3 -m tests`. Installs what is missing, builds the environments, fast tests first.
 
-Stages: style and types; unit tests on every Python there is; then, for each release of DIRAC in an environment of its
-own, the host tests with a real MariaDB and the service tests with real services; what an uninstallation leaves; and
-last, the chaos suite in its short form.
+Stages: style and types; unit tests on every Python there is; a real Prometheus that scrapes the exporter; then, for
+each release of DIRAC in an environment of its own, the host tests with a real MariaDB and the service tests with real
+services; what an uninstallation leaves; and last, the chaos suite in its short form.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from lab.interpreters import python_interpreters  # noqa: E402
 from lab.machine import ensure_packages  # noqa: E402
 
 STYLE = ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "wrapt>=1.14", "pytest>=7", "hypothesis>=6"]
+STYLE += ["prometheus_client>=0.20"]
 UNIT = [
     *("pytest>=7", "hypothesis>=6", "wrapt>=1.14", "PyYAML>=5.4", "importlib_metadata>=4.4"),
     *("scipy>=1.7", "ddsketch>=2", "matplotlib>=3.6"),
 ]
+MONITORING = [*UNIT, "prometheus_client>=0.20"]
 # Two at a time: the machines that this must pass on have two cores.
 WORKERS = 2
 
@@ -108,6 +110,14 @@ def _unit(version: str) -> Stage:
     return Stage(f"unit tests, Python {version}", run)
 
 
+def _monitoring() -> Stage:
+    def run() -> tuple[int, str]:
+        python = hosts.plain_environment("monitoring", MONITORING) / "python"
+        return command([python, "-m", "pytest", "tests/monitoring"], _environment(PYTHONPATH=str(CHECKOUT)))
+
+    return Stage("monitoring tests, Debian's Prometheus", run)
+
+
 def _with_host(kind: str, release: str, version: str, library: Path) -> Stage:
     def run() -> tuple[int, str]:
         host = hosts.environment(release, version, label="tests")
@@ -169,6 +179,7 @@ def main() -> None:
     done: list[Stage] = []
     _run_all(_style(), done)
     _run_all([_unit(version) for version in python_interpreters()], done)
+    _run_all([_monitoring()], done)
     matrix = hosts.matrix()
     _run_all([_install(*pair) for pair in matrix], done, workers=1)
     library = Path(tempfile.mkdtemp(prefix="perfpatch-library-"))

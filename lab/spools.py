@@ -1,0 +1,151 @@
+"""Synthetic snapshots of processes, for tests and measurements that need a spool folder and no DIRAC."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddsketch import DDSketch
+
+# Every target that is recorded, and seconds per call in the two arms.
+TARGETS = {
+    ("extension_lookup", "extensionsByPriority"): (6e-3, 5e-7),
+    ("extension_lookup", "getExtensionMetadata"): (6e-3, 6e-7),
+    ("error_stack", "S_ERROR"): (75e-6, 5e-6),
+    ("proxy_loading", "X509Chain.loadProxyFromFile"): (1.2e-3, 3e-6),
+    ("dms_helpers", "DMSHelpers.getSiteSEMapping"): (4.5e-3, 3e-6),
+    ("connection_checkout", "ConnectionPool.get"): (85e-6, 4e-6),
+    ("connection_eviction", "MySQL._except"): (2e-5, 2e-5),
+    ("connection_close", "AccountingDB.insertRecordDirectly"): (2.3e-3, 1.6e-3),
+    ("connection_close", "DirectoryTreeBase.getDirectorySize"): (9e-3, 6e-3),
+    ("connection_close", "PilotStatusAgent.execute"): (0.5, 0.5),
+}
+PATCHES = tuple(dict.fromkeys(patch for patch, _ in TARGETS))
+ARMS = ("stock", "patched")
+BLOCKS = 1000
+
+
+class Process:
+    """A process of a DIRAC host that records and writes snapshots into a spool folder.
+
+    spool: the folder; component, host, pid: what it is; started: seconds since the epoch, now if None.
+    `times` has the seconds of the timed calls.
+    """
+
+    def __init__(
+        self, spool: Path, component: str, *, host: str = "h1.example.org", pid: int = 1, started: float | None = None
+    ) -> None:
+        self.started = time.time() if started is None else started
+        self.path = spool / f"{host}.{pid}.{round(self.started * 1e9)}.json"
+        self._random = random.Random(f"{host} {component} {pid}")
+        self.times: dict[tuple[str, str, str], list[float]] = {}
+        self._sketches: dict[tuple[str, str, str], DDSketch] = {}
+        self.snapshot: dict[str, Any] = {
+            "format": 1,
+            "host": host,
+            "component": component,
+            "release": "9.1.8",
+            "plugin": "0.1.0",
+            "pid": pid,
+            "started": self.started,
+            "written": self.started,
+            "ended": False,
+            "cpu_seconds": 0.0,
+            "resident_bytes": 150_000_000,
+            "patches": {patch: _patch() for patch in PATCHES},
+            "series": [],
+            "blocks": [],
+            "events": {},
+        }
+
+    def record(
+        self, patch: str, target: str, arm: str, calls: int, *, errors: int = 0, one_in: int = 16, spread: float = 0.3
+    ) -> None:
+        """Calls of a target in an arm, of which every `one_in`th is timed; their times are log-normal."""
+        series = self._series(patch, target, arm)
+        middle = TARGETS[patch, target][ARMS.index(arm)]
+        times = [middle * self._random.lognormvariate(0, spread) for _ in range(calls // one_in)]
+        sketch = self._sketches.setdefault((patch, target, arm), DDSketch(0.01))
+        for seconds in times:
+            sketch.add(seconds)
+        self.times.setdefault((patch, target, arm), []).extend(times)
+        series["calls"] += calls
+        series["errors"] += errors
+        series["timed"] += len(times)
+        series["seconds"] += sum(times)
+        bins = enumerate(sketch._store.bins, sketch._store.offset)
+        series["sketch"]["bins"] = {str(index): round(count) for index, count in bins if count}
+
+    def event(self, patch: str, name: str, count: int) -> None:
+        """Events of a patch's own."""
+        events = self.snapshot["events"].setdefault(patch, {})
+        events[name] = events.get(name, 0) + count
+
+    def fill(self, patches: Collection[str] = PATCHES, calls: int = 40_000) -> None:
+        """Make the snapshot as large as one gets with these patches in ab: wide sketches, and all blocks."""
+        for patch in set(PATCHES).difference(patches):
+            self.snapshot["patches"][patch] = {"state": "applied", "reason": "", "failures": 0, "mode": "on"}
+        targets = [target for target in TARGETS if target[0] in patches]
+        for patch, target in targets:
+            for arm in ARMS:
+                self.record(patch, target, arm, calls, errors=calls // 1000, spread=0.5)
+            self.event(patch, "hits", calls)
+            self.event(patch, "misses", calls // 100)
+        self.snapshot["blocks"] = [self._block(number, targets) for number in range(BLOCKS)]
+
+    def write(self, *, ended: bool = False, written: float | None = None) -> None:
+        """Replace the process's file, as the recorder does."""
+        self.snapshot.update(written=time.time() if written is None else written, ended=ended)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary.write_text(json.dumps(self.snapshot, separators=(",", ":")))
+        os.replace(temporary, self.path)
+
+    def _series(self, patch: str, target: str, arm: str) -> dict[str, Any]:
+        for series in self.snapshot["series"]:
+            if (series["patch"], series["target"], series["arm"]) == (patch, target, arm):
+                found: dict[str, Any] = series
+                return found
+        series = {"patch": patch, "target": target, "arm": arm, "calls": 0, "errors": 0, "timed": 0, "seconds": 0.0}
+        series["sketch"] = {"accuracy": 0.01, "zero": 0, "bins": {}}
+        self.snapshot["series"].append(series)
+        return series
+
+    def _block(self, number: int, targets: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        window, place = divmod(number, len(targets))
+        patch, target = targets[place]
+        middle = TARGETS[patch, target][window % 2] * self._random.lognormvariate(0, 0.1)
+        return {
+            "patch": patch,
+            "target": target,
+            "arm": ARMS[window % 2],
+            "block": window,
+            "pair": window // 2,
+            "start": self.started + 60.0 * window,
+            "seconds": 60.0,
+            "calls": 4000,
+            "errors": 4,
+            "timed": 250,
+            "mean": middle,
+            "median": middle * 0.98,
+        }
+
+
+def _patch() -> dict[str, Any]:
+    return {
+        "state": "applied",
+        "reason": "",
+        "mode": "ab",
+        "by": "time",
+        "share": 0.5,
+        "window_seconds": 60.0,
+        "arm": "patched",
+        "failures": 0,
+        "checked": 0,
+        "differences": 0,
+    }
