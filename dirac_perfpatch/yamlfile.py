@@ -1,9 +1,9 @@
 """Reading a YAML file into nodes that know their lines, without building objects and without surprises.
 
 Importing PyYAML takes 20 ms, and every DIRAC command reads a file of toggles, so a plain file, which is what
-``dirac-perfpatch init`` writes and people edit, is read line by line: ``key:`` or ``key: word`` or ``key: number``,
-indented by spaces, and comments. Anything else, valid or not, is PyYAML's to read. A test shows that both agree on
-whatever the plain reader accepts.
+``dirac-perfpatch init`` writes and people edit, is read line by line: ``key:`` and a word, a number, an absolute path,
+``""`` or nothing, indented by spaces, and comments. Anything else, valid or not, is PyYAML's to read. A test shows that
+both agree on whatever the plain reader accepts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _MAX_BYTES = 64 * 1024
 _MAX_DEPTH = 8
 # Of a name or a value. Also keeps every number one that can be calculated and shown.
 _MAX_LENGTH = 200
-_PLAIN_LINE = re.compile(r"( *)([a-z][a-z_]{0,99}):(?: +([a-z]{2,5}|[0-9]{1,9}(?:\.[0-9]{1,9})?))?[ ]*(?: #.*)?")
+_PLAIN_LINE = re.compile(
+    r"( *)([a-z][a-z_]{0,99}):"
+    r"(?: +([a-z]{2,20}|[0-9]{1,9}(?:\.[0-9]{1,9})?|/[A-Za-z0-9_./-]{0,199}|\"\"))?[ ]*(?: #.*)?"
+)
 _WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 
 
@@ -41,15 +44,17 @@ class FileError(Exception):
 
 
 class Node(NamedTuple):
-    """A value, and its line.
+    """A value, and where it is.
 
     Args:
         value: A bool, int, float, str or None; a list of nodes; or a dict of nodes by their keys.
         line: Of the key that it belongs to, or else of the value itself; counted from 1.
+        place: Where it is instead, if it is not in a file.
     """
 
     value: Any
     line: int
+    place: str = ""
 
 
 def read(path: str) -> Node:
@@ -65,12 +70,21 @@ def read(path: str) -> Node:
         FileError: It cannot be read, is not YAML, repeats a key, or uses what a file of toggles has no need of: tags,
             anchors, several documents, deep nesting, long names or values, more than 64 KiB.
     """
-    text = _text(path)
+    return parse(path, content(path).removeprefix("\ufeff"))
+
+
+def parse(path: str, text: str) -> Node:
+    """Read the text of a file, as :func:`read` does."""
     plain = _read_plain(text)
     return _read_yaml(path, text) if plain is None else plain
 
 
-def _text(path: str) -> str:
+def content(path: str) -> str:
+    """The text of a file, with its byte order mark and line ends as they are.
+
+    Raises:
+        FileError: It cannot be read, is not UTF-8, or is larger than 64 KiB.
+    """
     try:
         kind = os.stat(path).st_mode
         if stat.S_ISDIR(kind):
@@ -85,7 +99,7 @@ def _text(path: str) -> str:
     if len(data) > _MAX_BYTES:
         raise FileError(path, None, f"is larger than {_MAX_BYTES // 1024} KiB; a file of toggles is a page of text")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise FileError(path, line, f"byte 0x{data[error.start]:02x} is not UTF-8; save it as UTF-8 text") from None
@@ -118,16 +132,23 @@ def _read_plain(text: str) -> Node | None:
         if word is None:
             value: Any = {}
             levels.append((None, value))
-        elif word in _WORDS:
-            value = _WORDS[word]
-        elif word[0].isdigit():
-            if len(word) > 1 and word[0] == "0" and not word.startswith("0."):
-                return None  # octal, to some
-            value = float(word) if "." in word else int(word)
         else:
-            return None
+            value = "" if word == '""' else plain_value(word)
+            if value is None:
+                return None
         mapping[key] = Node(value, number)
     return Node(top, next(iter(top.values())).line) if top and levels[-1][0] is not None else None
+
+
+def plain_value(word: str) -> Any:
+    """What a word, a number or a path means in YAML; None for what PyYAML is to be asked."""
+    if word in _WORDS:
+        return _WORDS[word]
+    if not word[0].isdigit():
+        return None if word == "null" else word
+    if len(word) > 1 and word[0] == "0" and not word.startswith("0."):
+        return None  # octal, to some
+    return float(word) if "." in word else int(word)
 
 
 def _read_yaml(path: str, text: str) -> Node:

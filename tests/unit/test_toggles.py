@@ -11,10 +11,13 @@ import pytest
 
 from dirac_perfpatch import toggles
 from dirac_perfpatch.patches import CATALOGUE
-from dirac_perfpatch.toggles import Toggle, ToggleError, Toggles, load
+from dirac_perfpatch.toggles import Comparison, Toggle, ToggleError, Toggles, Trial, draft, load, override
 
 NAMES = [patch.name for patch in CATALOGUE]
 KNOWN = ", ".join(NAMES)
+TRIAL = Trial("time", 0.5, 60)
+COMPARISON = Comparison("", 10000, False)
+TRIALS = "by, share, window_seconds"
 
 
 @pytest.fixture
@@ -50,15 +53,16 @@ def test_the_shipped_file_is_the_one_source_of_the_defaults(tmp_path: Path) -> N
     assert load(None, {}) == Toggles(
         toggles.SHIPPED,
         {
-            "extension_lookup": Toggle(True, {}),
-            "error_stack": Toggle(True, {"recheck_seconds": 1}),
-            "proxy_loading": Toggle(True, {"max_proxies": 1000}),
-            "dms_helpers": Toggle(True, {}),
-            "connection_checkout": Toggle(True, {"idle_ping_seconds": 5, "keepalive_seconds": 5}),
-            "connection_eviction": Toggle(True, {}),
-            "connection_close": Toggle(True, {}),
+            "extension_lookup": Toggle("on", {}, TRIAL),
+            "error_stack": Toggle("on", {"recheck_seconds": 1}, TRIAL),
+            "proxy_loading": Toggle("on", {"max_proxies": 1000}, TRIAL),
+            "dms_helpers": Toggle("on", {}, TRIAL),
+            "connection_checkout": Toggle("on", {"idle_ping_seconds": 5, "keepalive_seconds": 5}, TRIAL),
+            "connection_eviction": Toggle("on", {}, TRIAL),
+            "connection_close": Toggle("on", {}, TRIAL),
         },
         keep_on_update=True,
+        comparison=COMPARISON,
     )
 
 
@@ -74,7 +78,7 @@ def test_the_shipped_file_read_as_a_user_s_own_says_the_same(file: Path) -> None
 
 @pytest.mark.parametrize("content", ["", "\n", "# only a comment", "\n  # one\n\n# two\n", "---\n", "null\n", "{}"])
 def test_a_file_that_says_nothing_keeps_the_defaults(file: Path, content: str) -> None:
-    assert _load(file, content) == Toggles(str(file), load(None, {}).patches, True)
+    assert _load(file, content) == Toggles(str(file), load(None, {}).patches, True, COMPARISON)
 
 
 @pytest.mark.parametrize("content", ["patches:\n", "patches: {}\n", "patches: ~\n", "enabled: on\n", "enabled: yes"])
@@ -102,9 +106,11 @@ def test_options_are_taken_and_the_others_of_the_patch_keep_their_defaults(file:
             idle_ping_seconds: 2.5
         """,
     )
-    assert found.patches["error_stack"] == Toggle(True, {"recheck_seconds": 0})
-    assert found.patches["proxy_loading"] == Toggle(False, {"max_proxies": 1000})
-    assert found.patches["connection_checkout"] == Toggle(True, {"idle_ping_seconds": 2.5, "keepalive_seconds": 5})
+    assert found.patches["error_stack"] == Toggle("on", {"recheck_seconds": 0}, TRIAL)
+    assert found.patches["proxy_loading"] == Toggle("off", {"max_proxies": 1000}, TRIAL)
+    assert found.patches["connection_checkout"] == Toggle(
+        "on", {"idle_ping_seconds": 2.5, "keepalive_seconds": 5}, TRIAL
+    )
 
 
 def test_the_main_switch_switches_all_off(file: Path) -> None:
@@ -116,6 +122,41 @@ def test_the_main_switch_switches_all_off(file: Path) -> None:
 def test_keep_on_update_is_a_switch_of_its_own(file: Path) -> None:
     found = _load(file, "keep_on_update: off\n")
     assert (_on(found), found.keep_on_update) == (NAMES, False)
+
+
+def test_a_patch_that_is_compared_and_how(file: Path) -> None:
+    found = _load(
+        file,
+        """
+        comparison:
+          by: process
+          share: 0.25
+          window_seconds: 5
+          spool: /var/spool/perfpatch
+          check_one_in: 0
+          follow_configuration: on
+        patches:
+          error_stack: ab
+          dms_helpers: {enabled: ab, by: call, share: 1}
+          connection_checkout:
+            enabled: ab
+            window_seconds: 0.5
+        """,
+    )
+    assert found.comparison == Comparison("/var/spool/perfpatch", 0, True)
+    assert found.patches["error_stack"] == Toggle("ab", {"recheck_seconds": 1}, Trial("process", 0.25, 5))
+    assert found.patches["dms_helpers"] == Toggle("ab", {}, Trial("call", 1, 5))
+    assert found.patches["connection_checkout"].trial == Trial("process", 0.25, 0.5)
+    assert found.patches["proxy_loading"].mode == "on"
+    assert _on(found) == NAMES
+    assert _load(file, "enabled: off\npatches:\n  error_stack: ab\n").patches["error_stack"].mode == "off"
+
+
+def test_what_is_compared_by_call_does_not_concern_patches_that_are_not_compared(file: Path) -> None:
+    found = _load(file, "comparison:\n  by: call\npatches:\n  error_stack: ab\n  connection_close: off\n")
+    assert found.patches["error_stack"].trial.by == "call"
+    text = "comparison:\n  by: call\npatches:\n  connection_close:\n    enabled: ab\n    by: time\n"
+    assert _load(file, text).patches["connection_close"].trial.by == "time"
 
 
 @pytest.mark.parametrize("word", ["on", "On", "ON", "true", "True", "TRUE", "yes", "Yes"])
@@ -190,6 +231,51 @@ def test_a_nonsense_word_in_the_variable_is_told(word: str) -> None:
     assert str(caught.value) == f"DIRAC_PERFPATCH={word}: must be on or off"
 
 
+# A section of the host's configuration
+
+PLACE = "/Operations/Defaults/PerfPatch"
+
+
+def test_a_section_says_something_over_a_file(file: Path) -> None:
+    file.write_text("enabled: off\npatches:\n  error_stack: off\n  proxy_loading:\n    max_proxies: 5\n")
+    section = {"enabled": "True", "dms_helpers": "ab", "comparison": {"by": "process", "share": "0.1"}}
+    below = override(draft(str(file)), PLACE, section)
+    above = override(below, "/Operations/vo/PerfPatch", {"connection_checkout": {"idle_ping_seconds": "7"}})
+    assert _on(below.toggles()) == [name for name in NAMES if name != "error_stack"]
+    assert below.toggles().patches["proxy_loading"].options == {"max_proxies": 5}
+    assert above.toggles().patches["dms_helpers"] == Toggle("ab", {}, Trial("process", 0.1, 60))
+    assert above.toggles().patches["connection_checkout"].options["idle_ping_seconds"] == 7
+    assert above.toggles().source == f"{file}, {PLACE}, /Operations/vo/PerfPatch"
+
+
+@pytest.mark.parametrize(
+    ("section", "error"),
+    [
+        ({"eror_stack": "off"}, "eror_stack: unknown key 'eror_stack'; did you mean error_stack?"),
+        ({"keep_on_update": "off"}, "keep_on_update: unknown key 'keep_on_update'; known: enabled, comparison, "
+         + KNOWN),
+        ({"error_stack": "maybe"}, "error_stack: error_stack must be on, off or ab, or a mapping with `enabled:`; "
+         "it is 'maybe'"),
+        ({"error_stack": ""}, "error_stack: error_stack must be on, off or ab, or a mapping with `enabled:`; "
+         "it is empty"),
+        ({"enabled": "of"}, "enabled: enabled must be on or off (or true or false); it is 'of'"),
+        ({"enabled": {"a": "b"}}, "enabled: enabled must be on or off (or true or false); it is a mapping"),
+        ({"error_stack": {"recheck_seconds": "x"}}, "error_stack/recheck_seconds: recheck_seconds of error_stack must "
+         "be a number of seconds, such as 1; it is 'x'"),
+        ({"error_stack": {"recheck": "1"}}, "error_stack/recheck: unknown option of error_stack 'recheck'; did you "
+         "mean recheck_seconds?"),
+        ({"comparison": {"by": "call"}, "connection_checkout": "ab"}, "connection_checkout: connection_checkout cannot "
+         "be compared by call: its calls do not stand alone; write `by: time` or `by: process` for it"),
+        ({"comparison": {"follow_configuration": "off"}}, "comparison/follow_configuration: unknown key of comparison "
+         "'follow_configuration'; known: by, share, window_seconds, spool, check_one_in"),
+    ],
+)  # fmt: skip
+def test_a_wrong_section_is_told_with_the_path_and_what_is_right(section: dict[str, object], error: str) -> None:
+    with pytest.raises(ToggleError) as caught:
+        override(draft(toggles.SHIPPED), PLACE, section)
+    assert str(caught.value) == f"{PLACE}/{error}"
+
+
 # What is refused: wrong content
 
 
@@ -203,9 +289,9 @@ def test_a_nonsense_word_in_the_variable_is_told(word: str) -> None:
          "line; it is 'error_stack'"),
         ("# off?\noff\n", "2: the file must be a mapping: `enabled: true` and `patches:` with a patch's name per line; "
          "it is False"),
-        ("enabled: on\npatches:\n  - error_stack\n", "2: patches must be a mapping: a patch's name and on or off per "
-         "line; it is a list"),
-        ("enabled: on\npatches: on\n", "2: patches must be a mapping: a patch's name and on or off per line; "
+        ("enabled: on\npatches:\n  - error_stack\n", "2: patches must be a mapping: a patch's name and on, off or ab "
+         "per line; it is a list"),
+        ("enabled: on\npatches: on\n", "2: patches must be a mapping: a patch's name and on, off or ab per line; "
          "it is True"),
         # Unknown names.
         ("patches:\n  dms_helpers: on\n  eror_stack: on\n", "3: unknown patch 'eror_stack'; did you mean error_stack?"),
@@ -213,11 +299,12 @@ def test_a_nonsense_word_in_the_variable_is_told(word: str) -> None:
         ("patches: {proxyloading: off}\n", "1: unknown patch 'proxyloading'; did you mean proxy_loading?"),
         ("patches:\n  error_stack:\n    enabled: on\n    recheck_second: 1\n",
          "4: unknown option of error_stack 'recheck_second'; did you mean recheck_seconds?"),
-        ("patches:\n  dms_helpers:\n    size: 1\n", "3: unknown option of dms_helpers 'size'; known: enabled"),
+        ("patches:\n  dms_helpers:\n    size: 1\n", "3: unknown option of dms_helpers 'size'; known: enabled, "
+         + TRIALS),
         ("enabled: on\n\npatchs:\n  error_stack: on\n", "3: unknown key 'patchs'; did you mean patches?"),
-        ("error_stack: off\n", "1: unknown key 'error_stack'; known: enabled, keep_on_update, patches"),
-        ("1: on\n", "1: unknown key '1'; known: enabled, keep_on_update, patches"),
-        ("on: on\n", "1: unknown key 'on'; known: enabled, keep_on_update, patches"),
+        ("error_stack: off\n", "1: unknown key 'error_stack'; known: enabled, keep_on_update, patches, comparison"),
+        ("1: on\n", "1: unknown key '1'; known: enabled, keep_on_update, patches, comparison"),
+        ("on: on\n", "1: unknown key 'on'; known: enabled, keep_on_update, patches, comparison"),
         ("? |\n  enabled\n: on\n", "1: unknown key 'enabled\\n'; did you mean enabled?"),
         # Wrong values.
         ("enabled: maybe\n", "1: enabled must be on or off (or true or false); it is 'maybe'"),
@@ -228,14 +315,15 @@ def test_a_nonsense_word_in_the_variable_is_told(word: str) -> None:
         ("enabled: [on]\n", "1: enabled must be on or off (or true or false); it is a list"),
         ("keep_on_update: 2026-01-01\n", "1: keep_on_update must be on or off (or true or false); "
          "it is datetime.date(2026, 1, 1)"),
-        ("patches:\n  error_stack: y\n", "2: error_stack must be on or off, or a mapping with `enabled:`; it is 'y'"),
-        ("patches:\n  error_stack: 0\n", "2: error_stack must be on or off, or a mapping with `enabled:`; it is 0"),
+        ("patches:\n  error_stack: y\n",
+         "2: error_stack must be on, off or ab, or a mapping with `enabled:`; it is 'y'"),
+        ("patches:\n  error_stack: 0\n", "2: error_stack must be on, off or ab, or a mapping with `enabled:`; it is 0"),
         ("patches:\n  error_stack:\n  dms_helpers: on\n",
-         "2: error_stack must be on or off, or a mapping with `enabled:`; it is empty"),
+         "2: error_stack must be on, off or ab, or a mapping with `enabled:`; it is empty"),
         ("patches:\n  error_stack:\n    - on\n",
-         "2: error_stack must be on or off, or a mapping with `enabled:`; it is a list"),
+         "2: error_stack must be on, off or ab, or a mapping with `enabled:`; it is a list"),
         ("patches:\n  error_stack:\n    enabled: 1\n",
-         "3: enabled of error_stack must be on or off (or true or false); it is 1"),
+         "3: enabled of error_stack must be on, off or ab; it is 1"),
         ("patches:\n  error_stack:\n    enabled: on\n    recheck_seconds: soon\n",
          "4: recheck_seconds of error_stack must be a number of seconds, such as 1; it is 'soon'"),
         ("patches:\n  error_stack:\n    recheck_seconds: on\n",
@@ -256,6 +344,42 @@ def test_a_nonsense_word_in_the_variable_is_told(word: str) -> None:
          "3: max_proxies of proxy_loading must be a whole number, such as 1000; it is '1e3'"),
         ("patches:\n  proxy_loading:\n    max_proxies:\n",
          "3: max_proxies of proxy_loading must be a whole number, such as 1000; it is empty"),
+        # The comparison.
+        ("patches:\n  error_stack: on\n  dms_helpers: a\n",
+         "3: dms_helpers must be on, off or ab, or a mapping with `enabled:`; it is 'a'"),
+        ("patches:\n  error_stack:\n    enabled: abc\n",
+         "3: enabled of error_stack must be on, off or ab; it is 'abc'"),
+        ("patches:\n  error_stack:\n    by: host\n",
+         "3: by of error_stack must be time, process or call; it is 'host'"),
+        ("patches:\n  error_stack:\n    share: 50\n", "3: share of error_stack must be from 0 to 1, not 50"),
+        ("patches:\n  error_stack:\n    share: half\n",
+         "3: share of error_stack must be a number, such as 0.5; it is 'half'"),
+        ("patches:\n  error_stack:\n    shar: 1\n", "3: unknown option of error_stack 'shar'; did you mean share?"),
+        ("patches:\n  dms_helpers: on\n  connection_checkout:\n    by: call\n",
+         "3: connection_checkout cannot be compared by call: its calls do not stand alone; write `by: time` or "
+         "`by: process` for it"),
+        ("comparison:\n  by: call\npatches:\n  connection_close: ab\n",
+         "4: connection_close cannot be compared by call: its calls do not stand alone; write `by: time` or "
+         "`by: process` for it"),
+        ("enabled: ab\n", "1: enabled must be on or off (or true or false); it is 'ab'"),
+        ("comparison: on\n", "1: comparison must be a mapping: a name and a value per line; it is True"),
+        ("comparison:\n  windows: 60\n", "2: unknown key of comparison 'windows'; did you mean window_seconds?"),
+        ("comparison:\n  by: on\n", "2: by of comparison must be time, process or call; it is True"),
+        ("comparison:\n  share: 1.5\n", "2: share of comparison must be from 0 to 1, not 1.5"),
+        ("comparison:\n  share: on\n", "2: share of comparison must be a number, such as 0.5; it is True"),
+        ("comparison:\n  window_seconds: 0\n",
+         "2: window_seconds of comparison must be from 0.1 to 86400, not 0"),
+        ("comparison:\n  window_seconds:\n",
+         "2: window_seconds of comparison must be a number of seconds, such as 60; it is empty"),
+        ("comparison:\n  spool: var/spool\n", "2: spool of comparison must be the full path of a folder, or \"\" "
+         "for the default; it is 'var/spool'"),
+        ("comparison:\n  spool: on\n", "2: spool of comparison must be the full path of a folder, or \"\" "
+         "for the default; it is True"),
+        ("comparison:\n  check_one_in: -1\n", "2: check_one_in of comparison must be from 0 to 1000000000, not -1"),
+        ("comparison:\n  check_one_in: 0.5\n",
+         "2: check_one_in of comparison must be a whole number, such as 10000; it is 0.5"),
+        ("comparison:\n  follow_configuration: yes please\n",
+         "2: follow_configuration of comparison must be on or off (or true or false); it is 'yes please'"),
         # The same key twice.
         ("enabled: on\nkeep_on_update: on\nenabled: off\n", "3: 'enabled' is here again; the first one is in line 1"),
         ("patches:\n  error_stack: on\n  dms_helpers: on\n  error_stack: off\n",

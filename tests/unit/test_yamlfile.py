@@ -51,7 +51,7 @@ _VALUES = (
     """
 on off true false yes no On OFF True y n Y N null Null ~ nul of onn none a 'on' "off" [on] {a:on} > | & * ! % @ ` - ? ,
 # ë \u2028 2026-01-01 = << nan inf .inf 0 1 7 00 01 08 010 0.5 00.5 01.5 1.0 1. .5 1.50 1_0 1e3 1.0e3 1.5e+3 1:30 0x1f
-0b1 0o7 -1 +1 -0.5 123456789 1234567890
+time process nullable /a /a/b_c.d-e /a:b // "" "a" 0b1 0o7 -1 +1 -0.5 123456789 1234567890
 """.strip()
     .replace("\n", " ")
     .split(" ")
