@@ -1,4 +1,5 @@
 """The story of a start: read the toggles, wait for the modules of the patches that are on, and keep what status needs.
+And of what follows when the toggles change later.
 
 Runs inside the host's first look-up of its extensions, which in turn runs inside some half finished import. Nothing
 here imports a module of the host. A patch itself is imported and armed when a module comes that it waits for.
@@ -7,34 +8,44 @@ here imports a module of the host. A patch itself is imported and armed when a m
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from dirac_perfpatch import host, imports, patches, toggles
+from dirac_perfpatch.background import Background
 from dirac_perfpatch.notices import say_once
 from dirac_perfpatch.patching import FAILED, OFF, Switch
+from dirac_perfpatch.toggles import Comparison, Toggle, ToggleError, Toggles
 
-# Of the patches that are on and whose module has been imported.
+if TYPE_CHECKING:
+    from dirac_perfpatch.live import Follower
+
+# Of the patches that are on, or were, and whose module has been imported.
 switches: dict[str, Switch] = {}
 source = "nothing yet"
 problem = ""
 
+_KEEP = "keep_on_update"
 _UPDATES = "DIRAC.FrameworkSystem.Service.SystemAdministratorHandler"
 
-_options: dict[str, Mapping[str, Any]] = {}  # of the patches that are on
-_sleepers: list[_Sleeper] = []
-_remarks: dict[str, str] = {}
+_toggles: dict[str, Toggle] = {}
+_comparison: Comparison | None = None
+_keeps = False
+_sleepers: dict[str, _Sleeper] = {}  # of the patches that are on, and whose module has not been imported when they came
+_failures: dict[str, str] = {}
 _started = False
-# Reentrant: a module that is there arms its patches at once, which may import wrapt, and whatever that imports may look
-# for extensions again.
+_follower: Follower | None = None
+# Held while toggles are taken up. Reentrant: a module that is there arms its patches at once, which may import wrapt,
+# and whatever that imports may look for extensions again.
 _lock = threading.RLock()
 
 
 def start() -> None:
     """Load the toggles and wait for what is to be patched, once per process. Threads that come meanwhile wait until
     it is done."""
-    global _started, source, problem
+    global _started, problem
     with _lock:
         if _started:
             return
@@ -42,19 +53,92 @@ def start() -> None:
         try:
             wanted = toggles.load(host.root_path())
         except Exception as error:
-            problem = str(error) if isinstance(error, toggles.ToggleError) else f"{type(error).__name__}: {error}"
+            problem = str(error) if isinstance(error, ToggleError) else f"{type(error).__name__}: {error}"
             say_once(f"{problem}; DIRAC runs unpatched")
-            return
-        source = wanted.source
-        _options.update((name, toggle.options) for name, toggle in wanted.patches.items() if toggle.on)
-        for name, modules in patches.WAITED_FOR.items():
-            if name in _options:
-                _sleepers.append(_Sleeper(modules, _arm, name))
-                _sleepers[-1].sleep()
-            else:
-                _remarks[name] = f"switched off by {source}"
-        if wanted.keep_on_update:
-            _Sleeper((_UPDATES,), _arm_keeping, "keep_on_update").sleep()
+        else:
+            apply(wanted)
+            if not wanted.patches:
+                return
+        _background.start()
+
+
+def apply(wanted: Toggles) -> list[str]:
+    """Make every patch what the toggles say, at the start or later. Never raises.
+
+    A patch that has tripped stays so until the process ends, whatever they say.
+
+    Args:
+        wanted: The toggles.
+
+    Returns:
+        What has changed, in words.
+    """
+    global source, problem, _comparison, _keeps
+    with _lock:
+        source, problem = wanted.source, ""
+        before = {name: _effect(toggle) for name, toggle in _toggles.items()}
+        _comparison = wanted.comparison
+        changes = []
+        for name, toggle in wanted.patches.items():
+            _toggles[name] = toggle
+            if _effect(toggle) != before.get(name, (toggles.OFF,)):
+                changes.append(f"{name} {toggle.mode}")
+                _take_up(name)
+        if wanted.keep_on_update != _keeps:
+            _keeps = wanted.keep_on_update
+            changes.append(f"keep_on_update {toggles.ON if _keeps else toggles.OFF}")
+            _keep(_keeps)
+    return changes
+
+
+def _effect(toggle: Toggle) -> tuple[Any, ...]:
+    """What of a toggle makes a difference."""
+    if not toggle.on:
+        return (toggle.mode,)
+    return (*toggle, _comparison) if toggle.mode == toggles.AB else (toggle.mode, toggle.options)
+
+
+def _take_up(name: str) -> None:
+    if name in switches:
+        _bring(name)
+    elif not _toggles[name].on:
+        if name in _sleepers:
+            _sleepers.pop(name).stay()
+    elif name not in _sleepers:
+        _sleepers[name] = _Sleeper(patches.WAITED_FOR[name], _arm, name)
+        _sleepers[name].sleep()
+
+
+def _bring(name: str) -> None:
+    """Bring a switch to what its toggle says.
+
+    Not under a lock: this may run inside an import, while the thread that takes up toggles waits for that import. So
+    who has set the switch looks if the toggle is still the same; the last one to do so has set what it is now.
+    """
+    toggle = None
+    while toggle is not _toggles[name]:
+        toggle = _toggles[name]
+        _set(switches[name], toggle)
+
+
+def _set(switch: Switch, toggle: Toggle) -> None:
+    switch.take_off()
+    if toggle.on:
+        switch.configure(toggle.options)
+        switch.arm()
+
+
+def _look_again() -> float:
+    """In the background. What it needs is imported there: most commands end before."""
+    global _follower
+    if _follower is None:
+        from dirac_perfpatch.live import Follower
+
+        _follower = Follower()
+    return _follower.look()
+
+
+_background = Background(_look_again)
 
 
 class _Sleeper:
@@ -71,24 +155,36 @@ class _Sleeper:
 
     def wake(self, module: object = None) -> None:
         """Never raises: it may run inside an import of the host. A second time does no harm."""
+        self.stay()
+        self._arm(self._name)
+
+    def stay(self) -> None:
+        """Wait no longer."""
         for name in self._modules:
             imports.forget(name, self.wake)
-        self._arm(self._name)
 
 
 def _arm(name: str) -> None:
     try:
-        patch = patches.load(name)
-        switch = Switch(patch, _options[name])
+        switch = Switch(patches.load(name), {})
     except Exception as error:
-        _remarks[name] = f"{type(error).__name__}: {error}"
-        say_once(f"{name}: {_remarks[name]}; DIRAC runs its own code there")
+        _failures[name] = f"{type(error).__name__}: {error}"
+        say_once(f"{name}: {_failures[name]}; DIRAC runs its own code there")
         return
-    missing = [other for other in patch.wants if other not in _options]
-    _remarks[name] = f"gives less without {', '.join(missing)}" if missing else ""
     # Of several threads only one gets to arm.
     if switches.setdefault(name, switch) is switch:
-        switch.arm()
+        _bring(name)
+
+
+def _keep(on: bool) -> None:
+    if on:
+        _sleepers[_KEEP] = _Sleeper((_UPDATES,), _arm_keeping, _KEEP)
+        _sleepers[_KEEP].sleep()
+        return
+    _sleepers.pop(_KEEP).stay()
+    keeping = sys.modules.get("dirac_perfpatch.keeping")
+    if keeping is not None:
+        keeping.SWITCH.take_off()
 
 
 def _arm_keeping(name: str) -> None:
@@ -103,24 +199,33 @@ def _arm_keeping(name: str) -> None:
 
 def status() -> list[dict[str, Any]]:
     """See :func:`dirac_perfpatch.status`."""
-    for sleeper in _sleepers:
-        sleeper.wake()
+    for name in patches.WAITED_FOR:
+        if name in _sleepers:
+            _sleepers[name].wake()
     return [_entry(name) for name in patches.WAITED_FOR]
 
 
 def _entry(name: str) -> dict[str, Any]:
-    remark = _remarks.get(name, "")
+    on = name in _toggles and _toggles[name].on
+    if on:
+        remark = _failures.get(name, "")
+    elif _started:
+        remark = problem or f"switched off by {source}"
+    else:
+        remark = "DIRAC has not looked for its extensions yet"
     if name in switches:
         entry = switches[name].status()
+        if on:
+            missing = [other for other in switches[name].patch.wants if not _toggles[other].on]
+            remark = f"gives less without {', '.join(missing)}" if missing else ""
         entry["reason"] = "; ".join(filter(None, (entry["reason"], remark)))
         return entry
     # It is off, or its own module cannot be imported.
-    state = FAILED if name in _options else OFF
-    reason = problem or remark or "DIRAC has not looked for its extensions yet"
+    state = FAILED if on else OFF
     targets = []
     with contextlib.suppress(Exception):
         targets = [
             {"module": target.modules[0], "attribute": target.attribute, "state": state, "reason": ""}
             for target in patches.load(name).targets
         ]
-    return {"name": name, "state": state, "reason": reason, "targets": targets, "failures": 0}
+    return {"name": name, "state": state, "reason": remark, "targets": targets, "failures": 0}

@@ -14,19 +14,28 @@ _lock = threading.Lock()
 
 
 def say_once(text: str) -> None:
-    """Write ``dirac-perfpatch: <text>`` to standard error, unless this process did so already. Never raises.
+    """Say it, unless this process did so already. Never raises.
 
     Args:
-        text: What happened and what follows from it; line breaks become spaces.
+        text: What happened and what follows from it.
     """
     line = " ".join(text.split())
     with _lock:
         if line in _said:
             return
         _said.add(line)
+    say(line)
+
+
+def say(text: str) -> None:
+    """Write ``dirac-perfpatch: <text>`` to standard error. Never raises.
+
+    Args:
+        text: What happened and what follows from it; line breaks become spaces.
+    """
     try:
         # Not print(): it would take standard output for a missing stderr.
-        sys.stderr.write(f"dirac-perfpatch: {line}\n")
+        sys.stderr.write(f"dirac-perfpatch: {' '.join(text.split())}\n")
         sys.stderr.flush()
     except Exception:
         return

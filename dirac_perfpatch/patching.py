@@ -410,6 +410,10 @@ class Switch:
         # Held while targets change. Reentrant: putting one on may import wrapt, and the import may come back to us.
         self._lock = threading.RLock()
 
+    def configure(self, options: Mapping[str, Any]) -> None:
+        """Change the options; they are taken up when the patch is armed again."""
+        self._options = options
+
     def arm(self, comparison: Any = None) -> None:
         """Put on what is there, and wait for the rest; nothing if the patch has tripped. Never raises.
 
@@ -498,9 +502,7 @@ class Switch:
         self._stop_waiting(fitting)
         if fitting.site is not None:
             fitting.site.undo()
-        if fitting.state in (APPLIED, ARMED, FAILED):
-            fitting.state, fitting.reason = OFF, ""
-        fitting.site = None
+        fitting.state, fitting.reason, fitting.site = OFF, "", None
 
     def _stop_waiting(self, fitting: _Fitting) -> None:
         if fitting.callback is not None:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,105 @@ def test_nothing_of_ours_in_the_logs(installations: dict[str, Installation]) -> 
             log = installation.log(service).read_text()
             assert "dirac-perfpatch: " not in log
             assert "Traceback" not in log
+
+
+# From here on the toggles change, and the logs say so.
+
+REFRESH = """
+import sys
+import DIRAC
+DIRAC.initialize()
+from DIRAC.Core.Base.Client import Client
+for url in sys.argv[1:]:
+    result = Client(url=url).refreshConfiguration(True)
+    if not result["OK"]:
+        sys.exit(result["Message"])
+"""
+
+
+def toggles(installation: Installation) -> Path:
+    """The file that the services of an installation look for."""
+    return installation.folder / "server" / "etc" / "patches.yaml"
+
+
+def set_toggles(installation: Installation, *settings: str) -> None:
+    code = "import sys; from dirac_perfpatch.cli import main; sys.exit(main(sys.argv[1:]))"
+    installation.run_client(code, "set", "--file", str(toggles(installation)), *settings)
+
+
+def becomes(installation: Installation, wanted: dict[str, str], service: str = FILE_CATALOG) -> bool:
+    """Wait for states of patches, for as long as an operator would call it seconds."""
+    deadline = time.monotonic() + 10
+    while not wanted.items() <= (seen := states(installation, service)).items():
+        assert time.monotonic() < deadline, (wanted, seen, installation.log(service).read_text()[-2000:])
+        time.sleep(0.2)
+    return True
+
+
+def test_a_patch_is_switched_off_and_on_in_a_running_service(
+    installations: dict[str, Installation], database: MariaDB, host: Host
+) -> None:
+    installation = installations["patched"]
+    there = "stood down" if host.release == IN_TREE else "applied"
+
+    def pings() -> int:
+        work(installation, 1, "warm")
+        before = database.pings()
+        assert failures(work(installation, 1, "switched")) == []
+        return database.pings() - before
+
+    assert pings() < 10
+    set_toggles(installation, "connection_checkout=off")
+    assert becomes(installation, {"connection_checkout": "off", "error_stack": there})
+    assert becomes(installation, {"connection_checkout": "off"}, DATA_STORE)
+    if host.release != IN_TREE:
+        assert pings() > 30
+    toggles(installation).write_text("patches:\n  connection_checkout: of\n")
+    time.sleep(4)
+    assert becomes(installation, {"connection_checkout": "off"})
+    assert installation.log(FILE_CATALOG).read_text().count("connection_checkout must be on, off or ab") == 1
+    toggles(installation).unlink()
+    assert becomes(installation, {"connection_checkout": there})
+    assert pings() < 10
+
+
+def test_switching_under_load_fails_no_request(installations: dict[str, Installation], host: Host) -> None:
+    installation = installations["patched"]
+    there = "stood down" if host.release == IN_TREE else "applied"
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work, installation, 8, "switching")
+        for word, state in (("off", "off"), ("on", there)) * 2:
+            set_toggles(installation, f"enabled={word}")
+            assert becomes(installation, {"connection_checkout": state, "connection_close": state})
+        assert failures(working.result()) == []
+
+
+def test_the_configuration_system_overrides_the_file(installations: dict[str, Installation], host: Host) -> None:
+    installation = installations["patched"]
+    there = "stood down" if host.release == IN_TREE else "applied"
+    of_vo = "/Operations/fakevo/Defaults/PerfPatch" if host.release.startswith("8.") else "/Operations/fakevo/PerfPatch"
+
+    def set_options(section: str, options: dict[str, str]) -> None:
+        installation.set_options({f"{section}/{name}": value for name, value in options.items()})
+        installation.run_client(REFRESH, *map(installation.url, (FILE_CATALOG, DATA_STORE)), admin=True)
+
+    defaults = "/Operations/Defaults/PerfPatch"
+    set_options(defaults, {"connection_checkout": "off"})
+    time.sleep(4)
+    assert becomes(installation, {"connection_checkout": there}), "the file does not allow it"
+    set_toggles(installation, "comparison.follow_configuration=on")
+    assert becomes(installation, {"connection_checkout": "off", "error_stack": there})
+    assert becomes(installation, {"connection_checkout": "off"}, DATA_STORE)
+    set_options(defaults, {"connection_checkout": "on", "error_stack": "maybe"})
+    time.sleep(4)
+    assert becomes(installation, {"connection_checkout": "off", "error_stack": there})
+    told = f"dirac-perfpatch: {defaults}/error_stack: error_stack must be on, off or ab, or a mapping with `enabled:`; "
+    assert installation.log(FILE_CATALOG).read_text().count(told + "it is 'maybe'; the toggles stay as they are") == 1
+    set_options(defaults, {"error_stack": "off"})
+    assert becomes(installation, {"connection_checkout": there, "error_stack": "off"})
+    set_options(of_vo, {"error_stack": "on", "proxy_loading/enabled": "off", "proxy_loading/max_proxies": "10"})
+    assert becomes(installation, {"connection_checkout": there, "error_stack": there, "proxy_loading": "off"})
+    toggles(installation).unlink()
+    assert becomes(installation, {"proxy_loading": there})
+    for service in installation.services:
+        assert "Traceback" not in installation.log(service).read_text()

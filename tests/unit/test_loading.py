@@ -183,7 +183,7 @@ for thread in threads:
 barrier_passed.set()
 for thread in threads:
     thread.join()
-print(len(loads), set(armed) == {7}, len(armed))
+print(len(loads), set(armed) == {8}, len(armed))
 """
     assert child(code).stdout == "1 True 8\n"
 

@@ -334,6 +334,9 @@ def test_a_host_that_has_the_change_itself(module: Module, capsys: pytest.Captur
     assert vars(host.Pool)["get"] is original
     assert capsys.readouterr().err == ""
     switch.take_off()
+    assert _states(switch) == ["off", "off"]
+    switch.arm()
+    assert _states(switch) == ["stood down", "stood down"]
     assert vars(host.Pool)["get"] is original
 
 

@@ -1,0 +1,123 @@
+"""Reading the toggles again while the process runs.
+
+The file is looked at every two seconds, with one ``stat``. A change is read when the file has stayed as it is for half
+a second, so that one which is being written is not read half. What cannot be used changes nothing: the operator is told
+once, and told again when it is good. The host's configuration, if the file allows it, is treated in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from dirac_perfpatch import configuration, host, loading, toggles
+from dirac_perfpatch.notices import say, say_once
+
+# Seconds between two looks, and to the second look at what has changed.
+_PAUSE = 2.0
+_SETTLING = 0.5
+
+Sections = list[tuple[str, Mapping[str, Any]]]
+
+
+class Follower:
+    """Keeps the patches of this process as the toggles say.
+
+    Args:
+        environment: Where the variable that names a file is looked up.
+    """
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._environment = environment
+        # What was seen of the file last, and of the one that was read last. Nothing so far: the process may have read
+        # one at its start, but that may have changed since.
+        self._seen: Any = None
+        self._read: Any = None
+        self._draft: toggles.Draft | None = None
+        self._configuration = configuration.State(None, None)
+        # The last ones that could be used.
+        self._sections: Sections = []
+        self._problems = {"file": loading.problem, "configuration": ""}
+
+    def look(self) -> float:
+        """Look once, and do what follows from it. Never raises.
+
+        Returns:
+            After how many seconds to look again.
+        """
+        try:
+            return self._look()
+        except Exception as error:
+            say_once(f"{type(error).__name__}: {error}; the toggles stay as they are")
+            return _PAUSE
+
+    def _look(self) -> float:
+        seen = _stamp(toggles.find(host.root_path(), self._environment))
+        if seen != self._seen:
+            self._seen = seen
+            return _SETTLING
+        news = seen != self._read and self._read_file(seen)
+        if self._draft is not None and (self._look_at_configuration(self._draft) or news):
+            self._apply(self._draft)
+        return _PAUSE
+
+    def _read_file(self, seen: Any) -> bool:
+        """Returns whether there is a new draft."""
+        draft, problem = self._draft, ""
+        try:
+            draft = toggles.draft(seen[0])
+        except toggles.ToggleError as error:
+            problem = str(error)
+        if _stamp(seen[0]) != seen:
+            return False  # it has changed meanwhile: the next look sees that
+        self._read, self._draft = seen, draft
+        self._tell("file", problem, f"{seen[0]} can be used again")
+        return not problem
+
+    def _look_at_configuration(self, draft: toggles.Draft) -> bool:
+        """Returns whether the host's configuration has changed, if it is followed, or is no longer followed."""
+        now = configuration.state() if draft.comparison.follow_configuration else configuration.State(None, None)
+        if now.same(self._configuration):
+            return False
+        self._configuration = now
+        problem = ""
+        try:
+            sections = configuration.sections(now)
+            _with_sections(draft, sections)
+            self._sections = sections
+        except toggles.ToggleError as error:
+            problem = str(error)
+        except Exception as error:  # the host's own code, too, answers here
+            problem = f"/Operations of the configuration cannot be read: {type(error).__name__}: {error}"
+        self._tell("configuration", problem, "/Operations of the configuration can be used again")
+        return not problem
+
+    def _apply(self, draft: toggles.Draft) -> None:
+        wanted = _with_sections(draft, self._sections).toggles()
+        changes = loading.apply(wanted)
+        if changes:
+            say(f"toggles read again from {wanted.source}: {', '.join(changes)}")
+
+    def _tell(self, what: str, problem: str, relief: str) -> None:
+        """Say a problem when it is new, and the relief when there is none any more."""
+        if problem and problem != self._problems[what]:
+            say(f"{problem}; the toggles stay as they are")
+        elif not problem and self._problems[what]:
+            say(relief)
+        self._problems[what] = problem
+
+
+def _with_sections(draft: toggles.Draft, sections: Sections) -> toggles.Draft:
+    for place, said in sections:
+        draft = toggles.override(draft, place, said)
+    return draft
+
+
+def _stamp(path: str) -> Any:
+    """What tells a file from the one that was there before; for one that is not there, why."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return path, error.errno
+    return path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -1,0 +1,517 @@
+"""Toggles that change while a process runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dirac_perfpatch import background
+
+# A host with one module that a patch knows; the toggles are looked at a hundred times as often as in production.
+HOST = """
+import traceback
+
+def S_OK(value=None):
+    return {"OK": True, "Value": value}
+
+def S_ERROR(message):
+    stack = traceback.format_stack()
+    stack.pop()
+    return {"OK": False, "Message": message, "CallStack": stack}
+"""
+START = """
+import os, sys, time
+from pathlib import Path
+from dirac_perfpatch import background, extension_metadata, live, loading, status
+background._FIRST = live._PAUSE = 0.02
+live._SETTLING = 0.005
+import traceback
+import DIRAC.Core.Utilities.ReturnValues as host
+extension_metadata()
+file = Path(os.environ["FILE"])
+
+def on(name="error_stack"):
+    return next(entry["state"] for entry in status() if entry["name"] == name)
+
+def until(wanted, name="error_stack"):
+    end = time.monotonic() + 10
+    while on(name) != wanted:
+        assert time.monotonic() < end, status()
+        time.sleep(0.005)
+    assert name != "error_stack" or (wanted == "applied") == (host.traceback is not traceback)
+
+def write(text):
+    file.with_suffix(".new").write_text(text)
+    file.with_suffix(".new").rename(file)
+"""
+
+
+@pytest.fixture
+def run(child: Any, tmp_path: Path) -> Any:
+    folder = tmp_path / "host" / "DIRAC" / "Core" / "Utilities"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent, folder.parent.parent):
+        (package / "__init__.py").touch()
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (folder.parent.parent / "__init__.py").write_text(f"rootPath = {str(root)!r}\n")
+    (folder / "ReturnValues.py").write_text(HOST)
+    file = root / "etc" / "patches.yaml"
+
+    def run(code: str, text: str | None = None, before: str = "", **environment: str) -> tuple[list[str], list[str]]:
+        """What it has printed, and what the operator was told, without the path of the file."""
+        if text is not None:
+            file.write_text(text)
+        answer = child(before + START + code, tmp_path / "host", FILE=str(file), **environment)
+        assert answer.returncode == 0, answer.stderr
+        told = [line.replace(str(file), "FILE") for line in answer.stderr.splitlines()]
+        return answer.stdout.splitlines(), [line.replace("dirac-perfpatch: ", "") for line in told]
+
+    return run
+
+
+def test_a_patch_is_switched_off_and_on_again_in_a_running_process(run: Any) -> None:
+    code = """
+write("patches:\\n  error_stack: off\\n")
+until("off")
+print(next(entry["reason"] for entry in status() if entry["name"] == "error_stack") == f"switched off by {file}")
+print("x" if host.S_ERROR("x")["CallStack"] else "")
+write("patches:\\n  error_stack: on\\n")
+until("applied")
+write("enabled: off\\n")
+until("off")
+until("off", "dms_helpers")
+write("patches:\\n  error_stack: ab\\n")
+until("applied")
+until("armed", "dms_helpers")
+"""
+    said, told = run(code, "patches:\n  error_stack: on\n")
+    assert said == ["True", "x"]
+    everything = "extension_lookup {0}, error_stack {1}, proxy_loading {0}, dms_helpers {0}, connection_checkout {0}, "
+    everything += "connection_eviction {0}, connection_close {0}, keep_on_update {0}"
+    assert told == [
+        "toggles read again from FILE: error_stack off",
+        "toggles read again from FILE: error_stack on",
+        "toggles read again from FILE: " + everything.format("off", "off"),
+        "toggles read again from FILE: " + everything.format("on", "ab"),
+    ]
+
+
+def test_a_file_appears_and_vanishes(run: Any) -> None:
+    code = """
+until("applied")
+write("patches:\\n  error_stack: off\\n")
+until("off")
+file.unlink()
+until("applied")
+print(loading.source == loading.toggles.SHIPPED)
+"""
+    assert run(code)[0] == ["True"]
+
+
+def test_a_change_right_after_the_start_is_seen(run: Any) -> None:
+    """Before the first look, which cannot know what the file was like at the start."""
+    code = """
+write("patches:\\n  error_stack: on\\n")
+until("applied")
+"""
+    run(code, "patches:\n  error_stack: off\n")
+
+
+def test_what_was_waited_for_is_no_longer(run: Any, tmp_path: Path) -> None:
+    """A patch that is switched off before its module comes is not even imported, nor is what keeps us in an update."""
+    names = (
+        "DIRAC.DataManagementSystem.Utilities.DMSHelpers",
+        "DIRAC.FrameworkSystem.Service.SystemAdministratorHandler",
+    )
+    for name in names:
+        path = tmp_path.joinpath("host", *name.split(".")).with_suffix(".py")
+        path.parent.mkdir(parents=True)
+        path.touch()
+        (path.parent / "__init__.py").touch()
+        (path.parent.parent / "__init__.py").touch()
+    code = f"""
+write("enabled: off\\n")
+until_end = time.monotonic() + 10
+while loading.source != str(file):
+    assert time.monotonic() < until_end
+    time.sleep(0.005)
+import importlib
+ours = ("dirac_perfpatch.patches.dms_helpers", "dirac_perfpatch.keeping")
+def there():
+    with loading._lock:  # all that changes has changed
+        return [name in sys.modules for name in ours]
+there()
+for name in {names!r}:
+    importlib.import_module(name)
+print(there())
+write("enabled: on\\n")
+until("applied")
+print(there())
+"""
+    assert run(code)[0] == ["[False, False]", "[True, True]"]
+
+
+def test_a_patch_that_is_switched_off_while_it_is_being_armed(run: Any) -> None:
+    code = """
+import threading
+until("applied")
+write("enabled: off\\n")
+until("off")
+switch = loading.switches.pop("error_stack")  # as if its module had not come yet
+wanted = loading.toggles.load(None, {})
+real = loading._set
+inside = threading.Event()
+def slow(switch, toggle):
+    if threading.current_thread() is thread:
+        inside.set()
+        time.sleep(0.3)
+    real(switch, toggle)
+loading._background._pause()
+loading._set = slow
+loading._toggles["error_stack"] = wanted.patches["error_stack"]
+thread = threading.Thread(target=loading._arm, args=("error_stack",))
+thread.start()
+inside.wait()
+loading.apply(loading.toggles.draft("FILE", "enabled: off").toggles())
+thread.join()
+print(loading.switches["error_stack"].status()["state"], host.traceback is traceback)
+"""
+    assert run(code)[0] == ["off True"]
+
+
+def test_only_what_makes_a_difference_is_touched(run: Any) -> None:
+    """A patch that is on is not taken off for what concerns comparisons alone."""
+    code = """
+until("applied")
+loading._background._pause()
+def apply(text):
+    print(loading.apply(loading.toggles.draft("FILE", text).toggles()))
+apply("comparison:\\n  share: 0.1\\n")
+apply("patches:\\n  error_stack: ab\\ncomparison:\\n  share: 0.1\\n")
+apply("patches:\\n  error_stack: ab\\ncomparison:\\n  share: 0.2\\n")
+apply("patches:\\n  error_stack: ab\\ncomparison:\\n  share: 0.2\\n  check_one_in: 7\\n")
+apply("patches:\\n  error_stack:\\n    recheck_seconds: 2\\n")
+apply("patches:\\n  error_stack: off\\n")
+apply("patches:\\n  error_stack:\\n    enabled: off\\n    recheck_seconds: 3\\n")
+"""
+    changes = ["[]", *["['error_stack ab']"] * 3, "['error_stack on']", "['error_stack off']", "[]"]
+    assert run(code)[0] == changes
+
+
+def test_options_are_taken_up(run: Any) -> None:
+    code = """
+write("patches:\\n  error_stack:\\n    recheck_seconds: 7\\n")
+until_end = time.monotonic() + 10
+while loading.switches["error_stack"]._fittings[-1].site.options != {"recheck_seconds": 7}:
+    assert time.monotonic() < until_end
+    time.sleep(0.005)
+print(on())
+"""
+    assert run(code)[0] == ["applied"]
+
+
+def test_a_broken_file_changes_nothing_and_is_told_once_each_time(run: Any) -> None:
+    code = """
+for word in ("a", "b"):
+    write("patches:\\n  eror_stack: off\\n")
+    time.sleep(0.3)
+    print(on())
+    write("patches:\\n  error_stack: off\\n  # " + word + "\\n")
+    until("off")
+    write("enabled: on\\n")
+    until("applied")
+"""
+    said, told = run(code, "enabled: on\n")
+    assert said == ["applied", "applied"]
+    assert (
+        told
+        == [
+            "FILE:2: unknown patch 'eror_stack'; did you mean error_stack?; the toggles stay as they are",
+            "FILE can be used again",
+            "toggles read again from FILE: error_stack off",
+            "toggles read again from FILE: error_stack on",
+        ]
+        * 2
+    )
+
+
+def test_a_file_that_was_broken_at_the_start_is_mended(run: Any) -> None:
+    code = """
+time.sleep(0.2)
+print(on(), loading.problem != "")
+write("patches:\\n  dms_helpers: off\\n")
+until("applied")
+print(loading.problem)
+"""
+    said, told = run(code, "enabled: maybe\n")
+    assert said == ["off True", ""]
+    first = "FILE:1: enabled must be on or off (or true or false); it is 'maybe'"
+    assert told[:2] == [f"{first}; DIRAC runs unpatched", "FILE can be used again"]
+
+
+def test_a_file_that_is_being_written_is_not_read_half(run: Any) -> None:
+    code = """
+follower = live.Follower()
+file.write_text("patches:\\n")
+assert follower.look() == live._SETTLING
+file.write_text("patches:\\n  error_stack: ab\\n")
+assert follower.look() == live._SETTLING
+file.write_text("patches:\\n  error_stack: on\\n")
+assert follower.look() == live._SETTLING
+assert follower._draft is None
+assert follower.look() == live._PAUSE
+print(follower._draft.patches["error_stack"].mode)
+real = loading.toggles.draft
+def draft(path):
+    found = real(path)
+    file.write_text("patches:\\n  error_stack: off\\n")
+    return found
+loading.toggles.draft = draft
+file.write_text("patches:\\n  error_stack: ab\\n# longer\\n")
+follower.look()
+follower.look()
+loading.toggles.draft = real
+follower.look()
+print(follower._draft.patches["error_stack"].mode)
+follower.look()
+print(follower._draft.patches["error_stack"].mode)
+"""
+    # The thread of the process itself is kept out of it.
+    code = "loading._background._pause()\n" + code
+    assert run(code)[0] == ["on", "on", "off"]
+
+
+def test_a_tripped_patch_stays_tripped(run: Any) -> None:
+    code = """
+loading.switches["error_stack"].trip("on purpose")
+for text in ("error_stack: off", "error_stack: on", "error_stack:\\n    recheck_seconds: 3"):
+    write(f"patches:\\n  {text}\\n")
+    time.sleep(0.3)
+    print(on())
+"""
+    said, told = run(code)
+    assert said == ["tripped"] * 3
+    assert told[-1].endswith("error_stack on")
+
+
+def test_switched_off_by_the_environment_it_stays_off_and_has_no_thread(run: Any) -> None:
+    code = """
+write("enabled: on\\n")
+time.sleep(0.3)
+print(on(), len(os.listdir("/proc/self/task")))
+"""
+    assert run(code, DIRAC_PERFPATCH="off") == (["off 1"], [])
+
+
+def test_a_command_that_ends_soon_does_not_pay(child: Any) -> None:
+    """Nothing is imported for what does not happen, and the exit does not wait."""
+    code = """
+import sys, threading
+from dirac_perfpatch import extension_metadata
+extension_metadata()
+print("dirac_perfpatch.live" in sys.modules, threading.active_count())
+"""
+    began = time.monotonic()
+    assert child(code).stdout.split() == ["False", "1"]
+    assert time.monotonic() - began < background._FIRST
+
+
+FORK = """
+import signal
+def child_follows():
+    # A fork finds no thread of ours, and the child gets one.
+    assert on() == "applied"
+    write("patches:\\n  error_stack: off\\n")
+    until("off")
+
+def fork(inside):
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            inside()
+            code = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def test_children_of_a_fork_follow_and_so_does_the_parent(run: Any) -> None:
+    code = """
+until("applied")
+fork(lambda: fork(child_follows))
+until("off")
+for _ in range(50):
+    fork(lambda: None)
+write("enabled: on\\n")
+until("applied")
+print(len(os.listdir("/proc/self/task")), sum(alone), len(alone))
+"""
+    # What is registered before ours runs after it.
+    alone = """
+import os, time
+alone = []
+def look():
+    end = time.monotonic() + 1
+    while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < end:
+        pass
+    alone.append(len(os.listdir("/proc/self/task")) == 1)
+os.register_at_fork(before=look)
+"""
+    assert run(FORK + code, "enabled: on\n", before=alone)[0] == ["2 51 51"]
+
+
+def test_a_fork_in_the_middle_of_a_change_finds_no_lock_held(run: Any) -> None:
+    """And waits only for so long."""
+    code = """
+real = loading.apply
+working = []
+def apply(wanted):
+    with loading._lock:
+        working.append(1)
+        time.sleep(SECONDS)
+        return real(wanted)
+loading.apply = apply
+def inside():
+    assert loading._lock.acquire(blocking=False)
+    until("off")
+for seconds, most in ((0.3, 1), (1.5, 1.4)):
+    SECONDS = seconds
+    write(f"patches:\\n  error_stack: off\\n  # {seconds}\\n")
+    while not working:
+        time.sleep(0.001)
+    working.clear()
+    began = time.monotonic()
+    fork(inside if seconds < 1 else lambda: None)
+    print(time.monotonic() - began < most)
+until("off")
+time.sleep(1)
+SECONDS = 0
+write("enabled: on\\n")
+until("applied")
+print(len(os.listdir("/proc/self/task")))
+"""
+    assert run(FORK + code, "enabled: on\n")[0] == ["True", "True", "2"]
+
+
+def test_threads_that_fork_at_once(run: Any) -> None:
+    code = """
+import threading
+def some():
+    for _ in range(20):
+        fork(lambda: None)
+threads = [threading.Thread(target=some) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+time.sleep(0.1)
+print(len(os.listdir("/proc/self/task")))
+write("patches:\\n  error_stack: off\\n")
+until("off")
+"""
+    assert run(FORK + code, "enabled: on\n")[0] == ["2"]
+
+
+def test_a_signal_handler_that_forks_while_a_fork_waits(run: Any) -> None:
+    code = """
+real = loading.apply
+loading.apply = lambda wanted: (time.sleep(0.6), real(wanted))[1]
+signal.signal(signal.SIGALRM, lambda *_: fork(lambda: None))
+write("patches:\\n  error_stack: off\\n")
+time.sleep(0.2)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+fork(lambda: None)
+until("off")
+time.sleep(0.1)
+print(len(os.listdir("/proc/self/task")))
+"""
+    assert run(FORK + code, "enabled: on\n")[0] == ["2"]
+
+
+BACKGROUND = """
+loading._background._pause()
+from dirac_perfpatch.background import Background
+background._FIRST, background._PATIENCE = 0.01, 0.05
+wait = ran = 0
+def task():
+    global ran
+    ran += 1
+    time.sleep(wait)
+    return 0.01
+ours = Background(task)
+def threads():
+    end = time.monotonic() + 0.3  # those that have just ended are gone by then
+    while time.monotonic() < end and len(os.listdir("/proc/self/task")) > 1:
+        time.sleep(0.01)
+    return len(os.listdir("/proc/self/task")) - 1
+ours.start()
+"""
+
+
+def test_it_goes_on_after_the_last_of_several_forks(run: Any) -> None:
+    code = """
+ours._pause(), ours._pause(), ours._go_on()
+print(threads())
+ours._go_on()
+print(threads())
+"""
+    assert run(BACKGROUND + code)[0] == ["0", "1"]
+
+
+def test_a_run_that_takes_longer_than_a_fork_waits_goes_on(run: Any) -> None:
+    code = """
+wait = 0.6
+time.sleep(0.1)
+ours._pause(), ours._pause(), ours._go_on(), ours._go_on()
+wait = 0
+print(threads(), ran)
+time.sleep(0.6)
+print(threads(), ran > 1)
+"""
+    assert run(BACKGROUND + code)[0] == ["1 1", "1 True"]
+
+
+def test_it_has_ended_before_the_interpreter_does(run: Any) -> None:
+    before = """
+import atexit, os, time
+def last():
+    time.sleep(0.1)
+    print(len(os.listdir("/proc/self/task")))
+atexit.register(last)
+"""
+    assert run("until('applied')", before=before)[0] == ["1"]
+
+
+def test_no_more_threads_can_be_started(run: Any) -> None:
+    code = """
+import _thread
+from dirac_perfpatch.background import Background
+def refused(*_):
+    raise RuntimeError("can't start new thread")
+loading._background._pause()  # the thread of the process itself
+real, _thread.start_new_thread = _thread.start_new_thread, refused
+ran = []
+Background(lambda: ran.append(1) or 0.01).start()
+_thread.start_new_thread = real
+fork(lambda: None)  # afterwards it is tried again
+time.sleep(0.3)
+print(bool(ran))
+"""
+    assert run(FORK + code)[0] == ["True"]
+
+
+def test_an_exit_in_the_middle_of_a_change(run: Any) -> None:
+    """The thread is not stopped while it writes to standard error, and does not keep the process."""
+    code = """
+loading.apply = lambda wanted: time.sleep(60)
+write("patches:\\n  error_stack: off\\n")
+time.sleep(0.3)
+"""
+    assert run(code, "enabled: on\n") == ([], [])
