@@ -21,8 +21,8 @@ from dirac_perfpatch.patching import APPLIED, ARMED, FAILED, TRIPPED, Database, 
 # Exit codes.
 OK, BAD, UNUSABLE = 0, 1, 2
 
-_EPILOG = """exit codes: 0 all is well; 1 a patch failed, tripped or answered differently, or init found a file;
-2 there is no DIRAC here, the toggles cannot be used, or there is nothing to report"""
+_EPILOG = """exit codes: 0 all is well; 1 a patch failed, tripped or answered differently, init found a file, or set was
+refused; 2 there is no DIRAC here, the toggles cannot be used, or there is nothing to report"""
 
 
 _answers: TextIO = sys.stdout
@@ -87,6 +87,20 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--address", default="0.0.0.0", help="what to listen on (default: all IPv4 addresses)")
     serve.add_argument("--spool", type=Path, help="a folder (default: that of this DIRAC)")
     serve.set_defaults(run=_export)
+    change = commands.add_parser(
+        "set",
+        help="change toggles in the file; running processes take them up within seconds",
+        description="Changes toggles in the file; comments and all else in it stay as they are. Running processes take "
+        "them up within seconds. A file that is not there is made as init does.",
+    )
+    change.add_argument(
+        "settings",
+        nargs="+",
+        metavar="NAME[.OPTION]=VALUE",
+        help="such as error_stack=off, connection_checkout.idle_ping_seconds=10, enabled=off, comparison.share=0.1",
+    )
+    change.add_argument("--file", help="instead of the one that DIRAC reads")
+    change.set_defaults(run=_set)
     return parser
 
 
@@ -277,11 +291,30 @@ def _write(path: str, text: str) -> bool:
     return True
 
 
-def _init(options: argparse.Namespace) -> int:
+def _file() -> str:
+    """The path of the file that DIRAC reads, or would read."""
     _load_host()
     path = os.environ.get(toggles.FILE_VARIABLE) or toggles.default_path(sys.modules["DIRAC"].rootPath)
     if path is None:
         raise _NoHost("this DIRAC does not say where its root is; name a file with " + toggles.FILE_VARIABLE)
+    return path
+
+
+def _set(options: argparse.Namespace) -> int:
+    from dirac_perfpatch import editing
+
+    path = options.file or _file()
+    try:
+        there = editing.change(path, options.settings)
+    except editing.EditError as error:
+        print(f"dirac-perfpatch: {error}", file=sys.stderr)
+        return BAD
+    _tell(f"{'changed' if there else 'wrote'} {path}: {', '.join(options.settings)}")
+    return OK
+
+
+def _init(options: argparse.Namespace) -> int:
+    path = _file()
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         # "x" makes the file or fails: an existing one, or a link that leads nowhere yet, is never written to.

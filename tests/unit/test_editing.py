@@ -1,0 +1,252 @@
+"""Settings are changed in the file, and nothing else in it is."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dirac_perfpatch import toggles
+from dirac_perfpatch.editing import EditError, change, edited
+from dirac_perfpatch.patches import WAITED_FOR
+
+SHIPPED = Path(toggles.SHIPPED).read_text(encoding="utf-8")
+PATH = "/etc/patches.yaml"
+
+
+@pytest.fixture(scope="module")
+def file() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "patches.yaml"
+
+
+@pytest.mark.parametrize(
+    ("before", "setting", "after"),
+    [
+        ("patches:\n  error_stack: on\n", "error_stack=off", "patches:\n  error_stack: off\n"),
+        ("patches:\n  error_stack: on\n", "error_stack=ab", "patches:\n  error_stack: ab\n"),
+        ("patches:\n  error_stack:   on   # why\n", "error_stack=off", "patches:\n  error_stack:   off   # why\n"),
+        ("patches:\n   'error_stack' : On\n", "error_stack=off", "patches:\n   'error_stack' : off\n"),
+        ("patches: # all\n    dms_helpers: on", "error_stack=off",
+         "patches: # all\n    dms_helpers: on\n    error_stack: off"),
+        ("patches:\n  error_stack:\n    # why\n    recheck_seconds: 1\n", "error_stack=off",
+         "patches:\n  error_stack:\n    enabled: off\n    # why\n    recheck_seconds: 1\n"),
+        ("patches:\n  error_stack:\n    enabled: on\n", "error_stack.enabled=off",
+         "patches:\n  error_stack:\n    enabled: off\n"),
+        ("patches:\n  error_stack: on # why\n\n  # then\n  dms_helpers: on\n", "error_stack.recheck_seconds=2",
+         "patches:\n  error_stack: # why\n    enabled: on\n    recheck_seconds: 2\n\n  # then\n  dms_helpers: on\n"),
+        ("patches:\n  error_stack:\n      enabled: on\n\n  # next\n", "error_stack.by=call",
+         "patches:\n  error_stack:\n      enabled: on\n      by: call\n\n  # next\n"),
+        ("patches:\n  dms_helpers: on\n  # more\n\nenabled: on\n", "error_stack.recheck_seconds=2",
+         "patches:\n  dms_helpers: on\n  error_stack:\n    recheck_seconds: 2\n  # more\n\nenabled: on\n"),
+        ("patches:\n# none\n", "error_stack=off", "patches:\n  error_stack: off\n# none\n"),
+        ("# nothing\n\n", "enabled=off", "# nothing\n\nenabled: off\n"),
+        ("", "error_stack=off", "patches:\n  error_stack: off\n"),
+        ("enabled: on\r\n\r\n", "error_stack=off", "enabled: on\r\n\r\npatches:\r\n  error_stack: off\r\n"),
+        ("\ufeffenabled: on\n", "enabled=off", "\ufeffenabled: off\n"),
+        ("  enabled: on\n", "keep_on_update=off", "  enabled: on\n  keep_on_update: off\n"),
+        ("enabled: on\n", "comparison.window_seconds=30", "enabled: on\ncomparison:\n  window_seconds: 30\n"),
+        ("comparison:\n  by: call\n", "comparison.spool=/a b", 'comparison:\n  by: call\n  spool: "/a b"\n'),
+        ('comparison:\n  spool: "/a #b" # c\n', "comparison.spool=", 'comparison:\n  spool: "" # c\n'),
+        ("patches: {error_stack: on}\n", "enabled=off", "patches: {error_stack: on}\nenabled: off\n"),
+    ],
+)  # fmt: skip
+def test_one_setting_changes_one_thing(before: str, setting: str, after: str) -> None:
+    assert edited(PATH, before, [setting]) == after
+
+
+def test_settings_are_judged_together(file: Path) -> None:
+    wanted = ["comparison.by=call", "connection_checkout=ab", "connection_checkout.by=process"]
+    file.write_text(edited(PATH, SHIPPED, wanted))
+    assert toggles.draft(str(file)).toggles().patches["connection_checkout"].trial.by == "process"
+    with pytest.raises(EditError, match="connection_checkout cannot be compared by call"):
+        edited(PATH, SHIPPED, wanted[:2])
+
+
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [
+        ("error_stack", "error_stack: write a patch, =, and on, off or ab, or patch.option=value"),
+        ("a.b.c=1", "a.b.c=1: write a patch, =, and on, off or ab, or patch.option=value"),
+        ("eror_stack=on", f"unknown patch 'eror_stack'; did you mean error_stack?; {PATH} was not changed"),
+        ("error_stack=of", "error_stack must be on, off or ab, or a mapping with `enabled:`; it is 'of'; "),
+        ("error_stack=on\n  dms_helpers: off", "enabled of error_stack must be on, off or ab; "),
+        ("error_stack.recheck_seconds=soon", "recheck_seconds of error_stack must be a number of seconds, such as 1; "
+         f"it is 'soon'; {PATH} was not changed"),
+        ("error_stack.recheck=1", "unknown option of error_stack 'recheck'; did you mean recheck_seconds?; "),
+        ("enabled={}", "enabled must be on or off (or true or false); it is '{}'; "),
+        ("comparison=on", "unknown patch 'comparison'; known: "),
+        ("comparison.windows=1", "unknown key of comparison 'windows'; did you mean window_seconds?; "),
+        ("comparison.spool=here", 'spool of comparison must be the full path of a folder, or "" for the default; '),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_told_and_changes_nothing(file: Path, setting: str, error: str) -> None:
+    text = (
+        "enabled: on\npatches:\n  error_stack:\n    enabled: on\n"
+        if "\n" in setting
+        else "patches:\n  dms_helpers: on\n"
+    )
+    with pytest.raises(EditError) as caught:
+        edited(PATH, text, [setting])
+    assert str(caught.value).startswith(error)
+    file.write_text(text)
+    with pytest.raises(EditError):
+        change(str(file), ["enabled=off", setting])
+    assert file.read_text() == text
+    assert os.listdir(file.parent) == [file.name]
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ("patches: {error_stack: on}\n", "error_stack=off"),
+        ("patches: {error_stack: on}\n", "dms_helpers=off"),
+        ("patches:\n  error_stack: {enabled: on}\n", "error_stack=off"),
+        ("patches:\n  error_stack: {enabled: on}\n", "error_stack.recheck_seconds=1"),
+        ("{enabled: on}\n", "enabled=off"),
+        ("{enabled: on}\n", "error_stack=off"),
+        ("enabled:\n  on\n", "enabled=off"),
+        ("enabled: on\n...\n", "error_stack=off"),
+        ("? enabled\n: on\n", "enabled=off"),
+        ("enabled: on\r\npatches:\n  error_stack: on\n", "error_stack=off"),
+    ],
+)
+def test_a_style_that_cannot_be_edited_is_told(text: str, setting: str) -> None:
+    toggles.draft(PATH, text)
+    with pytest.raises(EditError) as caught:
+        edited(PATH, text, [setting])
+    assert str(caught.value) == f"{PATH} is written in a style that cannot be edited line by line; change it by hand"
+
+
+def test_a_broken_file_is_told_with_its_line(file: Path) -> None:
+    file.write_text("enabled: on\npatchs:\n  error_stack: on\n")
+    with pytest.raises(EditError) as caught:
+        change(str(file), ["error_stack=off"])
+    assert str(caught.value) == f"{file}:2: unknown key 'patchs'; did you mean patches?; it was not changed"
+
+
+def test_the_file_keeps_its_mode_and_owner_and_a_link_stays_a_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "real" / "my.yaml", tmp_path / "link.yaml"
+    real.parent.mkdir()
+    real.write_text("enabled: on\n")
+    real.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(real, 65534, 65534)
+    before = real.stat()
+    link.symlink_to(real)
+    with real.open() as reader:
+        assert change(str(link), ["enabled=off"])
+        assert reader.read() == "enabled: on\n"  # who reads it meanwhile gets all of the old one
+    after = real.stat()
+    assert real.read_text() == "enabled: off\n"
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert link.is_symlink()
+    assert os.listdir(real.parent) == [real.name]
+
+
+def test_a_file_that_is_not_there_is_made_of_the_shipped_one(tmp_path: Path) -> None:
+    path = tmp_path / "etc" / "patches.yaml"
+    assert not change(str(path), ["error_stack=off"])
+    assert path.read_text() == edited(PATH, SHIPPED, ["error_stack=off"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+# Random files: each patch and section in one of the forms that people write, with comments and blank lines anywhere.
+OPTIONS = {
+    "error_stack": ["recheck_seconds"],
+    "proxy_loading": ["max_proxies"],
+    "connection_checkout": ["idle_ping_seconds", "keepalive_seconds"],
+}
+MODES = st.sampled_from(["on", "off", "ab", "true", "No"])
+NUMBERS = st.integers(1, 999).map(str)
+NOISE = st.sampled_from([""] * 6 + ["\n", "# é: on\n", "\n  # x: {\n\n", "      #\n"])
+TAIL = st.sampled_from([""] * 4 + ["  ", " # on", "   # off: é"])
+
+
+@st.composite
+def _files(draw: st.DrawFn) -> str:
+    step = " " * draw(st.integers(1, 4))
+    lines = [draw(NOISE)]
+
+    def line(depth: int, key: str, value: str = "") -> None:
+        key = draw(st.sampled_from([key] * 5 + [f'"{key}"', f"'{key}'"]))
+        lines.append(f"{step * depth}{key}:{' ' + value if value else ''}{draw(TAIL)}\n{draw(NOISE)}")
+
+    def patches() -> None:
+        names = draw(st.lists(st.sampled_from(list(WAITED_FOR)), unique=True))
+        line(0, "patches")
+        for name in names:
+            said = draw(st.lists(st.sampled_from(["enabled", "share", *OPTIONS.get(name, [])]), unique=True))
+            line(1, name, "" if said else draw(MODES))
+            for option in said:
+                values = {"enabled": MODES, "share": st.sampled_from(["0", "1", "0.25"])}
+                line(2, option, draw(values.get(option, NUMBERS)))
+
+    def comparison() -> None:
+        line(0, "comparison")
+        for key in draw(st.lists(st.sampled_from(["share", "window_seconds", "check_one_in"]), unique=True)):
+            line(1, key, "1" if key == "share" else draw(NUMBERS))
+
+    sections = {
+        "enabled": lambda: line(0, "enabled", draw(st.sampled_from(["on", "off"]))),
+        "patches": patches,
+        "comparison": comparison,
+    }
+    for name in draw(st.lists(st.sampled_from(list(sections)), unique=True)):
+        sections[name]()
+    text = "".join(lines)
+    end = draw(st.sampled_from(["\n"] * 3 + ["\r\n"]))
+    return (text.rstrip("\n") if draw(st.booleans()) else text).replace("\n", end)
+
+
+@st.composite
+def _settings(draw: st.DrawFn) -> str:
+    name = draw(st.sampled_from([*WAITED_FOR, "enabled", "comparison"]))
+    if name == "enabled":
+        return f"enabled={draw(st.sampled_from(['on', 'off']))}"
+    if name == "comparison":
+        return draw(st.sampled_from(["comparison.by=process", "comparison.share=0.125", "comparison.spool=/a b/#c"]))
+    option = draw(st.sampled_from(["enabled", *OPTIONS.get(name, [])]))
+    return (
+        f"{name}={draw(st.sampled_from(['on', 'off', 'ab']))}"
+        if option == "enabled"
+        else f"{name}.{option}={draw(NUMBERS)}"
+    )
+
+
+def _said(draft: toggles.Draft) -> dict[str, object]:
+    """Each thing that can be set, by its name as a setting."""
+    found: dict[str, object] = {"enabled": draft.enabled, "keep_on_update": draft.keep_on_update}
+    for name, wish in draft.patches.items():
+        found[name] = wish.mode
+        found.update({f"{name}.{key}": value for key, value in {**wish.options, **wish.trial}.items()})
+    for part in (draft.trial, draft.comparison):
+        found.update({f"comparison.{key}": value for key, value in part._asdict().items()})
+    return found
+
+
+@settings(max_examples=300)
+@given(_files(), _settings())
+def test_whatever_the_file_only_the_setting_changes_and_all_comments_stay(text: str, setting: str) -> None:
+    before = _said(toggles.draft(PATH, text))
+    changed = edited(PATH, text, [setting])
+    after = _said(toggles.draft(PATH, changed))
+    name, _, word = setting.partition("=")
+    value = after.pop(name)
+    before.pop(name, None)
+    assert after == before
+    assert (str(value) if name != "enabled" else "on" if value else "off") == word
+    # Lines are changed in their value, or added; none is lost, and none of the others is touched.
+    old, new = text.splitlines(), changed.splitlines()
+    assert [line for line in old if line.strip()[:1] in ("#", "")] == [
+        line for line in new if line.strip()[:1] in ("#", "")
+    ]
+    assert sum(line.count("#") for line in old) <= sum(line.count("#") for line in new)
+    assert len(set(old) - set(new)) <= 1
+    assert edited(PATH, changed, [setting]) == changed
