@@ -72,12 +72,11 @@ def _work(arm: Arm, seconds: float) -> None:
 
 
 def _report(host: Host, spool: Path, page: Path) -> tuple[str, Any]:
-    command = [host.bin / "dirac-perfpatch", "report", spool, "--html", page]
-    table = _run([*command])
-    return table, json.loads(_run([host.bin / "dirac-perfpatch", "report", spool, "--json", "-"]))
+    report = (host.bin / "dirac-perfpatch", "report", spool)
+    return _run(*report, "--html", page), json.loads(_run(*report, "--json", "-"))
 
 
-def _run(command: list[str | Path]) -> str:
+def _run(*command: str | Path) -> str:
     answer = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if answer.returncode:
         raise RuntimeError(f"the report failed: {answer.stderr[-2000:]}")

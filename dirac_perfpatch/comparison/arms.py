@@ -63,7 +63,8 @@ class Comparison:
         self.checked = self.differences = 0
         self._guard = guard
         self._spares = patch.spares
-        self._events_before = dict(guard.events)
+        # How often that happened before the comparison began which the calls of its patched arm spare.
+        self._others_before = guard.events.get(patch.spares[1], 0) if patch.spares else 0
         self._trial = trial
         self._check_one_in = check_one_in
         self._process_arm = process_arm
@@ -122,20 +123,15 @@ class Comparison:
         for recorder in self.recorders:
             recorder.end_block(self._block, self._block // 2, self._clock, now - self._start)
 
-    def begin_in_child(self, now: float, clock: float, start: Callable[[], None]) -> None:
-        """Forget what the parent has recorded; it records that itself.
-
-        Args:
-            now: ``time.monotonic()``.
-            clock: ``time.time()``.
-            start: Called by the first call that is timed.
-        """
+    def begin_in_child(self, now: float, clock: float) -> None:
+        """Forget what the parent has recorded, which records that itself; arguments as for :meth:`begin`."""
         self._lock = threading.Lock()  # another thread of the parent's may have held it
         self.checked = self.differences = 0
-        self._events_before = dict(self._guard.events)
+        self._guard.events.clear()
+        self._others_before = 0
         self._random = random.Random()  # not the parent's order
         for recorder in self.recorders:
-            recorder.renew(start)
+            recorder.renew()
         self._block = 0
         self.begin(now, clock)
 
@@ -161,14 +157,13 @@ class Comparison:
             "differences": self.differences,
         }
 
-    def events(self) -> dict[str, int]:
-        """The events since the comparison began, with what the patched arm spared. After the recorders have settled."""
-        counts = {name: count - self._events_before.get(name, 0) for name, count in self._guard.events.items()}
-        if self._spares:
-            spared, other = self._spares
-            calls = sum(recorder.arms[PATCHED].calls for recorder in self.recorders)
-            counts[spared] = max(0, calls - counts.get(other, 0))
-        return counts
+    def spared(self) -> dict[str, int]:
+        """What the calls of the patched arm have spared, by its name. After the recorders have settled."""
+        if not self._spares:
+            return {}
+        name, other = self._spares
+        calls = sum(recorder.arms[PATCHED].calls for recorder in self.recorders)
+        return {name: max(0, calls - (self._guard.events.get(other, 0) - self._others_before))}
 
     def _next(self) -> None:
         self._block += 1

@@ -44,15 +44,9 @@ class ArmRecord:
     Args:
         function: What is called in this arm.
         check: Called for a sample of calls, after they were timed; see :class:`Recorder`. None in the stock arm.
-        start: Called by the first call that is timed.
     """
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        check: Callable[..., Any] | None,
-        start: Callable[[], None] | None,
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], check: Callable[..., Any] | None) -> None:
         self.function = function
         self.tick = itertools.count().__next__
         self.failed = itertools.count().__next__
@@ -60,7 +54,6 @@ class ArmRecord:
         self.mask = _SELDOM
         self.next_check = 0 if check else -1
         self._check = check
-        self._start = start
         self._looks = 0  # how often tick and failed were called to read them
         self.calls = self.errors = self.timed = 0
         self.seconds = 0.0
@@ -69,9 +62,6 @@ class ArmRecord:
 
     def timed_call(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a call, take its time, and perhaps have its answer compared with stock's."""
-        if self._start is not None:
-            begin, self._start = self._start, None
-            begin()
         start = perf_counter()
         answer = self.function(*args, **kwargs)
         self.waiting.append(perf_counter() - start)
@@ -135,15 +125,11 @@ class Recorder:
         self.patch, self.target = patch, target
         self._functions = {PATCHED: (ours, check), STOCK: (original, None)}
         self.blocks: deque[dict[str, Any]] = deque(maxlen=1000)
-        self.renew(None)
+        self.renew()
 
-    def renew(self, start: Callable[[], None] | None) -> None:
-        """Begin at zero, as in a child of a fork.
-
-        Args:
-            start: Called by the first call that is timed.
-        """
-        self.arms = {arm: ArmRecord(*self._functions[arm], start) for arm in ARMS}
+    def renew(self) -> None:
+        """Begin at zero, as in a child of a fork."""
+        self.arms = {arm: ArmRecord(*self._functions[arm]) for arm in ARMS}
         self.now = self.arms[STOCK]
         self._before = dict.fromkeys(ARMS, (0, 0))
         self._block_times: dict[str, list[float]] = {arm: [] for arm in ARMS}

@@ -1,0 +1,272 @@
+"""A/B in processes of a real host: what runs in which arm, what is recorded of it, and that nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import run
+
+from lab.mariadb import MariaDB
+
+pytestmark = pytest.mark.patched
+
+_LOOP = """
+import os, time
+import DIRAC
+from DIRAC import S_ERROR
+from DIRAC.Core.Security.X509Chain import X509Chain
+from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMetadata
+proxy = os.path.join(os.path.dirname(DIRAC.__file__), "Core", "Security", "test", "certs", "voms", "proxy.pem")
+
+def work(seconds):
+    number, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert extensionsByPriority() == ["DIRAC"]
+        assert getExtensionMetadata("DIRAC")["priority"] == 0
+        assert len(S_ERROR("x")["CallStack"]) >= 2
+        assert X509Chain().loadProxyFromFile(proxy)["OK"]
+        number += 1
+    return number
+"""
+
+
+def toggles(folder: Path, *patches: str, **comparison: Any) -> dict[str, str]:
+    """An environment whose toggles have these patches as ab, with a spool in the folder."""
+    settings = {"window_seconds": 0.2, "spool": folder / "spool", "check_one_in": 100, **comparison}
+    lines = ["patches:", *(f"  {name}: ab" for name in patches)]
+    lines += ["comparison:", *(f"  {name}: {value}" for name, value in settings.items())]
+    path = folder / "patches.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    return {"DIRAC_PERFPATCH_CONFIG": str(path)}
+
+
+def done(answer: subprocess.CompletedProcess[str]) -> list[str]:
+    assert answer.returncode == 0, answer.stderr
+    assert "dirac-perfpatch: " not in answer.stderr, answer.stderr
+    return answer.stdout.split()
+
+
+def snapshots(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((folder / "spool").glob("*.json"))]
+
+
+def calls(snapshot: dict[str, Any]) -> dict[str, Counter[str]]:
+    """Calls by target and arm."""
+    found: dict[str, Counter[str]] = {}
+    for row in snapshot["series"]:
+        found.setdefault(row["target"], Counter())[row["arm"]] += row["calls"]
+    return found
+
+
+SINGLE = ("extension_lookup", "error_stack", "proxy_loading")
+TARGETS = {"extensionsByPriority", "getExtensionMetadata", "S_ERROR", "X509Chain.loadProxyFromFile"}
+
+
+def test_by_time_both_arms_run_and_every_call_is_counted(tmp_path: Path) -> None:
+    (number,) = done(run(_LOOP + "print(work(3))", **toggles(tmp_path, *SINGLE)))
+    (snapshot,) = snapshots(tmp_path)
+    assert snapshot["ended"] is True
+    found = calls(snapshot)
+    for target in TARGETS:
+        # The look-ups are also called while the host is imported.
+        assert found[target].total() >= int(number) if target != "S_ERROR" else found[target].total() == int(number)
+        assert min(found[target]["patched"], found[target]["stock"]) > 0
+    states = snapshot["patches"]
+    assert {states[name]["mode"] for name in SINGLE} == {"ab"}
+    assert min(states[name]["checked"] for name in SINGLE) >= 3
+    assert {states[name]["differences"] for name in SINGLE} == {0}
+    blocks = [row for row in snapshot["blocks"] if row["target"] == "S_ERROR"]
+    assert sum(row["calls"] for row in blocks) == int(number)
+    events = snapshot["events"]["proxy_loading"]
+    assert events["hits"] + events["misses"] >= found["X509Chain.loadProxyFromFile"]["patched"]
+
+
+def test_the_stock_arm_is_slow_and_the_patched_one_is_not(tmp_path: Path) -> None:
+    done(run(_LOOP + "print(work(3))", **toggles(tmp_path, *SINGLE)))
+    (snapshot,) = snapshots(tmp_path)
+    mean = {
+        (row["target"], row["arm"]): row["seconds"] / row["timed"] for row in snapshot["series"] if row["calls"] > 20
+    }
+    for target in TARGETS - {"getExtensionMetadata"}:
+        assert mean[target, "patched"] * 3 < mean[target, "stock"], mean
+
+
+@pytest.mark.parametrize("arm", ["patched", "stock"])
+def test_by_process_and_pinned(arm: str, tmp_path: Path) -> None:
+    environment = toggles(tmp_path, "error_stack", by="process")
+    done(run(_LOOP + "print(work(0.3))", DIRAC_PERFPATCH_ARM=arm, **environment))
+    (snapshot,) = snapshots(tmp_path)
+    assert {row["arm"] for row in snapshot["series"]} == {arm}
+    assert snapshot["patches"]["error_stack"]["arm"] == arm
+    assert snapshot["cpu_seconds"] > 0
+    assert snapshot["resident_bytes"] > 10_000_000
+
+
+def test_by_call_the_arms_are_mixed(tmp_path: Path) -> None:
+    (number,) = done(run(_LOOP + "print(work(1))", **toggles(tmp_path, "error_stack", by="call", share=0.25)))
+    (snapshot,) = snapshots(tmp_path)
+    found = calls(snapshot)["S_ERROR"]
+    assert found.total() == int(number)
+    assert found["patched"] / found.total() == pytest.approx(0.25, abs=0.1)
+
+
+@pytest.mark.parametrize("by", ["time", "call"])
+def test_call_stacks_are_those_of_stock_in_both_arms(by: str, tmp_path: Path) -> None:
+    code = """
+import time, traceback
+from DIRAC import S_ERROR
+def one():
+    return S_ERROR("x")["CallStack"], traceback.format_stack()
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    stack, wanted = one()
+    assert [line.split(",")[0] for line in stack] == [line.split(",")[0] for line in wanted], (stack, wanted)
+"""
+    done(run(code, **toggles(tmp_path, "error_stack", by=by)))
+    assert min(calls(snapshots(tmp_path)[0])["S_ERROR"].values()) > 0
+
+
+def test_a_difference_trips_the_patch_and_stock_answers(tmp_path: Path) -> None:
+    code = (
+        _LOOP
+        + """
+from DIRAC.Core.Utilities import Extensions
+import dirac_perfpatch
+import DIRAC.Core.Utilities.Extensions as module
+# What the walk finds changes under the running process, which the patch does not see.
+work(0.1)
+real = module.entrypointToExtension
+module.entrypointToExtension = lambda entry_point: "Other" if real(entry_point) == "DIRAC" else real(entry_point)
+for _ in range(200):
+    answer = extensionsByPriority()
+    if answer == ["Other"]:
+        break
+state = {entry["name"]: entry for entry in dirac_perfpatch.status()}["extension_lookup"]
+print(answer[0], state["state"])
+"""
+    )
+    environment = toggles(tmp_path, "extension_lookup", by="process", check_one_in=10)
+    answer = run(code, DIRAC_PERFPATCH_ARM="patched", **environment)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.split() == ["Other", "tripped"]
+    assert answer.stderr.count("extensionsByPriority did not answer as stock does") == 1
+    (snapshot,) = snapshots(tmp_path)
+    assert snapshot["patches"]["extension_lookup"]["state"] == "tripped"
+    assert snapshot["patches"]["extension_lookup"]["differences"] == 1
+
+
+def test_a_patch_that_is_on_leaves_a_snapshot_when_it_trips(tmp_path: Path) -> None:
+    code = """
+from DIRAC import S_ERROR
+from dirac_perfpatch.patches import error_stack
+def make(self, frame):
+    raise RuntimeError
+error_stack._Texts.make = make
+for number in range(5):
+    eval("S_ERROR(1)", {"S_ERROR": S_ERROR})
+"""
+    environment = toggles(tmp_path)
+    Path(environment["DIRAC_PERFPATCH_CONFIG"]).write_text(f"comparison:\n  spool: {tmp_path}/spool\n")
+    answer = run(code, **environment)
+    assert answer.returncode == 0, answer.stderr
+    (snapshot,) = snapshots(tmp_path)
+    assert snapshot["patches"]["error_stack"]["state"] == "tripped"
+    assert snapshot["series"] == []
+
+
+def test_children_count_for_themselves(tmp_path: Path) -> None:
+    code = (
+        _LOOP
+        + """
+import multiprocessing
+def child(seconds):
+    print("child", work(seconds), flush=True)
+print("parent", work(0.5), flush=True)
+process = multiprocessing.get_context("fork").Process(target=child, args=(0.7,))
+process.start()
+process.join()
+if os.fork() == 0:
+    print("child", work(0.7), flush=True)
+    raise SystemExit
+os.wait()
+"""
+    )
+    words = done(run(code, **toggles(tmp_path, "error_stack")))
+    told = [(words[place], int(words[place + 1])) for place in range(0, len(words), 2)]
+    found = snapshots(tmp_path)
+    assert len({snapshot["pid"] for snapshot in found}) == 3
+    assert all(snapshot["ended"] for snapshot in found)
+    assert sorted(calls(snapshot)["S_ERROR"].total() for snapshot in found) == sorted(count for _, count in told)
+
+
+def test_a_process_that_is_killed_leaves_a_snapshot_that_can_be_read(tmp_path: Path) -> None:
+    code = (
+        _LOOP
+        + """
+from dirac_perfpatch.comparison import keeper
+keeper._SNAPSHOT_SECONDS = 0.2
+import signal
+from dirac_perfpatch import loading
+work(1.5)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    answer = run(code, **toggles(tmp_path, "error_stack"))
+    assert answer.returncode == -9, answer.stderr
+
+
+def test_without_the_library_the_patch_is_on_and_says_so(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['ddsketch'] = None\n"
+        + _LOOP
+        + """
+work(0.2)
+import dirac_perfpatch
+print(*(entry["state"] + "," + entry["mode"] for entry in dirac_perfpatch.status() if entry["name"] == "error_stack"))
+"""
+    )
+    answer = run(code, **toggles(tmp_path, "error_stack"))
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.split() == ["applied,on"]
+    assert answer.stderr.count("dirac-perfpatch[ab]") == 1
+
+
+def test_a_spool_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("not a folder")
+    answer = run(_LOOP + "print(work(0.3))", **toggles(tmp_path, "error_stack"))
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stderr.count("dirac-perfpatch: ") == 1
+    assert f"{tmp_path}/spool" in answer.stderr
+
+
+def test_the_pool_pings_in_the_stock_arm_only(mariadb: MariaDB, tmp_path: Path) -> None:
+    code = f"""
+import time
+from DIRAC.Core.Utilities.MySQL import MySQL
+db = MySQL({mariadb.host!r}, {mariadb.user!r}, {mariadb.password!r}, "AccountingDB", port={mariadb.port})
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    assert db._query("SELECT 1")["OK"]
+    db._getConnection()["Value"].close()
+"""
+    before = mariadb.pings()
+    patches = ("connection_checkout", "connection_eviction", "connection_close")
+    done(run(code, **toggles(tmp_path, *patches, window_seconds=0.4)))
+    pings = mariadb.pings() - before
+    (snapshot,) = snapshots(tmp_path)
+    found = calls(snapshot)
+    assert min(found["ConnectionPool.get"].values()) > 0
+    # One for each stock checkout, besides those that the checks make and those that find a closed connection.
+    checked = snapshot["patches"]["connection_checkout"]["checked"]
+    assert (
+        found["ConnectionPool.get"]["stock"] * 0.4 < pings < found["ConnectionPool.get"]["stock"] * 1.3 + checked + 50
+    )
+    assert {entry["state"] for name, entry in snapshot["patches"].items() if name in patches} == {"applied"}
+    assert found["MySQL._query"].total() > 0
+    assert sum(row["errors"] for row in snapshot["series"]) == 0
+    assert snapshot["events"]["connection_checkout"]["pings saved"] > 0
