@@ -26,10 +26,12 @@ class Background:
 
     Args:
         task: Returns after how many seconds it is to be run again. It must not raise.
+        first: Seconds before the first run; None for two.
     """
 
-    def __init__(self, task: Callable[[], float]) -> None:
+    def __init__(self, task: Callable[[], float], first: float | None = None) -> None:
         self._task = task
+        self._first = first
         self._renew()
 
     def _renew(self) -> None:
@@ -61,7 +63,7 @@ class Background:
 
     def _run(self, end: _thread.LockType, ended: _thread.LockType) -> None:
         try:
-            seconds = _FIRST
+            seconds = _FIRST if self._first is None else self._first
             while not end.acquire(True, seconds):
                 seconds = self._task()
         finally:

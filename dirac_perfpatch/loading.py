@@ -125,7 +125,19 @@ def _set(switch: Switch, toggle: Toggle) -> None:
     switch.take_off()
     if toggle.on:
         switch.configure(toggle.options)
+    if toggle.mode == toggles.AB:
+        from dirac_perfpatch.comparison import running  # only in processes that compare something
+
+        running.begin(switch, toggle.trial, _comparison)
+    elif toggle.on:
         switch.arm()
+
+
+def _show_trip() -> None:
+    """Leave a snapshot, so that who looks at the spool sees a patch that has tripped."""
+    from dirac_perfpatch.comparison import running
+
+    running.write_states(_comparison.spool if _comparison else "")
 
 
 def _look_again() -> float:
@@ -166,7 +178,7 @@ class _Sleeper:
 
 def _arm(name: str) -> None:
     try:
-        switch = Switch(patches.load(name), {})
+        switch = Switch(patches.load(name), {}, _show_trip)
     except Exception as error:
         _failures[name] = f"{type(error).__name__}: {error}"
         say_once(f"{name}: {_failures[name]}; DIRAC runs its own code there")

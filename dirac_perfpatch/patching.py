@@ -400,8 +400,9 @@ class _Fitting:
 class Switch:
     """One patch in this process: puts its targets on as their modules come, and takes them off again."""
 
-    def __init__(self, patch: Patch, options: Mapping[str, Any]) -> None:
+    def __init__(self, patch: Patch, options: Mapping[str, Any], on_trip: Callable[[], None] = lambda: None) -> None:
         self.patch = patch
+        self._on_trip = on_trip
         self.guard = Guard(patch.name, self.trip)
         self._options = options
         self._fittings = [_Fitting(target) for target in patch.targets]
@@ -519,6 +520,8 @@ class Switch:
         with self._lock:
             self._tripped = "; ".join([reason, *self.take_off()])
         say_once(f"{self.patch.name}: tripped: {reason}; DIRAC runs its own code from now on in this process")
+        with suppress(Exception):  # who cannot be told
+            self._on_trip()
 
     def status(self) -> dict[str, Any]:
         """This patch's entry of :func:`dirac_perfpatch.status`."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK, Recorder
 from dirac_perfpatch.patching import Check, Guard, Patch
+from dirac_perfpatch.toggles import Trial
 
 ARM_VARIABLE = "DIRAC_PERFPATCH_ARM"
 BY_PROCESS, BY_TIME, BY_CALL = "process", "time", "call"
@@ -56,7 +57,7 @@ class Comparison:
         process_arm: Whether this process is in the patched arm, for *by process*.
     """
 
-    def __init__(self, patch: Patch, guard: Guard, trial: Any, check_one_in: int, process_arm: bool) -> None:
+    def __init__(self, patch: Patch, guard: Guard, trial: Trial, check_one_in: int, process_arm: bool) -> None:
         self.patch = patch.name
         self.recorders: list[Recorder] = []
         self.on_leaving: Callable[[], None] = lambda: None

@@ -65,7 +65,6 @@ class Keeper:
         with self._lock:
             self._comparisons[comparison.patch] = comparison
             if self._background is None:
-                # What it reads of a host's modules it does not import: a thread that waits for no import is safe here.
                 self._background = Background(self._look, 0.0)
                 self._background.start()
 

@@ -15,14 +15,19 @@ from lab.mariadb import MariaDB
 
 pytestmark = pytest.mark.patched
 
-_LOOP = """
+# What any command of the host's does first.
+_LOAD = """
+from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMetadata
+extensionsByPriority()
+"""
+_LOOP = (
+    _LOAD
+    + """
 import os, time
 import DIRAC
 from DIRAC import S_ERROR
 from DIRAC.Core.Security.X509Chain import X509Chain
-from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMetadata
 proxy = os.path.join(os.path.dirname(DIRAC.__file__), "Core", "Security", "test", "certs", "voms", "proxy.pem")
-
 def work(seconds):
     number, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
@@ -33,6 +38,7 @@ def work(seconds):
         number += 1
     return number
 """
+)
 
 
 def toggles(folder: Path, *patches: str, **comparison: Any) -> dict[str, str]:
@@ -73,15 +79,15 @@ def test_by_time_both_arms_run_and_every_call_is_counted(tmp_path: Path) -> None
     assert snapshot["ended"] is True
     found = calls(snapshot)
     for target in TARGETS:
-        # The look-ups are also called while the host is imported.
-        assert found[target].total() >= int(number) if target != "S_ERROR" else found[target].total() == int(number)
+        # The host itself calls them a few times while it is imported.
+        assert int(number) <= found[target].total() <= int(number) + 20
         assert min(found[target]["patched"], found[target]["stock"]) > 0
     states = snapshot["patches"]
     assert {states[name]["mode"] for name in SINGLE} == {"ab"}
     assert min(states[name]["checked"] for name in SINGLE) >= 3
     assert {states[name]["differences"] for name in SINGLE} == {0}
     blocks = [row for row in snapshot["blocks"] if row["target"] == "S_ERROR"]
-    assert sum(row["calls"] for row in blocks) == int(number)
+    assert sum(row["calls"] for row in blocks) == found["S_ERROR"].total()
     events = snapshot["events"]["proxy_loading"]
     assert events["hits"] + events["misses"] >= found["X509Chain.loadProxyFromFile"]["patched"]
 
@@ -111,13 +117,15 @@ def test_by_call_the_arms_are_mixed(tmp_path: Path) -> None:
     (number,) = done(run(_LOOP + "print(work(1))", **toggles(tmp_path, "error_stack", by="call", share=0.25)))
     (snapshot,) = snapshots(tmp_path)
     found = calls(snapshot)["S_ERROR"]
-    assert found.total() == int(number)
+    assert int(number) <= found.total() <= int(number) + 20
     assert found["patched"] / found.total() == pytest.approx(0.25, abs=0.1)
 
 
 @pytest.mark.parametrize("by", ["time", "call"])
 def test_call_stacks_are_those_of_stock_in_both_arms(by: str, tmp_path: Path) -> None:
-    code = """
+    code = (
+        _LOAD
+        + """
 import time, traceback
 from DIRAC import S_ERROR
 def one():
@@ -127,6 +135,7 @@ while time.monotonic() < end:
     stack, wanted = one()
     assert [line.split(",")[0] for line in stack] == [line.split(",")[0] for line in wanted], (stack, wanted)
 """
+    )
     done(run(code, **toggles(tmp_path, "error_stack", by=by)))
     assert min(calls(snapshots(tmp_path)[0])["S_ERROR"].values()) > 0
 
@@ -161,7 +170,9 @@ print(answer[0], state["state"])
 
 
 def test_a_patch_that_is_on_leaves_a_snapshot_when_it_trips(tmp_path: Path) -> None:
-    code = """
+    code = (
+        _LOAD
+        + """
 from DIRAC import S_ERROR
 from dirac_perfpatch.patches import error_stack
 def make(self, frame):
@@ -170,6 +181,7 @@ error_stack._Texts.make = make
 for number in range(5):
     eval("S_ERROR(1)", {"S_ERROR": S_ERROR})
 """
+    )
     environment = toggles(tmp_path)
     Path(environment["DIRAC_PERFPATCH_CONFIG"]).write_text(f"comparison:\n  spool: {tmp_path}/spool\n")
     answer = run(code, **environment)
@@ -201,23 +213,21 @@ os.wait()
     found = snapshots(tmp_path)
     assert len({snapshot["pid"] for snapshot in found}) == 3
     assert all(snapshot["ended"] for snapshot in found)
-    assert sorted(calls(snapshot)["S_ERROR"].total() for snapshot in found) == sorted(count for _, count in told)
+    counted = sorted(calls(snapshot)["S_ERROR"].total() for snapshot in found)
+    assert all(0 <= seen - count <= 20 for seen, (_, count) in zip(counted, sorted(told, key=lambda entry: entry[1])))
 
 
-def test_a_process_that_is_killed_leaves_a_snapshot_that_can_be_read(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_leaves_its_last_snapshot(tmp_path: Path) -> None:
     code = (
-        _LOOP
-        + """
-from dirac_perfpatch.comparison import keeper
-keeper._SNAPSHOT_SECONDS = 0.2
-import signal
-from dirac_perfpatch import loading
-work(1.5)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+        "from dirac_perfpatch.comparison import keeper\nkeeper._SNAPSHOT_SECONDS = 0.2\n"
+        + _LOOP
+        + "print(work(1.5), flush=True); os.kill(os.getpid(), 9)"
     )
     answer = run(code, **toggles(tmp_path, "error_stack"))
-    assert answer.returncode == -9, answer.stderr
+    assert answer.returncode == -9
+    (snapshot,) = snapshots(tmp_path)
+    assert snapshot["ended"] is False
+    assert 0 < calls(snapshot)["S_ERROR"].total() <= int(answer.stdout)
 
 
 def test_without_the_library_the_patch_is_on_and_says_so(tmp_path: Path) -> None:
@@ -245,15 +255,17 @@ def test_a_spool_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
 
 
 def test_the_pool_pings_in_the_stock_arm_only(mariadb: MariaDB, tmp_path: Path) -> None:
-    code = f"""
+    code = (
+        _LOAD
+        + f"""
 import time
 from DIRAC.Core.Utilities.MySQL import MySQL
 db = MySQL({mariadb.host!r}, {mariadb.user!r}, {mariadb.password!r}, "AccountingDB", port={mariadb.port})
 end = time.monotonic() + 3
 while time.monotonic() < end:
     assert db._query("SELECT 1")["OK"]
-    db._getConnection()["Value"].close()
 """
+    )
     before = mariadb.pings()
     patches = ("connection_checkout", "connection_eviction", "connection_close")
     done(run(code, **toggles(tmp_path, *patches, window_seconds=0.4)))

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from dirac_perfpatch.comparison.arms import Comparison, arm_of_process
 from dirac_perfpatch.comparison.recording import PATCHED, STOCK
 from dirac_perfpatch.patching import Guard, Patch
-
-
-class Trial(NamedTuple):
-    by: str
-    share: float
-    window_seconds: float
-
+from dirac_perfpatch.toggles import Trial
 
 PATCH = Patch("some_patch", (), lambda database: None)
 
