@@ -176,14 +176,48 @@ def _exit_code(states: Sequence[str]) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     release = _load_host()
-    entries = _entries()
-    code = _exit_code([entry["state"] for entry in entries])
+    entries, tripped = _entries(), _tripped_elsewhere()
+    code = _exit_code([entry["state"] for entry in [*entries, *tripped]])
     if options.json:
-        _tell(json.dumps({"dirac": release, "toggles": loading.source, "patches": entries}, indent=2))
+        answer = {"dirac": release, "toggles": loading.source, "patches": entries, "running": tripped}
+        _tell(json.dumps(answer, indent=2))
         return code
     _tell(f"DIRAC {release}, toggles from {loading.source}")
     _print_table([("patch", "state", "reason"), *((e["name"], e["state"], e["reason"]) for e in entries)])
+    for entry in tripped:
+        _tell(f"{entry['name']} has tripped in {entry['component']}, process {entry['pid']}: {entry['reason']}")
     return code
+
+
+def _tripped_elsewhere() -> list[dict[str, Any]]:
+    """The patches that have tripped in a process of this host that still runs, as far as its snapshot says so."""
+    from dirac_perfpatch.comparison.spool import host_name
+    from dirac_perfpatch.comparison.spool_reading import Unusable, list_files, read_file
+
+    found = []
+    for path in list_files(filter(None, [loading.spool()]), []):
+        try:
+            snapshot = read_file(path, blocks=False)
+        except (OSError, Unusable):
+            continue  # `report` tells of those
+        if snapshot.host == host_name() and not snapshot.ended and _runs(snapshot.pid):
+            where = {"component": snapshot.component, "pid": snapshot.pid}
+            found += [
+                {"name": name, "state": TRIPPED, "reason": state.reason, **where}
+                for name, state in snapshot.patches.items()
+                if state.state == TRIPPED
+            ]
+    return found
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # it is somebody else's
+    return True
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -269,10 +303,8 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _spool() -> str:
-    from dirac_perfpatch.comparison.spool import default_folder
-
     _load_host()
-    folder = default_folder(sys.modules["DIRAC"].rootPath)
+    folder = loading.spool()
     if folder is None:
         raise _NoHost("this DIRAC does not say where its root is; name the folder of the spool")
     return folder

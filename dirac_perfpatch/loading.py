@@ -128,16 +128,23 @@ def _set(switch: Switch, toggle: Toggle) -> None:
     if toggle.mode == toggles.AB:
         from dirac_perfpatch.comparison import running  # only in processes that compare something
 
-        running.begin(switch, toggle.trial, _comparison)
+        running.begin(switch, toggle.trial, _comparison.check_one_in if _comparison else 0, spool())
     elif toggle.on:
         switch.arm()
+
+
+def spool() -> str | None:
+    """The folder for what is recorded: that of the toggles, or of the installation; None if there is neither."""
+    from dirac_perfpatch.comparison.spool import default_folder
+
+    return (_comparison.spool if _comparison else "") or default_folder(host.root_path())
 
 
 def _show_trip() -> None:
     """Leave a snapshot, so that who looks at the spool sees a patch that has tripped."""
     from dirac_perfpatch.comparison import running
 
-    running.write_states(_comparison.spool if _comparison else "")
+    running.write_states(spool())
 
 
 def _look_again() -> float:

@@ -9,21 +9,23 @@ from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
-from dirac_perfpatch import host, loading
+from dirac_perfpatch import loading
 from dirac_perfpatch.comparison.arms import Comparison, arm_of_process
 from dirac_perfpatch.comparison.keeper import Keeper
-from dirac_perfpatch.comparison.spool import component, default_folder, host_name
+from dirac_perfpatch.comparison.spool import component, host_name
 from dirac_perfpatch.notices import say_once
 from dirac_perfpatch.patching import Switch
+from dirac_perfpatch.toggles import Trial
 
 
-def begin(switch: Switch, trial: Any, settings: Any) -> None:
+def begin(switch: Switch, trial: Trial, check_one_in: int, spool: str | None) -> None:
     """Arm a patch in comparison with stock; without, if that cannot be done here. Never raises.
 
     Args:
         switch: Of the patch; it is off.
-        trial: How calls are divided: ``by``, ``share`` and ``window_seconds``.
-        settings: ``spool`` and ``check_one_in`` of the toggles.
+        trial: How calls are divided.
+        check_one_in: Of so many calls in the patched arm one is compared with stock; 0 for none.
+        spool: The folder for what is recorded; None if nobody knows one.
     """
     comparison = None
     try:
@@ -31,8 +33,8 @@ def begin(switch: Switch, trial: Any, settings: Any) -> None:
 
         patch = switch.patch.name
         patched = arm_of_process(patch, host_name(), component(sys.argv), trial.share, os.environ)
-        comparison = Comparison(switch.patch, switch.guard, trial, settings.check_one_in, patched)
-        keeper(settings.spool).add(comparison)
+        comparison = Comparison(switch.patch, switch.guard, trial, check_one_in, patched)
+        keeper(spool).add(comparison)
     except Exception as error:
         say_once(
             f"{switch.patch.name}: cannot be compared with stock: {type(error).__name__}: {error}; it is on instead "
@@ -42,30 +44,29 @@ def begin(switch: Switch, trial: Any, settings: Any) -> None:
     switch.arm(comparison)
 
 
-def write_states(folder: str) -> None:
+def write_states(spool: str | None) -> None:
     """Leave a snapshot now, also if nothing is compared: a patch has tripped. Never raises.
 
     Args:
-        folder: The spool of the toggles, or an empty string.
+        spool: As for :func:`begin`.
     """
     with suppress(LookupError):
-        keeper(folder).write()
+        keeper(spool).write()
 
 
 @functools.lru_cache(maxsize=1)
-def keeper(folder: str) -> Keeper:
+def keeper(spool: str | None) -> Keeper:
     """The keeper of this process.
 
     Args:
-        folder: The spool of the toggles; empty for the one below the root of the DIRAC installation.
+        spool: As for :func:`begin`.
 
     Raises:
-        LookupError: There is no such root.
+        LookupError: It is None.
     """
-    path = folder or default_folder(host.root_path())
-    if path is None:
+    if spool is None:
         raise LookupError("nobody says where the spool is: set comparison.spool")
-    return Keeper(path, _describe)
+    return Keeper(spool, _describe)
 
 
 def _describe() -> dict[str, Any]:

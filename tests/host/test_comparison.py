@@ -282,3 +282,28 @@ while time.monotonic() < end:
     assert found["MySQL._query"].total() > 0
     assert sum(row["errors"] for row in snapshot["series"]) == 0
     assert snapshot["events"]["connection_checkout"]["pings saved"] > 0
+
+
+def test_status_tells_of_a_running_process_whose_patch_has_tripped(tmp_path: Path) -> None:
+    environment = toggles(tmp_path)
+    code = (
+        _LOOP
+        + """
+import subprocess, sys
+from dirac_perfpatch import loading
+work(0.1)
+command = [os.path.join(os.path.dirname(sys.executable), "dirac-perfpatch"), "status"]
+print(subprocess.run(command, capture_output=True).returncode)
+loading.switches["error_stack"].trip("on purpose")
+answer = subprocess.run(command, capture_output=True, text=True)
+print(answer.returncode, os.getpid(), answer.stdout)
+"""
+    )
+    answer = run(code, **environment)
+    before, after, pid, *told = answer.stdout.split(maxsplit=3)
+    assert (before, after) == ("0", "1"), answer.stderr
+    assert f"error_stack has tripped in -c, process {pid}: on purpose" in told[0]
+    (snapshot,) = snapshots(tmp_path)
+    assert snapshot["ended"] is True
+    later = run(_LOAD + "from dirac_perfpatch.cli import main; print(main(['status']))", **environment)
+    assert later.stdout.endswith("\n0\n")
