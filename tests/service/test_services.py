@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -252,6 +252,48 @@ def test_switching_under_load_fails_no_request(installations: dict[str, Installa
             set_toggles(installation, f"enabled={word}")
             assert becomes(installation, {"connection_checkout": state, "connection_close": state})
         assert failures(working.result()) == []
+
+
+@pytest.mark.patched
+def test_a_patch_under_comparison_is_switched_off_in_a_running_service(
+    installations: dict[str, Installation], tmp_path: Path
+) -> None:
+    installation = installations["patched"]
+
+    def snapshot(wanted: Callable[[Any], bool]) -> Any:
+        """The catalogue's snapshot, when it is as wanted; one is written every 10 s."""
+        deadline = time.monotonic() + 25
+        while True:
+            pid = installation.processes[FILE_CATALOG].pid
+            found = [json.loads(path.read_text()) for path in tmp_path.glob(f"*.{pid}.*.json")]
+            if found and wanted(found[0]):
+                return found[0]
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+
+    def checkouts(found: Any) -> dict[str, int]:
+        return {row["arm"]: row["calls"] for row in found["series"] if row["target"] == "ConnectionPool.get"}
+
+    patches = ("connection_checkout", "connection_eviction", "connection_close", "error_stack")
+    set_toggles(installation, f"comparison.spool={tmp_path}", "comparison.window_seconds=1")
+    set_toggles(installation, *(f"{name}=ab" for name in patches))
+    assert becomes(installation, {"connection_checkout": "applied"})
+    time.sleep(3)
+    assert failures(work(installation, 10, "compared")) == []
+    before = snapshot(lambda found: len(checkouts(found)) == 2)
+    assert before["component"] == FILE_CATALOG
+    assert {before["patches"][name]["mode"] for name in patches} == {"ab"}
+    assert sum(entry.get("differences", 0) for entry in before["patches"].values()) == 0
+
+    set_toggles(installation, "connection_checkout=off")
+    between = snapshot(lambda found: found["patches"]["connection_checkout"]["state"] == "off")
+    assert failures(work(installation, 2, "no longer compared")) == []
+    after = snapshot(lambda found: found["written"] > between["written"] + 10)
+    assert checkouts(between) == checkouts(after)
+    assert sum(checkouts(after).values()) >= sum(checkouts(before).values()) > 0
+    assert after["patches"]["connection_eviction"]["mode"] == "ab"
+    toggles(installation).unlink()
+    assert becomes(installation, {"connection_checkout": "applied"})
 
 
 def test_the_configuration_system_overrides_the_file(installations: dict[str, Installation], host: Host) -> None:
