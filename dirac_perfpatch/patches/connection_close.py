@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import current_thread
 from typing import Any
 
-from dirac_perfpatch.patches._connections import ASSIGNED, MODULE, adoption, discard, wishes
+from dirac_perfpatch.patches._connections import ASSIGNED, MODULE, adoption, discard, is_alive, wishes
 from dirac_perfpatch.patches.connection_checkout import ask_pool
 from dirac_perfpatch.patching import Guard, InTree, Patch, Site, Target
 
@@ -38,13 +38,12 @@ def _pooled(db: Any) -> tuple[Any, Any]:
     pool: Any = getattr(db, _POOL, None)
     if type(pool).__module__ != MODULE:
         return pool, None
-    # Without retries, which sleep: the function itself tries as often as ever. Twice, because the first may find that
-    # the connection died while it was idle, and drop it.
-    for _ in range(2):
-        answer = pool.get(getattr(db, _NAME), 0)
-        if answer["OK"]:
-            return pool, answer["Value"]
-    return pool, None
+    entry = getattr(pool, ASSIGNED).get(current_thread())
+    if entry is not None and not is_alive(entry[0]):
+        discard(pool)  # it died while it was idle
+    # Without retries, which sleep: the function itself tries as often as ever.
+    answer = pool.get(getattr(db, _NAME), 0)
+    return pool, answer["Value"] if answer["OK"] else None
 
 
 def _hold(connection: Any, by: int) -> None:
