@@ -24,7 +24,7 @@ from lab import hosts
 from lab.machine import ensure_packages
 from lab.mariadb import MariaDB
 
-from . import arms, calls, goals, result, startup
+from . import arms, calls, goals, recording, result, startup
 
 _began = time.monotonic()
 
@@ -76,6 +76,7 @@ def _measure(folder: Path, quick: bool) -> dict[str, Any]:
         say("start-up")
         starts = startup.measure(workers, startup.QUICK if quick else startup.ROUNDS)
         own_part = startup.measure_own_part(workers, 2 if quick else 6)
+        recorded = recording.measure(workers)
     say("done")
     return {
         "releases": {name: host.release for name, host in environments.items()},
@@ -85,15 +86,18 @@ def _measure(folder: Path, quick: bool) -> dict[str, Any]:
         "calls": per_call,
         "starts": starts,
         "own part": own_part,
+        "recording": recorded,
     }
 
 
 def _report(figures: dict[str, Any]) -> None:
     labels = {(case.name, size): case.label(size) for case in CASES for size in figures["calls"].get(case.name, ())}
     wanted = goals.of_calls(figures["calls"], labels) + goals.of_starts(figures["starts"], figures["own part"])
+    wanted += goals.of_recording(figures["recording"])
     figures["goals"] = [{**asdict(goal), "met": goal.met} for goal in wanted]
     print("\n" + result.calls_table(figures["calls"], labels))
     print("\n" + result.starts_table(figures["starts"], figures["own part"]))
+    print("\n" + result.recording_table(figures["recording"]))
     print("\n" + result.goals_table(wanted))
     arms_are = ", ".join(f"{name} is DIRAC {release}" for name, release in figures["releases"].items())
     print(f"\n{arms_are}. Each figure is the minimum of its repetitions; the arms take turns on one machine.")

@@ -88,7 +88,7 @@ class Arm:
 def environments() -> dict[str, hosts.Host]:
     """The arms' environments by name. Only the patched one has ever had the plugin in it."""
     patched = hosts.environment(RELEASE, label="bench")
-    hosts.install_plugin(patched, CHECKOUT)
+    hosts.install_plugin(patched, CHECKOUT, "ab")
     return {STOCK: hosts.environment(RELEASE), PATCHED: patched, IN_TREE: hosts.environment(hosts.IN_TREE)}
 
 

@@ -68,3 +68,13 @@ def of_starts(starts: dict[str, Any], own_part: dict[str, Any]) -> list[Goal]:
         Goal(name, limit, found[PATCHED]["ms"], START_FACTOR * found[STOCK]["ms"]) for name, found in starts.items()
     ]
     return [*goals, Goal("the plugin's own part", "25 ms", own_part["both"]["ms"], 25.0)]
+
+
+def of_recording(recording: dict[str, dict[str, float]]) -> list[Goal]:
+    """The goals of being recorded; argument as bench.recording measured it."""
+    cost = {arm: found["recorded"] - found["plain"] for arm, found in recording.items()}
+    stock = recording[STOCK]["plain"]
+    return [
+        Goal("recording of a cached call", "0.3 us", cost[PATCHED], 0.3),
+        Goal("recording of a stock call", "1 % of it", cost[STOCK], 0.01 * stock),
+    ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from .arms import IN_TREE, PATCHED, STOCK
 from .goals import Goal
+from .recording import CALLS
 
 _HEADER = (STOCK, PATCHED, IN_TREE, "stock/patched", "patched/in-tree")
 
@@ -28,6 +29,15 @@ def starts_table(starts: dict[str, Any], own_part: dict[str, Any]) -> str:
     parts = {name: f"{found['ms']:.1f}" for name, found in own_part.items()}
     words = f"{parts['load']} ms in the first look-up, {parts['hooks']} ms in hooks, {parts['both']} ms in all"
     return f"{_aligned(rows)}\nthe plugin's own part of a start: {words}"
+
+
+def recording_table(recording: dict[str, dict[str, float]]) -> str:
+    """Microseconds per call without and with recording."""
+    rows: list[Sequence[str]] = [("microseconds per call", "on or off", "recorded (ab)", "costs")]
+    for arm, found in recording.items():
+        plain, recorded = found["plain"], found["recorded"]
+        rows.append((f"{CALLS[arm]}, {arm}", number(plain), number(recorded), f"{recorded - plain:.2f} us"))
+    return _aligned(rows)
 
 
 def goals_table(goals: Sequence[Goal]) -> str:
