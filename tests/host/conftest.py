@@ -12,8 +12,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,3 +150,134 @@ def run(code: str, *through: str, **environment: str) -> subprocess.CompletedPro
         timeout=120,
         cwd="/",
     )
+
+
+def make_proxy(path: Path, group: str = "fakevo_user", bits: int = 2048) -> None:
+    """A real proxy of the test user, made with the host's own code."""
+    from DIRAC.Core.Security import X509Chain as module
+
+    user = Path(module.__file__).parents[1] / "test" / "certs" / "user"
+    chain = module.X509Chain()
+    assert chain.loadChainFromFile(str(user / "usercert.pem"))["OK"]
+    assert chain.loadKeyFromFile(str(user / "userkey.pem"))["OK"]
+    assert chain.generateProxyToFile(str(path), 86400, diracGroup=group, strength=bits)["OK"]
+
+
+@pytest.fixture(scope="session")
+def proxies(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """Real proxies, all of one length."""
+    folder = tmp_path_factory.mktemp("proxies")
+    made: dict[int, list[bytes]] = {}
+    for number in range(40):
+        path = folder / str(number)
+        make_proxy(path)
+        same_length = made.setdefault(path.stat().st_size, [])
+        same_length.append(path.read_bytes())
+        if len(same_length) == 3:
+            return same_length
+    raise AssertionError("no three proxies of one length")
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, proxies: list[bytes]) -> Path:
+    path = tmp_path / "proxy"
+    path.write_bytes(proxies[0])
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def reachable_proxy(proxies: list[bytes]) -> Iterator[Path]:
+    """In a folder that every user may pass through, which pytest's are not for long when two of it run."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o711)
+        path = Path(name) / "proxy"
+        path.write_bytes(proxies[0])
+        path.chmod(0o600)
+        yield path
+
+
+def load(path: Any) -> Any:
+    """The chain that is loaded from there, or the answer if it is none."""
+    from DIRAC.Core.Security.X509Chain import X509Chain
+
+    chain = X509Chain()
+    return _loaded(chain, chain.loadProxyFromFile(path))
+
+
+def parse(path: Any) -> Any:
+    """What the host's own function makes of it now, while the patch stays on and keeps what it has."""
+    from DIRAC.Core.Security.X509Chain import X509Chain
+
+    chain = X509Chain()
+    return _loaded(chain, X509Chain.loadProxyFromFile.__wrapped__(chain, path))
+
+
+def _loaded(chain: Any, answer: Any) -> Any:
+    from dirac_perfpatch.patching import without_stacks
+
+    return chain if answer["OK"] else without_stacks(answer)
+
+
+def dump(path: Any) -> Any:
+    return load(path).dumpAllToString()["Value"]
+
+
+def served_from_the_cache(path: Any) -> bool:
+    """Two parses make two keys of OpenSSL's; the chains are held, or the second could get the place of the first."""
+    first, second = load(path), load(path)
+    return int(first._keyObj.pkey) == int(second._keyObj.pkey)
+
+
+def warm(path: Any) -> None:
+    """Load until the answer comes from what was kept, which must happen."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if served_from_the_cache(path):
+            return
+        time.sleep(0.02)
+    raise AssertionError("never served from the cache")
+
+
+def rewrite_with_the_same_times(path: Path, content: bytes) -> None:
+    before = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def rename_over(path: Path, content: bytes) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(content)
+    fresh.chmod(0o600)
+    os.replace(fresh, path)
+
+
+def mapping(vo: Any = "fakevo") -> Any:
+    """The map of sites and storage elements of a new helper."""
+    from DIRAC.DataManagementSystem.Utilities.DMSHelpers import DMSHelpers
+
+    answer = DMSHelpers(vo=vo).getSiteSEMapping()
+    assert answer["OK"], answer
+    return answer["Value"]
+
+
+def vo_option(vo: str, option: str) -> str:
+    """Where an option of a VO is. 8.0 has a level for the setup in the VO's section."""
+    return f"/Operations/{vo}/{'Defaults/' if release().startswith('8.') else ''}{option}"
+
+
+@contextlib.contextmanager
+def changed(path: str, value: str) -> Iterator[None]:
+    """An option set in this process only, without a new version."""
+    from DIRAC import gConfig
+    from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData
+
+    before = gConfig.getValue(path)
+    gConfigurationData.setOptionInCFG(path, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            gConfigurationData.deleteOptionInCFG(path)
+        else:
+            gConfigurationData.setOptionInCFG(path, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import os
@@ -10,11 +9,11 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import SITES, release, stock
+from conftest import SITES, changed, mapping, release, stock, vo_option
 from DIRAC import gConfig
 from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData
 from DIRAC.ConfigurationSystem.private.Refresher import gRefresher
@@ -28,15 +27,6 @@ from dirac_perfpatch import loading
 from dirac_perfpatch.patching import without_stacks
 
 pytestmark = pytest.mark.patched
-
-# 8.0 has a level for the setup in the VO section.
-LEVEL = "Defaults/" if release().startswith("8.") else ""
-
-
-def mapping(vo: Any = "fakevo") -> Any:
-    answer = DMSHelpers(vo=vo).getSiteSEMapping()
-    assert answer["OK"], answer
-    return answer["Value"]
 
 
 def derivations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -109,16 +99,11 @@ def test_the_proxy_in_use_decides_the_vo(monkeypatch: pytest.MonkeyPatch) -> Non
     """DMSHelpers() without a VO takes that of the proxy, at construction; each VO has sites of its own."""
     from DIRAC.ConfigurationSystem.Client.Helpers import Operations as operations
 
-    gConfigurationData.setOptionInCFG(
-        f"/Operations/first/{LEVEL}SiteSEMappingByProtocol/LCG.Site005.ch", "SITE006-disk"
-    )
-    gConfigurationData.setOptionInCFG(
-        f"/Operations/second/{LEVEL}SiteSEMappingByProtocol/LCG.Site005.ch", "SITE007-disk"
-    )
     in_use = ["first"]
     # Which file the proxy is in is the client's matter; the VO of its group is what stock asks for.
     monkeypatch.setattr(operations, "getVOfromProxyGroup", lambda: {"OK": True, "Value": in_use[0]})
-    try:
+    first, second = (vo_option(vo, "SiteSEMappingByProtocol/LCG.Site005.ch") for vo in ("first", "second"))
+    with changed(first, "SITE006-disk"), changed(second, "SITE007-disk"):
         for _ in range(2):
             for vo, se in (("first", "SITE006-disk"), ("second", "SITE007-disk")):
                 in_use[0] = vo
@@ -128,9 +113,6 @@ def test_the_proxy_in_use_decides_the_vo(monkeypatch: pytest.MonkeyPatch) -> Non
         helper = DMSHelpers()
         in_use[0] = "second"
         assert helper.getSiteSEMapping()["Value"][PROTOCOL]["LCG.Site005.ch"] == {"SITE006-disk"}
-    finally:
-        for vo in ("first", "second"):
-            gConfigurationData.deleteOptionInCFG(f"/Operations/{vo}/{LEVEL}SiteSEMappingByProtocol/LCG.Site005.ch")
 
 
 @pytest.mark.parametrize("new_version", [True, False])
@@ -159,20 +141,6 @@ def test_an_object_keeps_the_map_that_it_has_as_in_stock() -> None:
         assert helper.getSiteSEMapping()["Value"] is first
     finally:
         gConfigurationData.setOptionInCFG(path, before)
-
-
-@contextlib.contextmanager
-def changed(path: str, value: str) -> Iterator[None]:
-    """An option set in this process only, without a new version."""
-    before = gConfig.getValue(path)
-    gConfigurationData.setOptionInCFG(path, value)
-    try:
-        yield
-    finally:
-        if before is None:
-            gConfigurationData.deleteOptionInCFG(path)
-        else:
-            gConfigurationData.setOptionInCFG(path, before)
 
 
 def _shallow(helper: Any) -> Any:
@@ -461,13 +429,13 @@ def test_the_vo_of_the_configuration_goes_before_that_of_the_caller() -> None:
     vo, setup = found()
     assert vo == "fakevo"
     with changed("/DIRAC/VirtualOrganization", "global"), changed("/DIRAC/Setup", "another"):
-        assert [found() for _ in range(2)] == [("global", "another" if LEVEL else None)] * 2
+        assert [found() for _ in range(2)] == [("global", "another" if release().startswith("8.") else None)] * 2
     assert found() == (vo, setup)
 
 
 def test_a_helper_of_another_setup_has_the_map_of_that_setup() -> None:
     """In 8.0; later the setup says nothing."""
-    wanted = {"SITE006-disk"} if LEVEL else None
+    wanted = {"SITE006-disk"} if release().startswith("8.") else None
     path = "/Operations/elsewhere/SiteSEMappingByProtocol/LCG.Site005.ch"
     with changed(path, "SITE006-disk"):
         with changed("/DIRAC/Setup", "elsewhere"):

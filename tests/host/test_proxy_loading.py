@@ -11,12 +11,11 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run, stock
+from conftest import dump, load, parse, rename_over, rewrite_with_the_same_times, run, stock, warm
 from DIRAC.Core.Security import X509Chain as used_module
 from DIRAC.Core.Security.m2crypto import X509Chain as other_module
 from DIRAC.Core.Security.m2crypto import X509Request
@@ -29,69 +28,6 @@ from dirac_perfpatch.patching import without_stacks
 pytestmark = pytest.mark.patched
 
 USER = Path(used_module.__file__).parents[1] / "test" / "certs" / "user"
-
-
-@pytest.fixture(scope="session")
-def proxies(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """Real proxies of the test user, all of one length, made with the host's own code."""
-    folder = tmp_path_factory.mktemp("proxies")
-    made: dict[int, list[bytes]] = {}
-    for number in range(40):
-        chain = used_module.X509Chain()
-        assert chain.loadChainFromFile(str(USER / "usercert.pem"))["OK"]
-        assert chain.loadKeyFromFile(str(USER / "userkey.pem"))["OK"]
-        path = folder / str(number)
-        assert chain.generateProxyToFile(str(path), 86400, diracGroup="fakevo_user", strength=2048)["OK"]
-        same_length = made.setdefault(path.stat().st_size, [])
-        same_length.append(path.read_bytes())
-        if len(same_length) == 3:
-            return same_length
-    raise AssertionError("no three proxies of one length")
-
-
-@pytest.fixture
-def proxy(tmp_path: Path, proxies: list[bytes]) -> Path:
-    path = tmp_path / "proxy"
-    path.write_bytes(proxies[0])
-    path.chmod(0o600)
-    return path
-
-
-@pytest.fixture
-def reachable_proxy(proxies: list[bytes]) -> Iterator[Path]:
-    """In a folder that every user may pass through, which pytest's are not for long when two of it run."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o711)
-        path = Path(name) / "proxy"
-        path.write_bytes(proxies[0])
-        path.chmod(0o600)
-        yield path
-
-
-def load(path: Any) -> Any:
-    chain = used_module.X509Chain()
-    answer = chain.loadProxyFromFile(path)
-    return chain if answer["OK"] else without_stacks(answer)
-
-
-def dump(path: Any) -> Any:
-    return load(path).dumpAllToString()["Value"]
-
-
-def served_from_the_cache(path: Any) -> bool:
-    """Two parses make two keys of OpenSSL's; the chains are held, or the second could get the place of the first."""
-    first, second = load(path), load(path)
-    return int(first._keyObj.pkey) == int(second._keyObj.pkey)
-
-
-def warm(path: Any) -> None:
-    """Load until the answer comes from what was kept, which must happen."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if served_from_the_cache(path):
-            return
-        time.sleep(0.02)
-    raise AssertionError("never served from the cache")
 
 
 @pytest.mark.parametrize("kind", [str, os.fsencode, Path])
@@ -127,19 +63,6 @@ def _plain(answer: Any) -> Any:
 
 def rewrite(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-
-
-def rewrite_with_the_same_times(path: Path, content: bytes) -> None:
-    before = path.stat()
-    path.write_bytes(content)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def rename_over(path: Path, content: bytes) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(content)
-    fresh.chmod(0o600)
-    os.replace(fresh, path)
 
 
 def remove_and_make(path: Path, content: bytes) -> None:
@@ -409,13 +332,6 @@ def test_many_threads(proxies: list[bytes], tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-
-
-def parse(path: Any) -> Any:
-    """What the host's own function makes of it now, while the patch stays on and keeps what it has."""
-    chain = used_module.X509Chain()
-    answer = used_module.X509Chain.loadProxyFromFile.__wrapped__(chain, path)
-    return chain if answer["OK"] else without_stacks(answer)
 
 
 def change_subject(chain: Any) -> None:
