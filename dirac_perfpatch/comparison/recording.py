@@ -24,7 +24,7 @@ ARMS = (PATCHED, STOCK)
 # Calls of which one is timed, less one: a power of two, less one, so that it serves as a mask.
 _SELDOM = 15
 # A call that takes at least so many seconds is timed each time: that costs 0.3 us.
-_SLOW = 50e-6
+_SLOW = 100e-6
 # Times that may wait for the keeper. At a hundred thousand calls a second these are ten seconds.
 _MOST_WAITING = 65536
 # Half the relative width of a bin of the sketch.
