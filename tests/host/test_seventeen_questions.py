@@ -167,7 +167,7 @@ def test_06_the_first_users_key_after_seteuid(reachable_proxy: Path) -> None:
 
 
 def test_07_no_vo_means_that_of_the_proxy_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vos = ("first", "second")
+    vos = ("lhcb", "ilc")  # in no other test: the host remembers a VO's options until there is a new version
     for vo in vos:
         make_proxy(tmp_path / vo, group=f"{vo}_user")
     users = [changed(f"/Registry/Groups/{vo}_user/VO", vo) for vo in vos]
@@ -184,7 +184,7 @@ def test_07_no_vo_means_that_of_the_proxy_in_use(tmp_path: Path, monkeypatch: py
     with users[0], users[1], elements[0], elements[1], maps[0], maps[1]:
         patched = asked()
         with stock("dms_helpers"):
-            assert patched == asked() == [{"first-disk"}, {"second-disk"}] * 2
+            assert patched == asked() == [{"lhcb-disk"}, {"ilc-disk"}] * 2
 
 
 def test_08_a_changed_mapping() -> None:
@@ -332,14 +332,14 @@ def test_17_two_vos_and_a_subclass() -> None:
             return answer
 
     def asked() -> Any:
-        return [mapping("first"), mapping("second"), Special(vo="second").getSiteSEMapping()["Value"]]
+        return [mapping("belle"), mapping("cta"), Special(vo="cta").getSiteSEMapping()["Value"]]
 
-    with changed(vo_option("first", "SiteSEMappingByProtocol/LCG.Site005.ch"), "SITE006-disk"):
+    with changed(vo_option("belle", "SiteSEMappingByProtocol/LCG.Site005.ch"), "SITE006-disk"):
         asked()
         patched = asked()
-        first, second, special = patched
+        belle, cta, special = patched
         with stock("dms_helpers"):
             assert patched == asked()
-    assert first[PROTOCOL]["LCG.Site005.ch"] == {"SITE006-disk"}
-    assert "LCG.Site005.ch" not in second[PROTOCOL]
-    assert set(special[LOCAL]) - set(second[LOCAL]) == {"LCG.Special.ch"}
+    assert belle[PROTOCOL]["LCG.Site005.ch"] == {"SITE006-disk"}
+    assert "LCG.Site005.ch" not in cta[PROTOCOL]
+    assert set(special[LOCAL]) - set(cta[LOCAL]) == {"LCG.Special.ch"}
