@@ -217,6 +217,35 @@ os.wait()
     assert all(0 <= seen - count <= 20 for seen, (_, count) in zip(counted, sorted(told, key=lambda entry: entry[1])))
 
 
+def test_the_hosts_process_pool(tmp_path: Path) -> None:
+    """Its workers end without atexit."""
+    code = (
+        _LOOP
+        + """
+from DIRAC.Core.Utilities.ProcessPool import ProcessPool
+def task():
+    for number in range(500):
+        S_ERROR("x")
+    return {"OK": True, "Value": number}
+if __name__ == "__main__":
+    pool = ProcessPool(2, 2, 10)
+    for number in range(4):
+        assert pool.createAndQueueTask(task, blocking=True)["OK"]
+    pool.processAllResults(timeout=30)
+    pool.finalize(timeout=20)
+"""
+    )
+    script = tmp_path / "pool.py"
+    script.write_text(code)
+    answer = run(
+        f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')", **toggles(tmp_path, "error_stack")
+    )
+    assert answer.returncode == 0, answer.stderr
+    found = snapshots(tmp_path)
+    assert len(found) >= 2
+    assert sum(calls(snapshot)["S_ERROR"].total() for snapshot in found if "S_ERROR" in calls(snapshot)) >= 2000
+
+
 def test_a_process_that_is_killed_leaves_its_last_snapshot(tmp_path: Path) -> None:
     code = (
         "from dirac_perfpatch.comparison import keeper\nkeeper._SNAPSHOT_SECONDS = 0.2\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from collections import Counter
 from typing import Any
 
@@ -196,3 +198,32 @@ def test_what_was_spared_is_counted() -> None:
     guard.note("pings")
     comparison.end_block(1.0)
     assert comparison.spared() == {"pings saved": 9}
+
+
+def test_no_call_is_lost_among_threads_and_windows() -> None:
+    """Callers in many threads, while the keeper's thread changes the arm and reads the counts."""
+    comparison, _ = compare(seconds=0.02)
+    comparison.begin(time.monotonic(), time.time())
+    call = comparison.record("f", lambda: {"OK": False}, lambda: {"OK": True}, None)
+    end, made = time.monotonic() + 1, []
+
+    def work() -> None:
+        number = 0
+        while time.monotonic() < end:
+            call()
+            number += 1
+        made.append(number)
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers):
+        comparison.tick(time.monotonic(), time.time())
+        comparison.recorders[0].settle()
+        time.sleep(0.001)
+    comparison.end_block(time.monotonic())
+    rows = {row["arm"]: row for row in comparison.recorders[0].series()}
+    assert sum(row["calls"] for row in rows.values()) == sum(made)
+    assert rows[PATCHED]["errors"] == rows[PATCHED]["calls"] > 0
+    assert rows[STOCK]["errors"] == 0 < rows[STOCK]["calls"]
+    assert sum(row["calls"] for row in comparison.recorders[0].blocks) == sum(made)
