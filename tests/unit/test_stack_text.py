@@ -795,7 +795,7 @@ def test_a_source_that_comes_and_cannot_be_decoded_is_no_failure_of_ours(source:
 def test_threads_that_ask_while_a_source_changes(source: _Source) -> None:
     """Each stack has the line as it was at one time or another, and all have the last one in the end."""
     asked = _Asked(0.001)
-    comments = {"as it was", *(f"change {number}" for number in range(200))}
+    comments = {"as it was", *(f"change {number}" for number in range(40))}
     stop, wrong = threading.Event(), []
 
     def ask() -> None:
@@ -805,10 +805,10 @@ def test_threads_that_ask_while_a_source_changes(source: _Source) -> None:
             if source.line(stack) not in comments | {""} or "in ask\n" not in stack[-3]:
                 wrong.append(stack)
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for number in range(200):
+    for number in range(40):
         new = source.path.with_suffix(".new")
         new.write_text(f"def run(ask):\n    return ask()  # change {number}\n")
         os.utime(new, (number, number))
@@ -819,7 +819,7 @@ def test_threads_that_ask_while_a_source_changes(source: _Source) -> None:
         thread.join()
     assert wrong == []
     time.sleep(0.002)
-    assert _mine(asked, source) == "change 199"
+    assert _mine(asked, source) == "change 39"
     assert_equal(asked, source.run)
 
 
