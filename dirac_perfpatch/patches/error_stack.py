@@ -146,12 +146,10 @@ def _make_format_stack(texts: _Texts, guard: Guard) -> Callable[..., list[str]]:
     def format_stack(
         f: FrameType | None = None, limit: int | None = None, caller: FrameType | None = None
     ) -> list[str]:
-        if caller is None:
-            caller = get_frame(1)
         # Asked for an attribute that it does not have, a module makes an exception first, which takes as long as five
         # frames; so its dictionary is asked.
         if guard.off or f is not None or limit is not None or "tracebacklimit" in of_sys:
-            return traceback.format_stack(caller if f is None else f, limit)
+            return traceback.format_stack(f or caller or get_frame(1), limit)
         try:
             if monotonic() >= texts.due:
                 texts.recheck(monotonic())
@@ -159,7 +157,10 @@ def _make_format_stack(texts: _Texts, guard: Guard) -> Callable[..., list[str]]:
             # S_ERROR drops the last entry, its own frame, so what it says does not matter.
             stack = [""]
             last, repeated = "", False
-            frame = caller.f_back
+            try:
+                frame = get_frame(2) if caller is None else caller.f_back
+            except ValueError:
+                frame = None  # S_ERROR is all that its thread runs
             while frame is not None:
                 try:
                     text = kept[id(frame.f_code), frame.f_lasti]
@@ -175,7 +176,7 @@ def _make_format_stack(texts: _Texts, guard: Guard) -> Callable[..., list[str]]:
             return _collapsed(stack) if repeated else stack
         except Exception as error:
             # Where the standard library fails as well, it is for the host to see and no failure of ours.
-            stack = traceback.format_stack(caller)
+            stack = traceback.format_stack(caller or get_frame(1))
             guard.failed(error)
             return stack
 
