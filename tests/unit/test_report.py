@@ -26,8 +26,9 @@ from dirac_perfpatch.comparison.page import as_html
 from dirac_perfpatch.comparison.report import Report, build, merged, pairs_of
 from dirac_perfpatch.comparison.spool import default_folder
 from dirac_perfpatch.comparison.spool_reading import Gathered, Unusable, parse, read_spools
-from dirac_perfpatch.comparison.statistics import FASTER, NOT_COMPARED, TOO_LITTLE
+from dirac_perfpatch.comparison.statistics import FASTER, NOT_COMPARED, TOO_LITTLE, Interval
 from dirac_perfpatch.comparison.tables import as_csv, as_json, as_text
+from dirac_perfpatch.comparison.words import times
 
 Child = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -489,3 +490,8 @@ def test_other_commands_load_none_of_it(child: Child) -> None:
         "import sys, dirac_perfpatch.cli; print([one for one in sys.modules if one in {'scipy', 'ddsketch', 'numpy'}])"
     )
     assert child(code).stdout == "[]\n"
+
+
+def test_large_ratios_are_written_out() -> None:
+    assert times(Interval(34563.0, 1024.0, 123456.0)) == "34,600 (1,020 to 123,000)"
+    assert times(Interval(0.5, 0.0123, 123.4)) == "0.50 (0.0123 to 123)"
