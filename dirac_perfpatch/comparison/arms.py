@@ -7,7 +7,9 @@
 - *by call*: each call by itself, at random. For patches whose calls stand alone.
 
 In the stock arm the guard of the patch is off, and every part of the patch then passes the host's calls through. What
-a patch keeps is not forgotten meanwhile, but nobody is served from it before the patched arm's next turn.
+a patch keeps is not forgotten meanwhile, but nobody is served from it before the patched arm's next turn. What it has
+given to an object of the host's, such as the class of a pooled connection, stays with the object and passes calls
+through.
 """
 
 from __future__ import annotations

@@ -93,7 +93,8 @@ class Spool:
         path = os.path.join(self.folder, self._name)
         half = os.path.join(self.folder, f".{self._name}.tmp")
         with open(half, "w", encoding="utf-8") as stream:
-            json.dump(snapshot, stream, separators=(",", ":"))
+            # Not dump(), which takes several times as long: it is not written in C.
+            stream.write(json.dumps(snapshot, separators=(",", ":")))
         os.replace(half, path)
 
     def may_write(self) -> bool:
