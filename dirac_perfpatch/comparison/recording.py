@@ -5,7 +5,7 @@ time of one call in sixteen, or of each where a call takes so long that taking i
 waits in a queue until the keeper's thread comes for it, once in a while; sketches and blocks are its business alone.
 
 Thread safety: callers share nothing but an ``itertools.count``, whose ``next`` is one operation, and a ``deque``, whose
-``append`` is one, too. Everything else is touched by the keeper's thread only, or in ``snapshot`` under its lock.
+``append`` is one, too. Everything else is touched under the keeper's lock, by its thread or at the end of the process.
 """
 
 from __future__ import annotations
