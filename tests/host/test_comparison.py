@@ -269,7 +269,7 @@ def test_a_process_that_is_killed_leaves_its_last_snapshot(tmp_path: Path) -> No
     assert answer.returncode == -9
     (snapshot,) = snapshots(tmp_path)
     assert snapshot["ended"] is False
-    assert 0 < sum(calls(snapshot)["S_ERROR"].values()) <= int(answer.stdout)
+    assert 0 < sum(calls(snapshot)["S_ERROR"].values()) <= int(answer.stdout) + 20
 
 
 def test_without_the_library_the_patch_is_on_and_says_so(tmp_path: Path) -> None:
