@@ -11,21 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dirac_perfpatch.patches import WAITED_FOR
 from lab.hosts import Host
 from lab.mariadb import MariaDB
 
 from .arms import ROLES, Arm
 from .result import Tally
 
-PATCHES = (
-    "extension_lookup",
-    "error_stack",
-    "proxy_loading",
-    "dms_helpers",
-    "connection_checkout",
-    "connection_eviction",
-    "connection_close",
-)
 # Short, because the demo is. In production a minute is better.
 WINDOW_SECONDS = 2
 # How far the two ways to measure may be apart beyond the report's interval. A call of a microsecond takes several in
@@ -45,7 +37,7 @@ def compare(
     spool = folder / "spool"
     toggles = folder / "patches.yaml"
     comparison = {"window_seconds": WINDOW_SECONDS, "spool": spool, "check_one_in": 500}
-    lines = ["patches:", *(f"  {name}: ab" for name in PATCHES)]
+    lines = ["patches:", *(f"  {name}: ab" for name in WAITED_FOR)]
     lines += ["comparison:", *(f"  {key}: {value}" for key, value in comparison.items())]
     toggles.write_text("\n".join(lines) + "\n")
     env = {"DIRAC_PERFPATCH_CONFIG": str(toggles)}

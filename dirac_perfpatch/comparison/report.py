@@ -12,7 +12,8 @@ from typing import NamedTuple
 from ddsketch import DDSketch
 from ddsketch.mapping import LogarithmicMapping
 
-from dirac_perfpatch.comparison.spool_reading import ARMS, PATCHED, STOCK, Block, Gathered, Series, Snapshot
+from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK
+from dirac_perfpatch.comparison.spool_reading import Block, Gathered, Series, Snapshot
 from dirac_perfpatch.comparison.statistics import (
     FEWEST,
     NOT_COMPARED,

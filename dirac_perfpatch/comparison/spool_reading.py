@@ -14,8 +14,9 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-FORMAT = 1
-PATCHED, STOCK = ARMS = ("patched", "stock")
+from dirac_perfpatch.comparison.recording import ARMS
+from dirac_perfpatch.comparison.spool import FORMAT
+
 KINDS = ("time", "call", "process")
 # The largest that a process can write, a thousand blocks and a few dozen sketches, is a hundredth of this.
 _MOST_BYTES = 64 << 20
