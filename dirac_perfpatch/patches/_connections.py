@@ -5,7 +5,8 @@ socket before a statement is sent, and that cleans instead of closing, each only
 Changing the class of the one object reaches whoever holds it, under any name; a proxy would not, and costs each call.
 
 Thread safety: a connection is used by the thread that the pool has assigned it to, and by no other, in the host as
-here. What is shared is the register of adopted connections; each step on it is one operation on a dictionary.
+here. What is shared is the register of adopted connections; each step on it is one operation on a dictionary. Adopting
+begins and ends while a patch is put on or taken off, under the one lock of that.
 """
 
 from __future__ import annotations
@@ -145,13 +146,23 @@ def is_alive(connection: Any) -> bool:
     return True
 
 
-def discard(pool: Any) -> None:
-    """Close this thread's connection and drop it from the pool, so that the next checkout makes a new one."""
+def forget(pool: Any) -> Any:
+    """Drop this thread's connection from the pool, so that the next checkout makes a new one.
+
+    Returns:
+        The connection, which somebody may still hold; None if there was none.
+    """
     entry = getattr(pool, ASSIGNED).pop(current_thread(), None)
-    if entry is not None:
+    return None if entry is None else entry[0]
+
+
+def discard(pool: Any) -> None:
+    """Close this thread's connection and drop it from the pool."""
+    connection = forget(pool)
+    if connection is not None:
         # It may be closed already; all that matters is that nobody gets it again.
         with suppress(Exception):
-            really_close(entry[0])
+            really_close(connection)
 
 
 def really_close(connection: Any) -> None:
@@ -194,23 +205,29 @@ def _close(self: Any) -> None:
 
 # Statements that begin so leave a transaction as it is.
 _NO_TRANSACTION = frozenset([b"SELECT", b"INSERT", b"UPDATE", b"DELETE"])
+_BEGINS = (b"START TRANS", b"BEGIN")
+_ENDS = (b"COMMIT", b"ROLLBACK", *_BEGINS)
+
+
+def _start(statement: Any) -> bytes:
+    """The beginning of a statement, in capitals."""
+    # Not always text or bytes: executemany() sends a bytearray.
+    start = statement[:40]
+    return (start.encode("latin1", "replace") if isinstance(start, str) else bytes(start)).lstrip().upper()
 
 
 def _note_transaction(connection: Any, statement: Any) -> None:
     """Keep whether a transaction is open, as far as the statements say; mysqlclient does not tell the server's flag."""
     try:
-        start = statement[:12]
-        # Not always bytes: executemany() sends a bytearray.
-        word = start.encode("latin1", "replace") if isinstance(start, str) else bytes(start)
-        if word[:6] in _NO_TRANSACTION:
-            return
-        word = word.lstrip().upper()
+        word = _start(statement)
     except Exception:  # whatever it is, the driver knows what to say; a statement that may begin one is the safe guess
         connection._perfpatch_transaction = True
         return
-    if word.startswith((b"START TRANS", b"BEGIN")):
+    if word[:6] in _NO_TRANSACTION:
+        return
+    if word.startswith(_BEGINS):
         connection._perfpatch_transaction = True
-    elif word.startswith((b"COMMIT", b"ROLLBACK")):
+    elif word.startswith(_ENDS):
         connection._perfpatch_transaction = False
 
 
@@ -219,6 +236,7 @@ def in_transaction(connection: Any) -> bool:
     return connection._perfpatch_transaction or not connection.get_autocommit()
 
 
+_ENDING = ("commit", "rollback")
 # What talks to the server, besides ``query``; results are only read after one of these.
 _CALLS = (
     "autocommit",
@@ -242,7 +260,7 @@ _CALLS = (
 
 def _make_pooled_class(kind: type) -> type:
     """The class of adopted connections, made from the driver's."""
-    methods = {name: _calling(getattr(kind, name)) for name in _CALLS if hasattr(kind, name)}
+    methods = {name: _calling(getattr(kind, name), name in _ENDING) for name in _CALLS if hasattr(kind, name)}
     driver_query: Callable[[Any, Any], Any] = kind.query  # type: ignore[attr-defined]
 
     def query(self: Any, statement: Any) -> Any:
@@ -254,40 +272,86 @@ def _make_pooled_class(kind: type) -> type:
         self._perfpatch_proven = False
         return driver_query(self, statement)
 
-    return type(kind.__name__, (kind,), {**methods, "query": query, "close": _close})
+    ours = {"query": query, "close": _close, "_perfpatch_driver": kind}
+    return type(kind.__name__, (kind,), {**methods, **ours})
 
 
-def _calling(driver_method: Callable[..., Any]) -> Callable[..., Any]:
+def _calling(driver_method: Callable[..., Any], ends_transaction: bool) -> Callable[..., Any]:
     """A method of the driver's that talks to the server, and so may lose the socket."""
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         self._perfpatch_proven = False
-        return driver_method(self, *args, **kwargs)
+        answer = driver_method(self, *args, **kwargs)
+        if ends_transaction:
+            self._perfpatch_transaction = False
+        return answer
 
     return method
 
 
-_pooled_classes: dict[type, type] = {}  # by the driver's class
+class LeftToParent(Exception):
+    """A statement of a transaction that a child of a fork has left to its parent. Also a driver's error."""
+
+
+def _make_left_class(kind: Any) -> type:
+    """The class of a connection that a child of a fork has left to its parent in the middle of a transaction.
+
+    The transaction is not the child's, so each of its statements fails, until one has tried to end it. A fresh
+    connection would answer COMMIT with OK, and nothing would be committed.
+    """
+    lost: Any = type("LeftToParentError", (LeftToParent, kind.OperationalError), {})
+
+    def end(self: Any) -> None:
+        self._perfpatch_transaction = False
+        pool = self._perfpatch_pool()
+        if pool is not None:
+            forget(pool)
+
+    def refuse(self: Any) -> None:
+        text = "this process was forked in the middle of a transaction, which stays with its parent: begin it again"
+        raise lost(2013, text)  # CR_SERVER_LOST: what to do is the same
+
+    def query(self: Any, statement: Any) -> None:
+        word = _start(statement)
+        if word.startswith(_ENDS):
+            end(self)
+        if not word.startswith(b"ROLLBACK"):  # nothing of it is left, as the caller wants
+            refuse(self)
+
+    def commit(self: Any) -> None:
+        if self._perfpatch_transaction:  # the host commits after a ROLLBACK, too
+            end(self)
+            refuse(self)
+
+    def close(self: Any) -> None:
+        end(self)
+        kind.close(self)
+
+    def nothing(self: Any, *args: Any, **kwargs: Any) -> None:
+        """What a checkout does says nothing of a transaction."""
+
+    methods = {"query": query, "commit": commit, "rollback": end, "close": close, "ping": nothing, "select_db": nothing}
+    return type(kind.__name__, (kind,), {**methods, "_perfpatch_driver": kind})
+
+
+_pooled_class = functools.cache(_make_pooled_class)
+_left_class = functools.cache(_make_left_class)
 _adopted: dict[int, weakref.ref[Any]] = {}
 
 
 def _own_class(connection: Any) -> Any:
     """The driver's class of a connection, adopted or not."""
-    kind = type(connection)
-    return kind.__mro__[1] if kind in _pooled_classes.values() else kind
+    return getattr(type(connection), "_perfpatch_driver", type(connection))
 
 
 def _adopt(connection: Any, pool: Any) -> None:
-    kind = _own_class(connection)
-    if kind not in _pooled_classes:
-        _pooled_classes[kind] = _make_pooled_class(kind)
     connection._perfpatch_pool = weakref.ref(pool)
     connection._perfpatch_transaction = False
     connection._perfpatch_proven = False
     connection._perfpatch_socket = None
     with suppress(Exception):  # closed already, or a mysqlclient that does not tell the socket
         connection._perfpatch_socket = _Socket(connection.fileno())
-    connection.__class__ = _pooled_classes[kind]
+    connection.__class__ = _pooled_class(_own_class(connection))
     number = id(connection)
     _adopted[number] = weakref.ref(connection, lambda _: _adopted.pop(number, None))
     if wishes.keepalive_seconds:
@@ -306,12 +370,17 @@ def _keep_alive(connection: Any, seconds: float) -> None:
     the next look at the socket sees. A connection that waits for an answer is not given up for that.
     """
     whole = max(1, round(seconds))
-    # A unix socket has no such option, and needs none.
-    with suppress(Exception), socket.socket(fileno=os.dup(connection._perfpatch_socket.number)) as look:
-        look.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        look.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, whole)
-        look.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, whole)
-        look.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+    options = {
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): whole,
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): whole,
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): _KEEPALIVE_PROBES,
+    }
+    if connection._perfpatch_socket is not None:
+        # Not with a socket object: where the process has a default timeout, that would make the socket non-blocking.
+        for (level, option), value in options.items():
+            # Refused for a unix socket, which needs none of it.
+            _libc().setsockopt(connection._perfpatch_socket.number, level, option, struct.pack("i", value), 4)
 
 
 class _ThreadEnds(threading.local):
@@ -359,35 +428,35 @@ class _Adoption:
     """Adopts every connection of every pool, for as long as a patch wants that."""
 
     def __init__(self) -> None:
-        self._users = 0
-        self._site: Site | None = None
-        self._lock = threading.Lock()
+        # By the class of the pools: how many want it, and the site that it is put on with.
+        self._users: dict[type, tuple[int, Site]] = {}
 
     def begin(self, site: Site) -> None:
         """Adopt the connections that there are and those to come, until it is undone.
 
         When the last user has undone it, the connections are the driver's again.
         """
-        with self._lock:
-            self._users += 1
-            site.undoing.append(self._end)
-            if self._users == 1:
-                # On a site of its own: the patch that began may end before the others.
-                self._site = Site(site.module, {}, site.guard)
-                self._site.wrap(f"ConnectionPool.{_NEW}", _adopting(site.guard))
-                for pool in list(site.resolve("MySQL")._MySQL__connectionPools.values()):
-                    for connection in _connections_of(pool):
-                        _adopt(connection, pool)
+        pools = site.resolve("ConnectionPool")
+        # On a site of its own: the patch that began may end before the others.
+        users, ours = self._users.get(pools, (0, Site(site.module, {}, site.guard)))
+        self._users[pools] = (users + 1, ours)
+        site.undoing.append(functools.partial(self._end, pools))
+        if users == 0:
+            ours.wrap(f"ConnectionPool.{_NEW}", _adopting(site.guard))
+            for pool in list(site.resolve("MySQL")._MySQL__connectionPools.values()):
+                for connection in _connections_of(pool):
+                    _adopt(connection, pool)
 
-    def _end(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0 and self._site is not None:
-                self._site.undo()
-                for reference in list(_adopted.values()):
-                    connection = reference()
-                    if connection is not None:
-                        _release(connection)
+    def _end(self, pools: type) -> None:
+        users, ours = self._users.pop(pools)
+        if users > 1:
+            self._users[pools] = (users - 1, ours)
+            return
+        ours.undo()
+        for reference in list(_adopted.values()):
+            connection = reference()
+            if connection is not None and type(connection._perfpatch_pool()) in (pools, type(None)):
+                _release(connection)
 
 
 adoption = _Adoption()
@@ -414,7 +483,8 @@ def _leave_to_parent() -> None:
     """In a child of a fork: the parent's connections are not ours to use, and not ours to close.
 
     A connection that is used by both mixes their answers up, and closing it, also by the collector at the child's end,
-    tells the server to hang up on the parent. So what the child closes must not be the parent's socket.
+    tells the server to hang up on the parent. So what the child closes must not be the parent's socket. Of a
+    transaction that the thread was in, which is the parent's from now on, the next statements fail.
     """
     if not wishes.leave_to_parent:
         return
@@ -427,10 +497,22 @@ def _leave_to_parent() -> None:
                 os.dup2(nowhere, connection._perfpatch_socket.number, inheritable=False)
         os.close(nowhere)
         for connection in inherited:
+            if in_transaction(connection):
+                connection._perfpatch_transaction = True  # also if it is one for want of autocommit
+                connection.__class__ = _left_class(_own_class(connection))
             pool = connection._perfpatch_pool()
             if pool is not None:
-                getattr(pool, ASSIGNED).clear()
-                getattr(pool, _SPARES).clear()
+                _empty(pool)
+
+
+def _empty(pool: Any) -> None:
+    """Drop all connections of a pool but the one whose transaction this thread was in when the process was forked."""
+    assigned: Any = getattr(pool, ASSIGNED)
+    mine = assigned.get(current_thread())
+    assigned.clear()
+    if mine is not None and in_transaction(mine[0]):
+        assigned[current_thread()] = mine
+    getattr(pool, _SPARES).clear()
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)

@@ -16,7 +16,8 @@ Thread safety: a thread reads and writes its own entry of the pool's dictionary 
 threads is left to the host's ``clean``, which runs when a thread that has used the pool has ended, instead of at every
 checkout; and first thing when a thread has no connection yet. So the pool never holds what the host's would not.
 
-Fork: a child starts with empty pools, and what it closes is not its parent's; see :mod:`._connections`.
+Fork: a child starts with empty pools, and what it closes is not its parent's; a statement of a transaction that began
+before the fork fails there. See :mod:`._connections`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _BLIND_SECONDS = 5.0
 
 def _make_get(site: Site) -> Callable[..., Any]:
     """What stands in for ConnectionPool.get. One function, because calling another takes as long as a third of it."""
-    original, s_ok, guard = site.resolve("ConnectionPool.get"), site.resolve("S_OK"), site.guard
+    original, s_ok, guard = site.unbound("ConnectionPool.get"), site.resolve("S_OK"), site.guard
     idle_seconds = site.options["idle_ping_seconds"]
 
     def get(self: Any, dbName: Any, *args: Any, **kwargs: Any) -> Any:

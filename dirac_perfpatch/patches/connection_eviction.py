@@ -31,9 +31,11 @@ from typing import Any
 from dirac_perfpatch.patches._connections import (
     ASSIGNED,
     MODULE,
+    LeftToParent,
     adoption,
     discard,
     first,
+    forget,
     in_transaction,
     is_alive,
     is_quiet_now,
@@ -85,7 +87,7 @@ class _Eviction:
         return answer
 
     def _is_lost(self, error: Any) -> bool:
-        if not isinstance(error, self._driver.Error):
+        if isinstance(error, LeftToParent) or not isinstance(error, self._driver.Error):
             return False
         # The driver's own words for a connection that was closed on our side come without a number.
         return (error.args[0] if error.args else None) in _DEAD or "closed" in str(error).lower()
@@ -103,7 +105,7 @@ def _evict(pool: Any) -> bool:
     entry = getattr(pool, ASSIGNED).get(current_thread())
     if entry is None or is_alive(entry[0]):
         return False
-    getattr(pool, ASSIGNED).pop(current_thread(), None)
+    forget(pool)
     return True
 
 
@@ -129,7 +131,7 @@ def _look_before_sending(site: Site) -> Any:
 
 def _make_again_if_unsent(site: Site, path: str) -> Any:
     """What stands in for a method that takes a connection and runs a statement."""
-    original, guard = site.resolve(path), site.guard
+    original, guard = site.unbound(path), site.guard
 
     def statement(self: Any, *args: Any, **kwargs: Any) -> Any:
         if guard.off or kwargs.get("conn"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import MySQLdb
 import MySQLdb.cursors
 import pytest
-from conftest import stock
+from conftest import run, stock
 from DIRAC.Core.Utilities import MySQL as module
 
 from dirac_perfpatch.patching import without_stacks
@@ -497,6 +498,136 @@ def test_a_child_of_a_fork_leaves_the_parents_connections_alone(ending: str, db:
     )
     lines = [line for line in answer.stdout.splitlines() if line.startswith(("child", "parent"))]
     assert lines == ["child True 1"] * 5 + ["parent True"], (answer.stdout, answer.stderr)
+
+
+def _in_a_child(work: Any) -> list[Any]:
+    """What a forked process answers, as JSON."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        with open(writing, "w") as pipe:
+            json.dump(work(), pipe)
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        text = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return list(json.loads(text))
+
+
+ENDINGS = {
+    "COMMIT": lambda db: db._update("COMMIT"),
+    "commit": lambda db: pool(db).transactionCommit("work"),
+    "ROLLBACK": lambda db: db._update("ROLLBACK"),
+    "rollback": lambda db: pool(db).transactionRollback("work"),
+    "another one": lambda db: db._update("START TRANSACTION"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_transaction_that_was_under_way_at_a_fork_is_the_parents(ending: str, db: Any, mariadb: MariaDB) -> None:
+    """The child's statements of it fail, and say why; COMMIT above all, which has nothing to commit."""
+    assert db._update("START TRANSACTION")["OK"]
+    assert db._update("INSERT INTO rows_of VALUES (1)")["OK"]
+
+    def child() -> list[Any]:
+        insert = db._update("INSERT INTO rows_of VALUES (2)")
+        end = ENDINGS[ending](db)
+        # What comes after the end is its own business, on a connection of its own.
+        return [insert["OK"], insert["Message"], end["OK"], db._update("INSERT INTO rows_of VALUES (3)")["OK"]]
+
+    inserted, why, ended, after = _in_a_child(child)
+    assert not inserted
+    assert "forked in the middle of a transaction" in why
+    assert ended == (ending.lower() == "rollback")
+    assert after
+    assert db._update("COMMIT")["OK"]
+    assert sorted(db._query("SELECT n FROM rows_of")["Value"]) == [(1,), (3,)]
+
+
+def test_a_commit_alone_fails_in_the_child_that_has_nothing_to_commit(db: Any, mariadb: MariaDB) -> None:
+    assert db._update("START TRANSACTION")["OK"]
+    assert db._update("INSERT INTO rows_of VALUES (1)")["OK"]
+    ended, why, after = _in_a_child(
+        lambda: [(end := db._update("COMMIT"))["OK"], end["Message"], db._query("SELECT 1")["OK"]]
+    )
+    assert (ended, after) == (False, True)
+    assert "begin it again" in why
+    assert db._update("ROLLBACK")["OK"]
+    assert db._query("SELECT COUNT(*) FROM rows_of")["Value"] == ((0,),)
+
+
+def test_a_child_may_close_the_connection_of_a_transaction(db: Any) -> None:
+    assert db._update("START TRANSACTION")["OK"]
+
+    def child() -> list[Any]:
+        db._getConnection()["Value"].close()
+        return [db._query("SELECT 1")["OK"]]
+
+    assert _in_a_child(child) == [True]
+    assert db._update("ROLLBACK")["OK"]
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "commit()", "rollback()"])
+def test_a_transaction_that_ended_before_the_fork_does_not_disturb_the_child(end: str, db: Any) -> None:
+    assert db._update("START TRANSACTION")["OK"]
+    connection = db._getConnection()["Value"]
+    assert db._update("COMMIT")["OK"] if end == "COMMIT" else getattr(connection, end[:-2])() is None
+    assert _in_a_child(lambda: [db._query("SELECT 1")["OK"]]) == [True]
+
+
+def test_a_default_timeout_of_the_process_leaves_the_sockets_as_they_are(mariadb: MariaDB) -> None:
+    code = (
+        "import fcntl, os, socket\n"
+        "socket.setdefaulttimeout(30)\n"
+        "from DIRAC.Core.Utilities.Extensions import extensionsByPriority\n"
+        "extensionsByPriority()\n"
+        "from DIRAC.Core.Utilities.MySQL import MySQL\n"
+        f"db = MySQL('{mariadb.host}', 'dirac', 'password', 'mysql', port={mariadb.port})\n"
+        "assert db._query('SELECT 1')['OK']\n"
+        "number = db._getConnection()['Value'].fileno()\n"
+        "blocking = not fcntl.fcntl(number, fcntl.F_GETFL) & os.O_NONBLOCK\n"
+        "kept = socket.fromfd(number, socket.AF_INET, socket.SOCK_STREAM)\n"
+        "print(blocking, [kept.getsockopt(*option) for option in ((socket.SOL_SOCKET, socket.SO_KEEPALIVE),\n"
+        "    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL))])\n"
+        # A statement that takes a while and an answer of some size: on a socket that does not block both would fail.
+        "print(db._query('SELECT SLEEP(0.2), REPEAT(\"x\", 3000000)')['OK'])\n"
+    )
+    answer = run(code)
+    assert answer.stdout.split("\n")[:2] == ["True [1, 5, 5]", "True"], answer.stderr
+
+
+@pytest.mark.parametrize("path", ["ConnectionPool.get", "MySQL._query", "MySQL._update", "MySQL._except"])
+def test_a_wrapper_that_was_there_first_gets_the_instance(path: str, db: Any) -> None:
+    """Somebody's wrapt wrapper beneath ours, as instrumentation puts it on."""
+    import wrapt
+
+    owner: Any = getattr(module, path.split(".")[0])
+    name, seen = path.split(".")[1], []
+
+    def theirs(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append(instance)
+        return wrapped(*args, **kwargs)
+
+    with stock(*POOL):
+        original = vars(owner)[name]
+        setattr(owner, name, wrapt.FunctionWrapper(original, theirs))
+    try:
+        db._getConnection()["Value"].close()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "sleep", lambda _: None)
+            db._getConnection()
+        assert db._query("SELECT 1")["OK"]
+        assert db._update("DO 1")["OK"]
+        assert not db._query("nonsense")["OK"]
+        entry = pool(db)._ConnectionPool__assigned[threading.current_thread()]
+        entry[2] = 0  # not used for long: stock's own code answers
+        assert db._query("SELECT 1")["OK"]
+    finally:
+        with stock(*POOL):
+            setattr(owner, name, original)
+    assert seen
+    assert all(isinstance(instance, owner) for instance in seen)
 
 
 def test_many_threads_under_kills(db: Any, mariadb: MariaDB) -> None:
