@@ -11,17 +11,19 @@ stock: visible and harmless.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from dirac_perfpatch.locks import reentrant_lock
 
 Callback = Callable[[ModuleType], None]
 
 _waiting: dict[str, list[Callback]] = {}
 # Guards _waiting. Callbacks run outside of it: they may take long, and they may import.
-_lock = threading.RLock()
+_lock = reentrant_lock()
 
 
 def when_complete(name: str, callback: Callback) -> None:
@@ -47,10 +49,10 @@ def forget(name: str, callback: Callback) -> None:
         name: The module's full name.
         callback: The very object that was given then.
     """
-    with _lock:
-        if callback in _waiting.get(name, ()):
-            _waiting[name].remove(callback)
-            _drop_if_empty(name)
+    # Not looked up first: a signal handler may do the same in between.
+    with _lock, suppress(KeyError, ValueError):
+        _waiting[name].remove(callback)
+        _drop_if_empty(name)
 
 
 def _drop_if_empty(name: str) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dirac_perfpatch import host, imports, patches, toggles
 from dirac_perfpatch.background import Background
+from dirac_perfpatch.locks import reentrant_lock
 from dirac_perfpatch.notices import say_once
 from dirac_perfpatch.patching import FAILED, OFF, Switch
 from dirac_perfpatch.toggles import Comparison, Toggle, ToggleError, Toggles
@@ -39,7 +39,7 @@ _started = False
 _follower: Follower | None = None
 # Held while toggles are taken up. Reentrant: a module that is there arms its patches at once, which may import wrapt,
 # and whatever that imports may look for extensions again.
-_lock = threading.RLock()
+_lock = reentrant_lock()
 
 
 def start() -> None:
@@ -150,6 +150,8 @@ def _show_trip() -> None:
 def _look_again() -> float:
     """In the background. What it needs is imported there: most commands end before."""
     global _follower
+    for switch in list(switches.values()):
+        switch.catch_up()
     if _follower is None:
         from dirac_perfpatch.live import Follower
 

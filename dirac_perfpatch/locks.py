@@ -13,7 +13,7 @@ import os
 import threading
 
 
-def reentrant_lock() -> threading.RLock:  # type: ignore[valid-type]  # it is a function before Python 3.13
+def reentrant_lock() -> threading.RLock:
     """A reentrant lock that is free in a child of a fork. For locks that live as long as the process."""
     lock = threading.RLock()
     os.register_at_fork(after_in_child=lock._at_fork_reinit)  # type: ignore[attr-defined]

@@ -7,10 +7,8 @@ toggles is bad the host's logger may be half imported. Services write both to th
 from __future__ import annotations
 
 import sys
-import threading
 
-_said: set[str] = set()
-_lock = threading.Lock()
+_said: dict[str, object] = {}
 
 
 def say_once(text: str) -> None:
@@ -19,12 +17,10 @@ def say_once(text: str) -> None:
     Args:
         text: What happened and what follows from it.
     """
-    line = " ".join(text.split())
-    with _lock:
-        if line in _said:
-            return
-        _said.add(line)
-    say(line)
+    line, mine = " ".join(text.split()), object()
+    # One operation, which finds out who is first and needs no lock: see locks.
+    if _said.setdefault(line, mine) is mine:
+        say(line)
 
 
 def say(text: str) -> None:

@@ -8,13 +8,14 @@ and keeps what is needed to undo that. A :class:`Guard` stands between a patch's
 from __future__ import annotations
 
 import functools
-import threading
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, Optional
 
 from dirac_perfpatch import imports
+from dirac_perfpatch.locks import Tally, reentrant_lock
 from dirac_perfpatch.notices import say_once
 
 # States of a patch and of a target, in the words of the documentation.
@@ -24,6 +25,11 @@ OFF = "off"
 STOOD_DOWN = "stood down"
 TRIPPED = "tripped"
 FAILED = "failed"
+
+# More than anybody puts around one function.
+_MOST_WRAPPERS = 100
+# Seconds for which an import of the host waits while another thread changes targets.
+_PATIENCE = 1.0
 
 Undo = Callable[[], None]
 Wrapper = Callable[[Any, Any, Sequence[Any], Mapping[str, Any]], Any]
@@ -80,11 +86,25 @@ class Guard:
 
     def __init__(self, name: str, trip: Callable[[str], None]) -> None:
         self.off = False
-        self.failures = 0
-        self.events: dict[str, int] = {}
         self._name = name
         self._trip = trip
-        self._lock = threading.Lock()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Count from zero, as in a child of a fork."""
+        # No lock: a signal handler may call what its thread is in, and what a fork finds locked stays so in the child.
+        self._failures = Tally()
+        self._events: dict[str, Tally] = {}
+
+    @property
+    def failures(self) -> int:
+        """How often the patch's own code failed."""
+        return self._failures.value
+
+    @property
+    def events(self) -> dict[str, int]:
+        """What was noted, and how often."""
+        return {event: tally.value for event, tally in self._events.copy().items()}
 
     def failed(self, error: BaseException) -> None:
         """Note that the patch's own code failed and that the host's function answered instead. Never raises.
@@ -92,9 +112,7 @@ class Guard:
         Args:
             error: What was raised. Only its type and the place are told, never its text: that may hold a secret.
         """
-        with self._lock:
-            self.failures += 1
-            trips = self.failures == self.LIMIT
+        trips = self._failures.add() + 1 == self.LIMIT
         what = f"{type(error).__name__} at {_place(error)}"
         say_once(f"{self._name}: {what}; the host's own code answers this call")
         if trips:
@@ -115,8 +133,7 @@ class Guard:
         Args:
             event: Its name, in the plural.
         """
-        with self._lock:
-            self.events[event] = self.events.get(event, 0) + 1
+        (self._events.get(event) or self._events.setdefault(event, Tally())).add()
 
 
 def _place(error: BaseException) -> str:
@@ -132,6 +149,15 @@ def _run_ours(*arguments: Any, **named: Any) -> Any:
     """Its code is the pattern of what :meth:`Site.take_over` puts in; its one constant is what is called."""
     ours: Any = "ours"
     return ours(*arguments, **named)
+
+
+def _reaches(found: Any, ours: Any) -> bool:
+    """Whether an attribute is ours, or somebody's wrapper that leads to ours."""
+    for _ in range(_MOST_WRAPPERS):
+        if found is ours or getattr(found, "__code__", None) is ours:
+            return True
+        found = getattr(found, "__wrapped__", None)
+    return False
 
 
 class Site:
@@ -151,8 +177,26 @@ class Site:
         self.options = options
         self.guard = guard
         self._record = record
+        self._spec = vars(module).get("__spec__")
+        self._places: list[tuple[str, Any]] = []  # the path of each attribute that was set, and what it was set to
         self.warnings: list[str] = []
         self.undoing: list[Undo] = []
+
+    def is_reloaded(self) -> bool:
+        """Whether the module has been executed again since: by ``importlib.reload``, or because it was removed."""
+        module = sys.modules.get(self.module.__name__, self.module)
+        return module is not self.module or vars(module).get("__spec__") is not self._spec
+
+    def replaced(self) -> str:
+        """The path of an attribute that somebody has set to something of theirs that does not lead to ours, or ""."""
+        for path, ours in self._places:
+            try:
+                found = self.resolve(path)
+            except UnknownHost:
+                return path
+            if not _reaches(found, ours):
+                return path
+        return ""
 
     def undo(self) -> None:
         """Take back what was done here, the last first; also when only some of it was."""
@@ -175,11 +219,29 @@ class Site:
             UnknownHost: There is no such object.
         """
         owner: Any = self.module
-        for name in path.split("."):
+        for name in path.split(".") if path else ():
             if name not in vars(owner):
                 raise UnknownHost(f"{self.module.__name__} has no {path}")
             owner = vars(owner)[name]
         return owner
+
+    def unbound(self, path: str) -> Callable[..., Any]:
+        """The host's method as a function that is called with the instance first.
+
+        Not simply what is in the class: a wrapper that somebody put there first is told the instance only when it is
+        bound, as Python does.
+
+        Raises:
+            UnknownHost: There is no such object.
+        """
+        found = self.resolve(path)
+        if type(found) is FunctionType:  # not isinstance: wrapt's wrappers say so of themselves
+            return found
+
+        def call(instance: Any, *args: Any, **kwargs: Any) -> Any:
+            return found.__get__(instance, type(instance))(*args, **kwargs)
+
+        return call
 
     def names_in(self, path: str) -> set[str]:
         """The global names and attributes that a function's code uses; none if it is not a plain function.
@@ -224,15 +286,14 @@ class Site:
             import wrapt
         except Exception as error:
             raise NoWrapt(f"wrapt cannot be imported: {type(error).__name__}: {error}") from None
-        owner_path, _, name = path.rpartition(".")
-        owner, original = self.resolve(owner_path), self.resolve(path)
+        original = self.resolve(path)
         ours = wrapt.FunctionWrapper(original, wrapper)
 
         def bound(self: Any, *args: Any, **kwargs: Any) -> Any:
             return ours.__get__(self, type(self))(*args, **kwargs)
 
-        compared = self.compared(path, bound, original)
-        self.replace(owner, name, ours if compared is bound else functools.update_wrapper(compared, original))
+        compared = self.compared(path, bound, self.unbound(path))
+        self.replace(path, ours if compared is bound else functools.update_wrapper(compared, original))
 
     def stand_in(self, path: str, ours: Callable[..., Any], check: Check | None = None) -> None:
         """Put a plain function in the place of a method that is called so often that wrapt's wrapper would tell.
@@ -244,51 +305,30 @@ class Site:
             ours: Called as the method is, with the instance first.
             check: As for :meth:`compared`.
         """
-        owner_path, _, name = path.rpartition(".")
-        original = self.resolve(path)
-        ours = self.compared(path, ours, original, check)
-        self.replace(self.resolve(owner_path), name, functools.update_wrapper(ours, original))
+        ours = self.compared(path, ours, self.unbound(path), check)
+        self.replace(path, functools.update_wrapper(ours, self.resolve(path)))
 
-    def replace(self, owner: Any, name: str, ours: Any) -> None:
-        """Set an attribute of a module or class, until it is undone.
+    def replace(self, path: str, ours: Any) -> None:
+        """Set an attribute of the module or of a class in it, until it is undone.
 
         If somebody else has replaced ours when it is undone, theirs stays, and ours, which the guard has switched off
         by then, passes every call through.
 
         Args:
-            owner: The module or class; it has the attribute now.
-            name: Of the attribute.
+            path: Of the attribute, which is there.
             ours: What it shall be.
+
+        Raises:
+            UnknownHost: There is no such attribute.
         """
-        original = vars(owner)[name]
+        owner_path, _, name = path.rpartition(".")
+        owner, original = self.resolve(owner_path), self.resolve(path)
         setattr(owner, name, ours)
+        self._places.append((path, ours))
 
         def undo() -> None:
             if vars(owner).get(name) is ours:
                 setattr(owner, name, original)
-
-        self.undoing.append(undo)
-
-    def add(self, owner: Any, name: str, ours: Any) -> None:
-        """Set an attribute that a class does not have in its own dictionary, until it is undone.
-
-        If somebody else has replaced ours when it is undone, theirs stays.
-
-        Args:
-            owner: The class.
-            name: Of the attribute.
-            ours: What it shall be.
-
-        Raises:
-            UnknownHost: The class has one.
-        """
-        if name in vars(owner):
-            raise UnknownHost(f"{owner.__qualname__} has {name}, which this patch does not know")
-        setattr(owner, name, ours)
-
-        def undo() -> None:
-            if vars(owner).get(name) is ours:
-                delattr(owner, name)
 
         self.undoing.append(undo)
 
@@ -319,10 +359,15 @@ class Site:
         called = self.compared(path, make(stock), stock, check)
         constants = tuple(called if constant == "ours" else constant for constant in pattern.co_consts)
         ours = function.__code__ = pattern.replace(co_name=code.co_name, co_consts=constants)
+        # Where ``inspect`` looks for the signature and the source.
+        function.__dict__["__wrapped__"] = stock
+        self._places.append((path, ours))
 
         def undo() -> None:
             if function.__code__ is ours:
                 function.__code__ = code
+            if function.__dict__.get("__wrapped__") is stock:
+                del function.__dict__["__wrapped__"]
 
         self.undoing.append(undo)
 
@@ -393,8 +438,19 @@ class _Fitting:
         self.module = target.modules[0]  # where it is, or the first place where it may be
         self.state = OFF
         self.reason = ""
-        self.site: Site | None = None
+        self.sites: list[Site] = []  # the last one is of the module as it is now, the others of what was there before
         self.callback: imports.Callback | None = None
+
+    def look(self) -> tuple[str, str]:
+        """The state and the reason, by what is there now."""
+        replaced = self.sites[-1].replaced() if self.state == APPLIED else ""
+        if replaced:
+            return FAILED, f"somebody has replaced {replaced} since; their code runs there"
+        return self.state, self.reason
+
+
+# Held while targets of any patch change: the patches of the pool share what they put on.
+_changing = reentrant_lock()
 
 
 class Switch:
@@ -408,8 +464,6 @@ class Switch:
         self._fittings = [_Fitting(target) for target in patch.targets]
         self._tripped = ""
         self._comparison: Any = None
-        # Held while targets change. Reentrant: putting one on may import wrapt, and the import may come back to us.
-        self._lock = threading.RLock()
 
     def configure(self, options: Mapping[str, Any]) -> None:
         """Change the options; they are taken up when the patch is armed again."""
@@ -444,30 +498,51 @@ class Switch:
             self._fail(fitting, error)
 
     def _put_on(self, fitting: _Fitting, module: ModuleType) -> None:
-        """Runs inside an import of the host, so it must not raise."""
-        with self._lock:
-            if fitting.state != ARMED:
-                return
-            record = None if self._comparison is None else self._comparison.record
-            site = Site(module, self._options, self.guard, record)
-            name = fitting.module
-            try:
-                fitting.module = module.__name__
-                fitting.target.look(site)
-                fitting.target.put_on(site)
-            except NotHere:
-                fitting.module = name
-                return
-            except InTree as fact:
-                fitting.state, fitting.reason = STOOD_DOWN, str(fact)
-            except Exception as error:
-                with suppress(Exception):  # what cannot be undone is passed through by the guard
-                    site.undo()
-                self._fail(fitting, error)
-            else:
-                fitting.site = site
-                fitting.state, fitting.reason = APPLIED, "; ".join(site.warnings)
-            self._stop_waiting(fitting)
+        """Runs inside an import of the host, so it must not raise, and must not wait for a thread that waits for that
+        import: one that puts on something else, and imports what it needs for that. What gives up here is armed, and
+        :meth:`catch_up` tries again."""
+        if not _changing.acquire(timeout=_PATIENCE):
+            return
+        try:
+            if fitting.state == ARMED:
+                self._put_on_now(fitting, module)
+        finally:
+            _changing.release()
+
+    def _put_on_now(self, fitting: _Fitting, module: ModuleType) -> None:
+        record = None if self._comparison is None else self._comparison.record
+        site = Site(module, self._options, self.guard, record)
+        name = fitting.module
+        try:
+            fitting.module = module.__name__
+            fitting.target.look(site)
+            fitting.target.put_on(site)
+        except NotHere:
+            fitting.module = name
+            return
+        except InTree as fact:
+            fitting.state, fitting.reason = STOOD_DOWN, str(fact)
+        except Exception as error:
+            with suppress(Exception):  # what cannot be undone is passed through by the guard
+                site.undo()
+            self._fail(fitting, error)
+        else:
+            fitting.sites.append(site)
+            fitting.state, fitting.reason = APPLIED, "; ".join(site.warnings)
+        self._stop_waiting(fitting)
+        if self._tripped:  # by a signal handler, in the middle of this
+            self._take_off_one(fitting)
+
+    def catch_up(self) -> None:
+        """Look again for modules that are waited for, and put targets on again whose module has been executed again.
+
+        What was put on before stays: who holds an object of the module as it was calls that one. Never raises.
+        """
+        with _changing:
+            for fitting in self._fittings:
+                if fitting.state == ARMED or (fitting.sites and fitting.sites[-1].is_reloaded()):
+                    self._stop_waiting(fitting)
+                    self._arm_one(fitting)
 
     def _fail(self, fitting: _Fitting, error: Exception) -> None:
         if isinstance(error, NoWrapt):
@@ -486,7 +561,7 @@ class Switch:
             What could not be taken off, in words; the guard is off, so the host's own code runs all the same.
         """
         failures = []
-        with self._lock:
+        with _changing:
             if self._comparison is not None:
                 self._comparison.leave()  # before the guard, which it sets
                 self._comparison = None
@@ -501,9 +576,10 @@ class Switch:
 
     def _take_off_one(self, fitting: _Fitting) -> None:
         self._stop_waiting(fitting)
-        if fitting.site is not None:
-            fitting.site.undo()
-        fitting.state, fitting.reason, fitting.site = OFF, "", None
+        while fitting.sites:
+            fitting.sites[-1].undo()
+            fitting.sites.pop()
+        fitting.state, fitting.reason = OFF, ""
 
     def _stop_waiting(self, fitting: _Fitting) -> None:
         if fitting.callback is not None:
@@ -517,7 +593,7 @@ class Switch:
         Args:
             reason: A sentence for the operator.
         """
-        with self._lock:
+        with _changing:
             self._tripped = "; ".join([reason, *self.take_off()])
         say_once(f"{self.patch.name}: tripped: {reason}; DIRAC runs its own code from now on in this process")
         with suppress(Exception):  # who cannot be told
@@ -525,12 +601,14 @@ class Switch:
 
     def status(self) -> dict[str, Any]:
         """This patch's entry of :func:`dirac_perfpatch.status`."""
-        with self._lock:
+        self.catch_up()
+        with _changing:
+            found = [(fitting, *fitting.look()) for fitting in self._fittings]
             targets = [
-                {"module": f.module, "attribute": f.target.attribute, "state": f.state, "reason": f.reason}
-                for f in self._fittings
+                {"module": f.module, "attribute": f.target.attribute, "state": state, "reason": reason}
+                for f, state, reason in found
             ]
-            state, reason = self._summary()
+            state, reason = self._summary([(state, reason) for _, state, reason in found])
         return {
             "name": self.patch.name,
             "state": state,
@@ -545,19 +623,16 @@ class Switch:
             return "ab"
         return "off" if self.guard.off else "on"
 
-    def _summary(self) -> tuple[str, str]:
+    def _summary(self, targets: list[tuple[str, str]]) -> tuple[str, str]:
         """The patch is what the worst of its targets is; it is applied when all that this process has loaded are."""
         if self._tripped:
             return TRIPPED, self._tripped
-        found: dict[str, _Fitting] = {}
-        for fitting in self._fittings:
-            found.setdefault(fitting.state, fitting)
-        if FAILED in found:
-            return FAILED, found[FAILED].reason
-        if APPLIED in found:
-            reasons = (found[APPLIED].reason, found[ARMED].reason if ARMED in found else "")
-            return APPLIED, "; ".join(filter(None, reasons))
-        for state in (STOOD_DOWN, ARMED):
+        found: dict[str, str] = {}
+        for state, reason in targets:
+            found.setdefault(state, reason)
+        if APPLIED in found and FAILED not in found:
+            return APPLIED, "; ".join(filter(None, (found[APPLIED], found.get(ARMED, ""))))
+        for state in (FAILED, STOOD_DOWN, ARMED):
             if state in found:
-                return state, found[state].reason
+                return state, found[state]
         return OFF, ""

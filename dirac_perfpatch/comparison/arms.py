@@ -130,7 +130,7 @@ class Comparison:
         """Forget what the parent has recorded, which records that itself; arguments as for :meth:`begin`."""
         self._lock = threading.Lock()  # another thread of the parent's may have held it
         self.checked = self.differences = 0
-        self._guard.events.clear()
+        self._guard.begin_anew()
         self._others_before = 0
         self._random = random.Random()  # not the parent's order
         for recorder in self.recorders:

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import linecache
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -74,7 +73,6 @@ class _Texts:
 
     def __init__(self, recheck_seconds: float) -> None:
         self._recheck_seconds = recheck_seconds
-        self._recheck_lock = threading.Lock()
         self.due = 0.0  # time.monotonic() of the next look at the files
         self.kept = _Kept()
 
@@ -82,15 +80,11 @@ class _Texts:
         self.kept = _Kept()
 
     def recheck(self, now: float) -> None:
-        """Forget everything if a source file is not what it was. One thread looks, the others go on."""
-        if not self._recheck_lock.acquire(blocking=False):
-            return
-        try:
-            self.due = now + self._recheck_seconds
-            if any(_has_changed(filename, before) for filename, before in list(self.kept.files.items())):
-                self.forget()
-        finally:
-            self._recheck_lock.release()
+        """Forget everything if a source file is not what it was."""
+        # First, so that of several threads one looks and the others go on. If two look, they see the same.
+        self.due = now + self._recheck_seconds
+        if any(_has_changed(filename, before) for filename, before in self.kept.files.copy().items()):
+            self.forget()
 
     def make(self, frame: FrameType) -> str:
         """The text of one frame, from the standard library, and kept from now on if its file held still."""
@@ -222,7 +216,7 @@ def _look(site: Site) -> None:
 
 def _put_on(site: Site) -> None:
     format_stack = _make_format_stack(_Texts(site.options["recheck_seconds"]), site.guard)
-    site.replace(site.module, "traceback", _Traceback(_compared(site, format_stack)))
+    site.replace("traceback", _Traceback(_compared(site, format_stack)))
 
 
 def _ask(database: Database | None) -> Any:

@@ -9,6 +9,9 @@ the extension's own function at every call, as the host does, so each caller own
 function is kept. The walk looks along ``sys.path``, so a change of ``sys.path`` makes us walk again. Not seen before
 the process restarts: a distribution that is installed or removed below a directory that is on the path already.
 
+No lock: threads that ask at once walk at once, as in stock, and so does an extension that asks while it is being loaded
+inside the walk, or a signal handler.
+
 The seam is the code of the two functions, which some fifteen modules bind by name, and anybody may hold otherwise.
 """
 
@@ -16,7 +19,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import threading
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -33,19 +35,13 @@ class _OncePerPath:
         self._compute = compute
         # One attribute holds the answer with the path that it is for: a reader gets both or neither.
         self._kept: tuple[list[str], Any] = ([], None)
-        self._lock = threading.Lock()
 
     def get(self) -> Any:
         path, answer = self._kept
-        if path == sys.path:
-            return answer
-        # Threads that start together wait for one walk instead of each doing its own.
-        with self._lock:
-            path, answer = self._kept
-            if path != sys.path:
-                path = list(sys.path)
-                answer = self._compute()
-                self._kept = (path, answer)
+        if path != sys.path:
+            path = list(sys.path)
+            answer = self._compute()
+            self._kept = (path, answer)
         return answer
 
 

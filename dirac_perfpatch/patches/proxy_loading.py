@@ -6,14 +6,16 @@ parse made, and give each chain its own copy.
 The same answer, so that a stale or forbidden one is impossible rather than unlikely:
 
 - An entry is for one file (device and inode, so links that are switched and relative paths need no thought) in one
-  state (size, and the times of the last change of content and of inode), and for one reader (effective user). The file
-  must be readable for this process now: the way to it is open, or it was not found; its owner may read it if its mode
-  says so, which is as much a fact of the state as the content is; for others the kernel is asked at every call.
+  state (size, and the times of the last change of content and of inode), and for one reader (effective user), so that a
+  path which is switched between two steps leads nobody to what only another user has read. The file must be readable
+  for this thread now: the kernel, which knows groups, access lists and capabilities, is asked at every call.
 - A file can change twice within one tick of its file system's clock, and then looks the same both times. So a parse is
   only kept if the file had been in this state for longer than a tick before it was read, by our own clock; a change
   while it is read or later then shows in the state. Younger files are parsed at every call. (Git calls such entries
   racily clean.)
 - What is kept was read from the file that the entry is for, by its descriptor, whatever the path leads to meanwhile.
+- Not seen: a write through a mapped file (``mmap``), which the kernel notes in the times only when it writes the page
+  back. Nothing writes a proxy in that way.
 - A network file system may answer ``stat`` from a cache of its own where ``open``, which the host uses, asks the
   server. Only file systems that are known to be local are served from our cache.
 
@@ -29,6 +31,9 @@ What they do not share, so that callers cannot reach each other:
   extension, public key): then M2Crypto's object is copied first. The same for a key that is assigned to.
 - Chains that were handed out stay so when the patch is taken off.
 
+No lock: a signal handler may load the proxy that its thread is loading (the JobWrapper's does), and a fork may come at
+any time. What two threads parse at once is the same proxy.
+
 Private keys of proxies that have expired or were not used for an hour are forgotten at the next load of any proxy, or
 when Python's garbage collector runs next, at most a minute later. A process that neither loads a proxy nor creates
 objects keeps them until it does or ends; so does one that has switched the collector off, until it loads a proxy. All
@@ -41,7 +46,6 @@ import gc
 import math
 import os
 import stat
-import threading
 import time
 from functools import partial
 from typing import Any
@@ -55,6 +59,7 @@ _COARSE_TICK = 2.5
 # Seconds between two looks for keys that nobody needs, and without use after which a key is one.
 _SWEEP_SECONDS = 60.0
 _UNUSED_SECONDS = 3600.0
+_Key = tuple[int, int, int]  # device, inode, effective user
 # What open() takes, without descriptors, which it would close.
 _PATHS = (str, bytes, os.PathLike)
 # All that a certificate of the host's has.
@@ -90,9 +95,9 @@ class _Parsed:
 class _Entry:
     """One file in one state, seen since some time, and what its parse made once that may be kept."""
 
-    __slots__ = ("changed", "expires", "owner_reads", "parsed", "since", "size", "status_changed", "used", "user")
+    __slots__ = ("changed", "expires", "parsed", "since", "size", "status_changed", "used")
 
-    def __init__(self, found: os.stat_result, user: int) -> None:
+    def __init__(self, found: os.stat_result) -> None:
         # Whatever is done to an inode sets its time of change, so owner and mode need not be compared, too.
         self.size = found.st_size
         self.changed = found.st_mtime_ns
@@ -100,8 +105,6 @@ class _Entry:
         self.since = self.used = time.monotonic()
         self.expires = math.inf  # time.time()
         self.parsed: _Parsed | None = None
-        self.user = user
-        self.owner_reads = False  # the user is the owner, and the mode says that the owner may
 
     def is_of(self, found: os.stat_result) -> bool:
         """Whether the file is still in the state that this entry is for."""
@@ -120,48 +123,47 @@ class _Entry:
 class _Store:
     """Entries by file and reader; the one that was not used for the longest time goes first.
 
-    Looking one up takes no lock: it is one operation on a dictionary, and an entry that another thread has just dropped
-    is as good as it was a moment earlier. Changing the dictionary takes the lock, for a few operations.
+    No lock: each step is one operation on a dictionary. An entry that another thread has just dropped is as good as it
+    was a moment earlier; one that is dropped although it is new is parsed again. A signal handler, the garbage
+    collector or a fork may come in between any two steps.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._entries: dict[tuple[int, ...], _Entry] = {}
-        self._lock = threading.Lock()
+        self._entries: dict[_Key, _Entry] = {}
         self.next_sweep = 0.0
         self.find = self._entries.get
 
-    def add(self, key: tuple[int, ...], found: os.stat_result) -> _Entry:
+    def add(self, key: _Key, found: os.stat_result) -> _Entry:
         """A new entry, in the place of one for another state of the file."""
-        entry = _Entry(found, user=key[-1])
-        with self._lock:
-            self._entries[key] = entry
-            if len(self._entries) > self._limit:
-                self._entries.pop(min(self._entries, key=lambda known: self._entries[known].used))
+        entry = self._entries[key] = _Entry(found)
+        while len(self._entries) > self._limit:  # more than once, if other threads took the same one for the oldest
+            by_use = {known.used: key for key, known in self._snapshot()}
+            self._entries.pop(by_use.get(min(by_use, default=0.0), key), None)
         self.sweep(entry.used)
         return entry
 
     def sweep(self, now: float) -> None:
         """Forget private keys that nobody needs: of proxies that have expired, or that were not used for an hour."""
-        # Not waited for: the garbage collector calls this at any place, in a thread that has the lock, too.
-        if now < self.next_sweep or not self._lock.acquire(blocking=False):
+        if now < self.next_sweep:
             return
-        try:
-            self.next_sweep = now + _SWEEP_SECONDS
-            for key, entry in list(self._entries.items()):
-                if entry.expires < time.time() or now - entry.used > _UNUSED_SECONDS:
-                    del self._entries[key]
-        finally:
-            self._lock.release()
+        self.next_sweep = now + _SWEEP_SECONDS
+        for key, entry in self._snapshot():
+            if entry.expires < time.time() or now - entry.used > _UNUSED_SECONDS:
+                self._entries.pop(key, None)
 
     def clear(self) -> None:
         """Forget everything."""
-        with self._lock:
-            self._entries.clear()
+        self._entries.clear()
+
+    def _snapshot(self) -> list[tuple[_Key, _Entry]]:
+        # Of the keys first: a list of them is made in one step, one of pairs is not, because making pairs may start the
+        # garbage collector, which sweeps.
+        return [(key, entry) for key in list(self._entries) if (entry := self._entries.get(key)) is not None]
 
 
 def _may_read(path: Any) -> bool:
-    """Whether this process may read the file now: the kernel knows groups, access lists and capabilities."""
+    """Whether this thread may read the file now: the kernel knows groups, access lists and capabilities."""
     return os.access(path, os.R_OK, effective_ids=True)
 
 
@@ -182,20 +184,20 @@ def _certificate_class(host_class: Any, x509_module: Any) -> type:
         host_class: X509Certificate.
         x509_module: M2Crypto's.
     """
-    lock, from_der = threading.Lock(), x509_module.load_cert_der_string
+    from_der = x509_module.load_cert_der_string
 
     class Certificate(host_class):
         __init__ = object.__init__  # one attribute is all that differs between them
         _certLoaded = True
-        _is_own = False
+        _own_object: Any = None
         _X509Certificate__certObj: Any
 
         def _own(self) -> None:
-            # The lock: a name that one thread got points into the object that another would throw away.
-            with lock:
-                if not self._is_own:
-                    self._X509Certificate__certObj = from_der(self._X509Certificate__certObj.as_der())
-                    self._is_own = True
+            if self._own_object is None:
+                copied = from_der(self._X509Certificate__certObj.as_der())
+                # Of two threads one is first, in one step, and both take its copy: a name that one of them got points
+                # into the object that the other would throw away.
+                self._X509Certificate__certObj = self.__dict__.setdefault("_own_object", copied)
 
         def sign(self, *args: Any, **kwargs: Any) -> Any:
             self._own()
@@ -274,7 +276,7 @@ class _Loader:
         self.store = _Store(site.options["max_proxies"])
         self.serve: Any = None  # the fast way, once there is one
         self._guard = site.guard
-        self._original = site.resolve("X509Chain.loadProxyFromFile")
+        self._original = site.unbound("X509Chain.loadProxyFromFile")
         self._certificate_class = site.resolve("X509Certificate")
         self._key_class = site.resolve("M2Crypto").EVP.PKey
         self._local: dict[int, bool] = {}  # by device
@@ -288,7 +290,7 @@ class _Loader:
                 found = os.stat(path)
                 entry = self._entry(path, found)
                 if entry is not None and entry.is_settled():
-                    text = self._text(entry, path, found)
+                    text = self._text(path, found)
             except (OSError, ValueError):  # no such file, no such path, no text: the host knows what to answer
                 pass
             except Exception as error:
@@ -300,20 +302,14 @@ class _Loader:
             return self.serve(chain, path)  # what we keep, the caller must not have
         return answer
 
-    def _text(self, entry: _Entry, path: Any, found: os.stat_result) -> str | None:
+    def _text(self, path: Any, found: os.stat_result) -> str | None:
         """What is in the file, read as the host reads it; None if it is not the file that was found.
 
         Not by the host, because what the path leads to may be switched before it opens it and back afterwards.
         """
         with open(path) as stream:
-            if not os.path.samestat(found, os.fstat(stream.fileno())):
-                return None
-            text = stream.read()
-            # If the file has changed since it was found, so has its state, and the entry is of no use to anybody. If
-            # not, this is a fact of the state, as the text is.
-            after = os.fstat(stream.fileno())
-            entry.owner_reads = after.st_uid == entry.user and bool(after.st_mode & stat.S_IRUSR)
-            return text
+            # If the file changes after it was found, so does its state, and the entry is of no use to anybody.
+            return stream.read() if os.path.samestat(found, os.fstat(stream.fileno())) else None
 
     def _entry(self, path: Any, found: os.stat_result) -> _Entry | None:
         """The entry of the file that was found, in the state that it is in; None if it is not to be kept."""
@@ -359,11 +355,11 @@ def _fast(site: Site, loader: _Loader) -> Any:
     most of the other half. What is not remembered, and whatever goes wrong, goes the slow way.
     """
     guard, store, find, slow = site.guard, loader.store, loader.store.find, loader.load
-    original = site.resolve("X509Chain.loadProxyFromFile")
+    original = site.unbound("X509Chain.loadProxyFromFile")
     new_certificate = _certificate_class(site.resolve("X509Certificate"), site.resolve("M2Crypto").X509)
     new_key = _key_class(site.resolve("M2Crypto").EVP.PKey)
     new_answer = site.resolve("S_OK")().copy
-    stat_of, effective_user, monotonic = os.stat, os.geteuid, time.monotonic
+    stat_of, access, effective_user, monotonic = os.stat, os.access, os.geteuid, time.monotonic
 
     def loadProxyFromFile(self: Any, chainLocation: Any) -> Any:
         if not guard.off and (type(chainLocation) is str or isinstance(chainLocation, _PATHS)):
@@ -376,7 +372,7 @@ def _fast(site: Site, loader: _Loader) -> Any:
                     and entry.status_changed == found.st_ctime_ns
                     and entry.changed == found.st_mtime_ns
                     and entry.size == found.st_size
-                    and (entry.owner_reads or _may_read(chainLocation))
+                    and access(chainLocation, 4, effective_ids=True)  # os.R_OK
                 ):
                     entry.used = now = monotonic()
                     if now >= store.next_sweep:

@@ -113,7 +113,7 @@ def every_patch_on() -> Iterator[None]:
 
     yield
     for switch in loading.switches.values():
-        switch.guard.failures = 0
+        switch.guard.begin_anew()
         switch._tripped = ""
         switch.arm()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 from pathlib import Path
@@ -29,7 +30,8 @@ def test_a_caller_that_changes_an_answer_harms_nobody() -> None:
     assert Extensions.getExtensionMetadata("DIRAC")["setups"]
 
 
-def test_threads_that_start_together_wait_for_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_start_together_get_the_answer_of_stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may walk at once, as in stock; afterwards nobody walks."""
     walks = []
     real = Extensions.metadata.entry_points
 
@@ -52,7 +54,17 @@ def test_threads_that_start_together_wait_for_one_walk(monkeypatch: pytest.Monke
     for thread in threads:
         thread.join()
     assert answers == [(["DIRAC"], 0)] * 16
-    assert len(walks) == 2  # one for the list, one for the metadata
+    walks.clear()
+    start_again = (Extensions.extensionsByPriority(), Extensions.getExtensionMetadata("DIRAC")["priority"])
+    assert (start_again, walks) == ((["DIRAC"], 0), [])
+
+
+def test_the_functions_look_like_the_hosts() -> None:
+    for function in (Extensions.extensionsByPriority, Extensions.getExtensionMetadata):
+        patched = inspect.signature(function), inspect.getsource(function)
+        with stock("extension_lookup"):
+            assert patched == (inspect.signature(function), inspect.getsource(function))
+            assert "__wrapped__" not in vars(function)
 
 
 def test_an_extension_that_comes_on_the_path_is_seen(tmp_path: Path) -> None:

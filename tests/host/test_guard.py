@@ -38,7 +38,7 @@ def _sabotage(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
         return lambda: without_stacks(X509Chain().loadProxyFromFile(__file__))
     from DIRAC.DataManagementSystem.Utilities.DMSHelpers import DMSHelpers
 
-    monkeypatch.setattr(dms_helpers, "_Names", _raise)
+    monkeypatch.setattr(dms_helpers._Derived, "give", _raise)
     return lambda: DMSHelpers(vo="guarded").getSiteSEMapping()
 
 

@@ -16,13 +16,29 @@ from dirac_perfpatch.notices import say_once
 
 @pytest.fixture(autouse=True)
 def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(notices, "_said", {})
 
 
 def test_a_line_is_said_once_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     for text in ("one", "two", "one", "one", "two"):
         say_once(text)
     assert capsys.readouterr() == ("", "dirac-perfpatch: one\ndirac-perfpatch: two\n")
+
+
+def test_a_signal_handler_that_says_what_its_thread_is_saying(child: Any) -> None:
+    """It may come at any place in say_once: nothing there may wait for its own thread."""
+    answer = child(
+        "import signal, sys\n"
+        "from dirac_perfpatch.notices import say_once\n"
+        "def handle(*_): say_once('from the handler')\n"
+        "signal.signal(signal.SIGALRM, handle)\n"
+        "def trace(frame, event, arg):\n"
+        "    if frame.f_code.co_name == 'say_once' and event == 'line': signal.raise_signal(signal.SIGALRM)\n"
+        "    return trace\n"
+        "sys.settrace(trace)\n"
+        "say_once('one')\n"
+    )
+    assert answer.stderr.splitlines() == ["dirac-perfpatch: from the handler", "dirac-perfpatch: one"]
 
 
 def test_a_text_of_several_lines_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +48,7 @@ def test_a_text_of_several_lines_becomes_one(capsys: pytest.CaptureFixture[str])
 
 
 def test_many_threads_say_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Slow(set):  # type: ignore[type-arg]
+    class Slow(dict):  # type: ignore[type-arg]
         """Gives the others time between the look and the note."""
 
         def __contains__(self, text: object) -> bool:

@@ -1,0 +1,215 @@
+"""Does something under the patches, and at every line of ours that this passes through something comes in between.
+
+Arguments: what comes (signal or fork), what is done, then what that needs. A signal handler does the same as its
+thread; a child of a fork does the same as the thread that was in the middle of it. Prints how many lines were met, and
+ends with a stack if it does not end by itself.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import itertools
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMetadata
+
+extensionsByPriority()
+import dirac_perfpatch  # noqa: E402
+from dirac_perfpatch import loading  # noqa: E402
+
+PACKAGE = str(Path(dirac_perfpatch.__file__).parent)
+# Seconds: for the whole, and for one child.
+PATIENCE, CHILD_PATIENCE = 90, 15
+_number = itertools.count()
+
+
+def _extensions() -> Any:
+    # A folder of its own each time, so that each look-up walks.
+    sys.path.append(f"/a/folder/that/changes/the/path/{next(_number)}")
+    assert extensionsByPriority() == ["DIRAC"]
+    assert getExtensionMetadata("DIRAC")["priority"] == 0
+
+
+def _proxy(path: str) -> Callable[[], None]:
+    from DIRAC.Core.Security.X509Chain import X509Chain
+
+    folder = tempfile.mkdtemp(prefix="perfpatch-")
+
+    def load() -> None:
+        fresh = os.path.join(folder, str(next(_number)))
+        shutil.copyfile(path, fresh)
+        os.utime(fresh, (0, 0))
+        for place in (fresh, path):
+            assert X509Chain().loadProxyFromFile(place)["OK"]
+
+    _put_on_anew("proxy_loading", max_proxies=2)
+    return load
+
+
+def _subject(path: str) -> Callable[[], None]:
+    from DIRAC.Core.Security.X509Chain import X509Chain
+
+    def subject(chain: Any = None) -> None:
+        chain = X509Chain()
+        assert chain.loadProxyFromFile(path)["OK"]
+        assert chain.getCertInChain(0)["Value"].getSubjectNameObject()["OK"]
+
+    threading.Event().wait(0.1)
+    subject()
+    subject()
+    return subject
+
+
+def _error() -> Callable[[], None]:
+    from DIRAC import S_ERROR
+
+    _put_on_anew("error_stack", recheck_seconds=0)
+    return lambda: eval('S_ERROR("x")', {"S_ERROR": S_ERROR})
+
+
+def _sites() -> Callable[[], None]:
+    from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData
+    from DIRAC.DataManagementSystem.Utilities.DMSHelpers import DMSHelpers
+
+    def sites() -> None:
+        gConfigurationData.setOptionInCFG("/Changed", str(next(_number)))
+        assert DMSHelpers(vo="fakevo").getSites()
+
+    return sites
+
+
+def _pool(host: str, port: str) -> Callable[[], None]:
+    from DIRAC.Core.Utilities.MySQL import MySQL
+
+    db = MySQL(host, "dirac", "password", "mysql", port=int(port))
+
+    def use() -> None:
+        assert db._query("SELECT 1")["OK"]
+        db._getConnection()["Value"].close()
+        assert db._query("SELECT 1")["OK"]
+        assert not db._query("nonsense")["OK"]
+
+    use()
+    return use
+
+
+def _status() -> Callable[[], None]:
+    return lambda: None if dirac_perfpatch.status() else sys.exit("no status")
+
+
+def _switching() -> Callable[[], None]:
+    switch = loading.switches["extension_lookup"]
+
+    def off_and_on() -> None:
+        switch.take_off()
+        switch.arm()
+        switch.guard.note("events")
+        switch.guard.begin_anew()  # or it would trip
+        switch.guard.failed(RuntimeError())
+        assert extensionsByPriority() == ["DIRAC"]
+
+    return off_and_on
+
+
+def _put_on_anew(name: str, **options: Any) -> None:
+    dirac_perfpatch.status()
+    switch = loading.switches[name]
+    switch.take_off()
+    switch.configure(options)
+    switch.arm()
+
+
+DONE = {
+    "extensions": lambda: _extensions,
+    "proxy": _proxy,
+    "subject": _subject,
+    "error": _error,
+    "sites": _sites,
+    "pool": _pool,
+    "status": _status,
+    "switching": _switching,
+}
+
+
+def _at_every_line(ask: Callable[[], None], meet: Callable[[], None]) -> int:
+    """Ask, and meet something once at each line of ours. Returns: the number of lines."""
+    seen: set[tuple[str, int]] = set()
+    meeting = False
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal meeting
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        line = (frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and line not in seen and not meeting:
+            seen.add(line)
+            meeting = True
+            try:
+                meet()
+            finally:
+                meeting = False
+        return trace
+
+    for _ in range(2):  # what is warm takes another way
+        sys.settrace(trace)
+        try:
+            ask()
+        finally:
+            sys.settrace(None)
+    return len(seen)
+
+
+def _signalled(ask: Callable[[], None]) -> int:
+    signal.signal(signal.SIGUSR1, lambda *_: ask())
+    return _at_every_line(ask, lambda: signal.raise_signal(signal.SIGUSR1))
+
+
+def _forked(ask: Callable[[], None]) -> int:
+    """A thread is in the middle of it, the main thread forks, and the child does it."""
+    reached, go_on = threading.Semaphore(0), threading.Semaphore(0)
+    lines: list[int] = []
+
+    def meet() -> None:
+        reached.release()
+        go_on.acquire()
+
+    def run() -> None:
+        try:
+            lines.append(_at_every_line(ask, meet))
+        finally:
+            reached.release()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while reached.acquire() and thread.is_alive() and not lines:
+        child = os.fork()
+        if not child:
+            faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)
+            signal.alarm(CHILD_PATIENCE)
+            ask()
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        if status:
+            sys.stderr.write(f"a child ended with {status}\n")
+            faulthandler.dump_traceback()
+            os._exit(1)
+        go_on.release()
+    return lines[0]
+
+
+if __name__ == "__main__":
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
+    what, name, *arguments = sys.argv[1:]
+    ask = DONE[name](*arguments)
+    ask()
+    print({"signal": _signalled, "fork": _forked}[what](ask))
+    sys.stdout.flush()
+    os._exit(0)

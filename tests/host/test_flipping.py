@@ -1,0 +1,71 @@
+"""Patches that go off and on all the time, under threads that use what is patched, and forks: nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from lab.mariadb import MariaDB
+
+pytestmark = pytest.mark.patched
+
+
+def test_patches_that_flip_under_threads_and_forks(proxy: Path, mariadb: MariaDB) -> None:
+    mariadb.execute("CREATE DATABASE IF NOT EXISTS flipping")
+    worker = Path(__file__).with_name("flipping_worker.py")
+    answer = subprocess.run(
+        [sys.executable, str(worker), mariadb.host, str(mariadb.port), str(proxy), "6"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    switched, forked, rounds, wrong, bad = json.loads(answer.stdout.splitlines()[-1])
+    assert (wrong, bad) == ([], []), answer.stderr
+    assert "own code" not in answer.stderr
+    assert switched > 100
+    assert forked >= 2
+    assert rounds > 100
+
+
+def test_forks_from_four_threads(proxy: Path) -> None:
+    """Each child asks all that its parent was asking; none hangs and none is wrong."""
+    from DIRAC.Core.Security.X509Chain import X509Chain
+    from DIRAC.Core.Utilities.Extensions import extensionsByPriority
+    from DIRAC.DataManagementSystem.Utilities.DMSHelpers import DMSHelpers
+
+    ended: list[int] = []
+
+    def ask() -> bool:
+        sys.path.append("/changes/the/path")
+        sys.path.pop()
+        return bool(
+            extensionsByPriority() == ["DIRAC"]
+            and X509Chain().loadProxyFromFile(str(proxy))["OK"]
+            and DMSHelpers(vo="fakevo").getSites()
+        )
+
+    def fork() -> None:
+        for _ in range(15):
+            child = os.fork()
+            if not child:
+                import signal
+
+                signal.alarm(20)
+                os._exit(0 if ask() else 1)
+            ask()
+            ended.append(os.waitpid(child, 0)[1])
+
+    threads = [threading.Thread(target=fork) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ended == [0] * 60

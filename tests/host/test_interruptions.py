@@ -1,0 +1,63 @@
+"""A signal handler, a fork or a re-entry in the middle of our code hangs nothing: stock never hangs there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import run
+
+from lab.mariadb import MariaDB
+
+pytestmark = pytest.mark.patched
+
+WORKER = Path(__file__).with_name("interrupted_worker.py")
+
+
+@pytest.mark.parametrize("what", ["signal", "fork"])
+@pytest.mark.parametrize("done", ["extensions", "proxy", "subject", "error", "sites", "pool", "status", "switching"])
+def test_whatever_comes_in_between_nothing_hangs(what: str, done: str, proxy: Path, mariadb: MariaDB) -> None:
+    """The handler does what its thread is in the middle of, and the child what a thread of its parent was in."""
+    needs = {"proxy": [str(proxy)], "subject": [str(proxy)], "pool": [mariadb.host, str(mariadb.port)]}
+    answer = subprocess.run(
+        [sys.executable, str(WORKER), what, done, *needs.get(done, [])],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert int(answer.stdout.split()[-1]) >= 4  # lines of ours, or it met nothing
+    # Nothing failed in our code, but for what is made to fail.
+    assert done == "switching" or "own code" not in answer.stderr
+
+
+def test_an_extension_that_asks_while_it_is_being_loaded(tmp_path: Path) -> None:
+    """Inside the walk of the first look-up its own module asks for the extensions; stock walks again."""
+    info = tmp_path / "mydirac-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mydirac\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dirac]\nmetadata = MyDIRAC:extension_metadata\n")
+    (tmp_path / "MyDIRAC.py").write_text(
+        "from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMetadata\n"
+        "asked = []\n"
+        "def extension_metadata():\n"
+        "    if len(asked) < 2:\n"
+        "        asked.append(1)\n"
+        "        print(extensionsByPriority(), getExtensionMetadata('MyDIRAC'))\n"
+        "    return {'priority': 10}\n"
+    )
+    code = (
+        "import faulthandler, sys\n"
+        "faulthandler.dump_traceback_later(20, exit=True)\n"
+        "from DIRAC.Core.Utilities.Extensions import extensionsByPriority as e, getExtensionMetadata as m\n"
+        "e()\n"
+        f"sys.path.append({str(tmp_path)!r})\n"
+        "print(e(), m('MyDIRAC'), e())\n"
+    )
+    patched, unpatched = run(code), run(code, DIRAC_PERFPATCH="off")
+    assert patched.stdout == unpatched.stdout != "", patched.stderr

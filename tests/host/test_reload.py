@@ -1,0 +1,156 @@
+"""Status says what is really in place, also after a reload of a module or somebody's assignment over a target."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any
+
+import pytest
+from conftest import run
+
+import dirac_perfpatch
+from lab.mariadb import MariaDB
+
+pytestmark = pytest.mark.patched
+
+# What is reloaded, and the patches that must run there afterwards.
+RELOADED = {
+    "DIRAC.Core.Utilities.Extensions": ["extension_lookup"],
+    "{return_values}": ["error_stack"],
+    "DIRAC.Core.Security.X509Chain": ["proxy_loading"],
+    "DIRAC.DataManagementSystem.Utilities.DMSHelpers": ["dms_helpers"],
+    "DIRAC.Core.Utilities.MySQL": ["connection_checkout", "connection_eviction", "connection_close"],
+}
+CODE = """
+import importlib, json, sys, time
+from DIRAC.Core.Utilities.Extensions import extensionsByPriority
+extensionsByPriority()
+import dirac_perfpatch
+from dirac_perfpatch import loading
+reloaded, seams = {reloaded!r}, {seams!r}
+def runs(name):
+    "Whether a function of the package stands in the place of every target of the module."
+    found = []
+    for patch in reloaded[name]:
+        for target in loading.switches[patch].patch.targets:
+            if name in target.modules:
+                value = sys.modules[name]
+                for part in seams.get(patch, target.attribute).split("."):
+                    value = vars(value).get(part)
+                ours = getattr(value, "__module__", "").startswith("dirac_perfpatch")
+                found.append(ours or hasattr(value, "__wrapped__"))
+    return all(found) and bool(found)
+modules = [importlib.import_module(name) for name in reloaded]
+before = list(map(runs, reloaded))
+for module in modules:
+    if {how!r} == "reload":
+        importlib.reload(module)
+    else:
+        del sys.modules[module.__name__]
+        importlib.import_module(module.__name__)
+if {asked}:
+    states = [one["state"] for one in dirac_perfpatch.status() if one["name"] in sum(reloaded.values(), [])]
+else:
+    time.sleep(6)
+    states = ["applied"]
+after = list(map(runs, reloaded))
+for switch in loading.switches.values():
+    switch.take_off()
+print(json.dumps([before, states, after, list(map(runs, reloaded))]))
+"""
+# Where a target is seen by another name than the one that it is declared under.
+SEAMS = {
+    "error_stack": "traceback",
+    "dms_helpers": "DMSHelpers.getSiteSEMapping",
+    "connection_close": "ConnectionPool._ConnectionPool__newConn",
+}
+
+
+def _return_values() -> str:
+    name = "DIRACCommon.Core.Utilities.ReturnValues"
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return "DIRAC.Core.Utilities.ReturnValues"
+    return name
+
+
+@pytest.mark.parametrize("how", ["reload", "remove and import"])
+@pytest.mark.parametrize("asked", [True, False])
+def test_modules_that_are_executed_again_are_patched_again(how: str, asked: bool) -> None:
+    """At the latest when status asks, and without that within seconds; and nothing of ours is left when it is off."""
+    reloaded = {name.format(return_values=_return_values()): patches for name, patches in RELOADED.items()}
+    answer = run(CODE.format(reloaded=reloaded, seams=SEAMS, how=how, asked=asked))
+    assert answer.returncode == 0, answer.stderr
+    before, states, after, off = json.loads(answer.stdout.splitlines()[-1])
+    every = [True] * len(RELOADED)
+    assert (before, set(states), after) == (every, {"applied"}, every), answer.stderr
+    assert not any(off)
+
+
+def test_a_reloaded_pool_serves_old_and_new_objects(mariadb: MariaDB) -> None:
+    code = (
+        "import importlib\n"
+        "from DIRAC.Core.Utilities.Extensions import extensionsByPriority\n"
+        "extensionsByPriority()\n"
+        "from DIRAC.Core.Utilities import MySQL as module\n"
+        "import dirac_perfpatch\n"
+        "from dirac_perfpatch import loading\n"
+        f"def make(): return module.MySQL('{mariadb.host}', 'dirac', 'password', 'mysql', port={mariadb.port})\n"
+        "old = make()\n"
+        "importlib.reload(module)\n"
+        "dirac_perfpatch.status()\n"
+        "new = make()\n"
+        "def pings(db): return int(db._query(\"SHOW GLOBAL STATUS LIKE 'Com_admin_commands'\")['Value'][0][1])\n"
+        "def use(db): return [db._query('SELECT 1')['OK'] for _ in range(50)]\n"
+        "for db in (old, new):\n"
+        "    use(db); before = pings(db); use(db); print(pings(db) - before)\n"
+        "for switch in loading.switches.values(): switch.take_off()\n"
+        "for db in (old, new):\n"
+        "    before = pings(db); use(db); print(pings(db) - before, type(db._getConnection()['Value']).__module__)\n"
+    )
+    answer = run(code)
+    assert answer.stdout.split() == ["0", "0", "51", "MySQLdb.connections", "51", "MySQLdb.connections"], answer.stderr
+
+
+def _state(name: str) -> dict[str, Any]:
+    return next(entry for entry in dirac_perfpatch.status() if entry["name"] == name)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "path"),
+    [
+        ("proxy_loading", "DIRAC.Core.Security.X509Chain", "X509Chain.loadProxyFromFile"),
+        ("proxy_loading", "DIRAC.Core.Security.X509Chain", "X509Chain"),
+        ("extension_lookup", "DIRAC.Core.Utilities.Extensions", "extensionsByPriority"),
+        ("connection_checkout", "DIRAC.Core.Utilities.MySQL", "ConnectionPool.get"),
+    ],
+)
+def test_somebody_who_assigns_over_a_target_is_told_of(
+    name: str, module: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importlib.import_module(module)
+    owner: Any = sys.modules[module]
+    *parents, attribute = path.split(".")
+    for parent in parents:
+        owner = vars(owner)[parent]
+    assert _state(name)["state"] == "applied"
+    theirs = type("Theirs", (), {})
+    monkeypatch.setattr(owner, attribute, theirs)
+    entry = _state(name)
+    assert entry["state"] == "failed"
+    assert f"somebody has replaced {path}" in entry["reason"]
+    monkeypatch.undo()
+    assert _state(name)["state"] == "applied"
+
+
+def test_somebody_who_wraps_a_target_does_not_take_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    import wrapt
+    from DIRAC.Core.Security.X509Chain import X509Chain
+
+    ours = vars(X509Chain)["loadProxyFromFile"]
+    theirs = wrapt.FunctionWrapper(ours, lambda wrapped, instance, args, kwargs: wrapped(*args, **kwargs))
+    monkeypatch.setattr(X509Chain, "loadProxyFromFile", theirs)
+    assert _state("proxy_loading")["state"] == "applied"
