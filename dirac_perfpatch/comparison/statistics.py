@@ -278,7 +278,7 @@ def _units_for(estimate: Estimate, difference: float) -> int:
     # What one more unit adds is taken to be like what the others did: the error shrinks with their square root, the
     # degrees of freedom grow in proportion. These in turn decide the number, which settles within a few rounds.
     needed, squared = float(estimate.units), estimate.error**2 * estimate.units
-    for _ in range(20):
+    for _ in range(8):
         freedom = max(4.0, estimate.freedom * needed / estimate.units)  # with fewer no interval has an end
         reach = _reach(freedom) + float(ndtri(POWER))
         needed = max(2.0, squared * reach**2 / difference**2)
