@@ -1,6 +1,6 @@
 """How often equal arms are called different: A/A comparisons through recorder and report, looked at all the time.
 
-`python3 -m bench.aa` takes a quarter of an hour and needs what the report needs. A rate is of comparisons in which any
+`python3 -m bench.aa` takes half an hour and needs what the report needs. A rate is of comparisons in which any
 look, one after each pair of windows or each window, said faster or slower, of the median or of the mean, or said that
 errors differ.
 """

@@ -375,7 +375,7 @@ def _pair(stock: Block, patched: Block, by: str) -> _Pair | None:
     return _Pair(
         min(one.start for one in both),
         max(one.start + one.seconds for one in both),
-        math.log(stock.median / patched.median) if timed and all(one.median > 0 for one in both) else None,
+        math.log(stock.median) - math.log(patched.median) if timed and stock.median and patched.median else None,
         (weight * stock.mean, weight * patched.mean) if timed else None,
         (failed[1] / sum(failed), expected) if any(failed) else None,
     )
