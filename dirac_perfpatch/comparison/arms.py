@@ -2,8 +2,9 @@
 
 - *by process*: a process is one arm for life. A hash of host, component and patch says which, so that of a service that
   runs on many hosts always the same ones are patched; ``DIRAC_PERFPATCH_ARM`` says otherwise for a process.
-- *by time*: a process alternates. Windows come in pairs, one of each arm, in random order: what drifts slowly is the
-  same in both windows of a pair, and what comes at regular times hits both arms alike.
+- *by time*: a process alternates. Windows come in pairs, one of each arm, equally long and in random order: what drifts
+  slowly is the same in both windows of a pair, and what comes at regular times hits both arms alike. What the arm of
+  the larger share has more of the time it gets in a third window, which is not compared.
 - *by call*: each call by itself, at random. For patches whose calls stand alone.
 
 In the stock arm the guard of the patch is off, and every part of the patch then passes the host's calls through. What
@@ -76,7 +77,7 @@ class Comparison:
         self._ended = False
         self._random = random.Random()
         self._block = 0
-        self._left: list[tuple[bool, float]] = []  # what is left of the pair of windows: arm and seconds
+        self._left: list[tuple[bool, float, bool]] = []  # what is left of the turn: arm, seconds and whether compared
         self.begin(0.0, 0.0)
 
     def begin(self, now: float, clock: float) -> None:
@@ -165,21 +166,23 @@ class Comparison:
         if not self._spares:
             return {}
         name, other = self._spares
-        calls = sum(recorder.arms[PATCHED].calls for recorder in self.recorders)
+        calls = sum(one[PATCHED].calls for recorder in self.recorders for one in (recorder.arms, recorder.rests))
         return {name: max(0, calls - (self._guard.events.get(other, 0) - self._others_before))}
 
     def _next(self) -> None:
         self._block += 1
         seconds = float(self._trial.window_seconds)
-        patched = self._process_arm
+        patched, self._compared = self._process_arm, True
         if self._trial.by == BY_TIME:
             if not self._left:
                 self._block += self._block % 2  # a pair begins with an even number, also if one arm has no share
                 share = self._trial.share
-                pair = [(True, 2 * seconds * share), (False, 2 * seconds * (1 - share))]
-                self._left = [window for window in pair if window[1] > 0]
-                self._random.shuffle(self._left)
-            patched, seconds = self._left.pop()
+                length = 2 * seconds * min(share, 1 - share)
+                pair = [(True, length, True), (False, length, True)]
+                self._random.shuffle(pair)
+                rest = (share > 0.5, 2 * (seconds - length), False)
+                self._left = [window for window in (rest, *pair) if window[1] > 0]
+            patched, seconds, self._compared = self._left.pop()
         self._due = self._start + seconds
         self._set_arm(patched or self._trial.by == BY_CALL)
 
@@ -191,7 +194,8 @@ class Comparison:
             if patched:
                 self._guard.off = False
             for recorder in self.recorders:
-                recorder.now = recorder.arms[PATCHED if patched else STOCK]
+                records = recorder.arms if self._compared else recorder.rests
+                recorder.now = records[PATCHED if patched else STOCK]
             if not patched:
                 self._guard.off = True
 

@@ -50,13 +50,15 @@ _TONES = {
 _READING = f"""<section><h2>How to read this</h2>
 <p>Each call ran either <em>stock</em>, as DIRAC ships it, or <em>patched</em>, by turns in the same service under the
 same load. The ratio says how many times as fast a typical patched call is: 2 means half the time, 1 means no
-difference. The interval behind it holds the true ratio in 95 of 100 cases. Few and restless data make it wide.</p>
+difference. The interval behind it holds the true ratio in 95 of 100 comparisons, however often the report is looked
+at meanwhile. Few and restless data make it wide; of very few there is none.</p>
 <p>The unit is the window of time or the process, not the call, because calls that run together share what slows them
-down. A patch is called faster or slower only when an interval of 99 % says so, so that a report may be looked at often.
+down. A patch is called faster or slower when the interval leaves out 1, and not before there are some units.
 Differences below {words.percent(plots.RELEVANT)} are not waited for (the grey band).</p>
 <p class="soft">Rates of errors have exact intervals that take calls to be independent; whether the arms differ is
-judged window by window, too. Medians and percentiles are of all calls of an arm, the ratio is of windows that ran side
-by side: where the load changed a lot the ratio is the one to trust.</p></section>"""
+judged window by window, too, and holds for all looks together. What is drawn over time is the mean of each stretch with
+two standard errors to either side. Medians and percentiles are of all calls of an arm, the ratio is of windows that ran
+side by side: where the load changed a lot the ratio is the one to trust.</p></section>"""
 
 
 def as_html(report: Report) -> str:

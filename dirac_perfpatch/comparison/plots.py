@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from dirac_perfpatch.comparison import words
 from dirac_perfpatch.comparison.recording import PATCHED, STOCK
 from dirac_perfpatch.comparison.report import Point, Row
-from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, RELEVANT, SLOWER, paired, ratio
+from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, RELEVANT, SLOWER, paired
 
 # To be told apart in grey and by the colour-blind, too.
 COLOURS = {STOCK: "#6b7280", PATCHED: "#0f766e"}
@@ -90,9 +90,10 @@ def over_time(row: Row) -> str:
             estimate = paired([math.log(point.ratio) for point in stretch])
             if not estimate:
                 continue
-            one, place = ratio(estimate), _moment(fmean(point.start for point in stretch))
-            axes.plot([place, place], [one.low, one.high], color=COLOURS[PATCHED], linewidth=1.5)
-            axes.plot([place], [one.value], "o", color=COLOURS[PATCHED], markersize=5)
+            place = _moment(fmean(point.start for point in stretch))
+            low, middle, high = (math.exp(estimate.mean + errors * estimate.error) for errors in (-2, 0, 2))
+            axes.plot([place, place], [low, high], color=COLOURS[PATCHED], linewidth=1.5)
+            axes.plot([place], [middle], "o", color=COLOURS[PATCHED], markersize=5)
         axes.axhline(1, color="#374151", linewidth=1)
         # Without the outermost dots, of which a busy machine makes some that would flatten the rest.
         shown.sort()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import random
 import statistics
 from collections import Counter, deque
 from collections.abc import Callable
@@ -125,11 +126,14 @@ class Recorder:
         self.patch, self.target = patch, target
         self._functions = {PATCHED: (ours, check), STOCK: (original, None)}
         self.blocks: deque[dict[str, Any]] = deque(maxlen=1000)
+        self._by_call = False
         self.renew()
 
     def renew(self) -> None:
         """Begin at zero, as in a child of a fork."""
-        self.arms = {arm: ArmRecord(*self._functions[arm]) for arm in ARMS}
+        # In windows that are not compared calls have records of their own: one that begins there and ends in a compared
+        # window must not be found in that, since the other arm's windows never follow windows of their own.
+        self.arms, self.rests = ({arm: ArmRecord(*self._functions[arm]) for arm in ARMS} for _ in range(2))
         self.now = self.arms[STOCK]
         self._before = dict.fromkeys(ARMS, (0, 0))
         self._block_times: dict[str, list[float]] = {arm: [] for arm in ARMS}
@@ -141,6 +145,8 @@ class Recorder:
         Args:
             pick: Says for each call whether it runs patched; None if all calls run in the arm of the moment.
         """
+
+        self._by_call = pick is not None
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             record = self.now if pick is None else self.arms[PATCHED if pick() else STOCK]
@@ -161,8 +167,9 @@ class Recorder:
 
     def settle(self) -> None:
         """Collect what was recorded since the last time. In the keeper's thread."""
-        for arm, record in self.arms.items():
-            self._block_times[arm] += record.settle()
+        for arm in ARMS:
+            self._block_times[arm] += self.arms[arm].settle()
+            self.rests[arm].settle()
 
     def end_block(self, block: int, pair: int, start: float, seconds: float) -> None:
         """Close a block of time, in the keeper's thread: a row for each arm that had calls in it.
@@ -174,6 +181,9 @@ class Recorder:
             seconds: How long it was.
         """
         self.settle()
+        if self._by_call:  # compare equally many: the median of few is not that of many
+            fewest = min(map(len, self._block_times.values()))
+            self._block_times = {arm: random.sample(times, fewest) for arm, times in self._block_times.items()}
         for arm, record in self.arms.items():
             calls, errors = (now - before for now, before in zip((record.calls, record.errors), self._before[arm]))
             times, self._block_times[arm] = self._block_times[arm], []
@@ -197,9 +207,10 @@ class Recorder:
                 )
 
     def series(self) -> list[dict[str, Any]]:
-        """The totals of both arms, for a snapshot. After :meth:`settle`."""
+        """The totals of both arms, in one or two parts, for a snapshot. After :meth:`settle`."""
         return [
             {"patch": self.patch, "target": self.target, "arm": arm, **record.as_dict()}
-            for arm, record in self.arms.items()
+            for records in (self.arms, self.rests)
+            for arm, record in records.items()
             if record.calls
         ]

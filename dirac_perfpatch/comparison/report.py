@@ -15,12 +15,13 @@ from ddsketch.mapping import LogarithmicMapping
 from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK
 from dirac_perfpatch.comparison.spool_reading import Block, Gathered, Series, Snapshot
 from dirac_perfpatch.comparison.statistics import (
-    FEWEST,
     NOT_COMPARED,
     Estimate,
     Interval,
     Verdict,
     between,
+    error_shares,
+    errors_differ,
     judge,
     of_sums,
     paired,
@@ -30,10 +31,8 @@ from dirac_perfpatch.comparison.statistics import (
 
 # States in which a patch is not what the operator wanted it to be.
 TROUBLES = ("tripped", "failed")
-MORE, FEWER = "more", "fewer"
-# The median of a few calls lies above that of many, if slow calls are much slower. As long as both arms have equally
-# few that does no harm; where one has fewer by design it would look slower. By 20 it is below half a per cent.
-FEWEST_TIMED = 20
+# Windows are of one length if the shorter has at least so much of the longer; the keeper's thread may be late.
+_ALIKE = 0.9
 
 
 @dataclass(frozen=True)
@@ -163,20 +162,20 @@ class _Pair(NamedTuple):
         end: When it was over.
         median: The difference of the logarithms of the medians; None if it cannot be told.
         mean: Both means, with the weight that the pair has; None if an arm has no timed call.
-        errors: The difference of the rates, with a weight; None if an arm has no calls.
+        errors: The patched arm's part of the errors, and its mean if arms are alike; None without errors.
     """
 
     start: float
     end: float
     median: float | None
     mean: tuple[float, float] | None
-    errors: float | None
+    errors: tuple[float, float] | None
 
 
 class _Estimates(NamedTuple):
     median: Estimate | None
     mean: Estimate | None
-    errors: Estimate | None
+    errors: str
 
 
 def build(folders: Sequence[str], gathered: Gathered) -> Report:
@@ -259,8 +258,7 @@ def _processes_ratio(
     patch: str, values: Mapping[tuple[str, int, float], float], processes: Sequence[Snapshot]
 ) -> Interval | None:
     logarithms = {process: math.log(value) for process, value in values.items() if value > 0}
-    estimate = between(process_units(patch, processes, logarithms))
-    return ratio(estimate) if estimate else None
+    return ratio(between(process_units(patch, processes, logarithms)))
 
 
 def process_units(
@@ -327,65 +325,64 @@ def _row(
     if not by:
         nothing = Verdict(NOT_COMPARED)
         return Row(patch, target, by, arms, None, None, nothing, nothing, None, "", ())
-    pairs = [pair for one, those in blocks for pair in pairs_of(those, by, one.patches[patch].share)]
+    pairs = [pair for _, those in blocks for pair in pairs_of(those, by)]
     pairs.sort(key=lambda pair: pair.start)
     estimates = _of_processes(patch, blocks) if by == "process" else _of_pairs(pairs)
     verdict = judge(estimates.median, by)
-    errors = estimates.errors
-    different = errors and errors.units >= FEWEST[by] and errors.excludes_none()
     return Row(
         patch,
         target,
         by,
         arms,
-        ratio(estimates.median) if estimates.median else None,
-        ratio(estimates.mean) if estimates.mean else None,
+        ratio(estimates.median),
+        ratio(estimates.mean),
         verdict,
         judge(estimates.mean, by),
         verdict.more * _seconds_per_unit(by, pairs, window) if verdict.more and by != "process" else None,
-        (FEWER if errors.mean > 0 else MORE) if errors and different else "",
+        estimates.errors,
         tuple(Point(p.start, math.exp(p.median)) for p in pairs if p.median is not None),
     )
 
 
-def pairs_of(blocks: Iterable[Block], by: str, share: float) -> list[_Pair]:
+def pairs_of(blocks: Iterable[Block], by: str) -> list[_Pair]:
     """What belongs together among the blocks of a target in one process: the windows of a pair, or both arms' calls
     in a window. What has only one arm, because the other had no calls, is left out."""
     if by == "process":
         return []
-    fewest = FEWEST_TIMED if by == "call" and share != 0.5 else 1
-    groups: dict[int, dict[str, list[Block]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[int, dict[str, Block]] = defaultdict(dict)
     for block in blocks:
-        groups[block.pair if by == "time" else block.block][block.arm].append(block)
-    return [_pair(arms[STOCK], arms[PATCHED], fewest) for arms in groups.values() if len(arms) == 2]
+        group = groups[block.pair if by == "time" else block.block]
+        # A call that comes as its window ends may be a row of its own in the next.
+        if block.arm not in group or group[block.arm].calls < block.calls:
+            group[block.arm] = block
+    pairs = (_pair(arms[STOCK], arms[PATCHED], by) for arms in groups.values() if len(arms) == 2)
+    return [pair for pair in pairs if pair]
 
 
-def _pair(stock: Sequence[Block], patched: Sequence[Block], fewest: int) -> _Pair:
-    medians = [_logarithms(arm, "median", fewest) for arm in (stock, patched)]
-    timed = [sum(one.timed for one in arm) for arm in (stock, patched)]
-    means = [sum(one.mean * one.timed for one in arm) for arm in (stock, patched)]
-    calls = [sum(one.calls for one in arm) for arm in (stock, patched)]
-    errors = [sum(one.errors for one in arm) for arm in (stock, patched)]
-    failed = _weighted(errors, calls)
+def _pair(stock: Block, patched: Block, by: str) -> _Pair | None:
+    """None if the windows are not of one length: then even arms that are alike may differ."""
+    both = (stock, patched)
+    lengths = [one.seconds for one in both]
+    if min(lengths) < _ALIKE * max(lengths) or not all(one.calls for one in both):
+        return None
+    # For the same reason: by call, one arm may have fewer calls than the other by design.
+    timed = (stock.timed == patched.timed or by == "time") and all(one.timed for one in both)
+    # The weight of Mantel and Haenszel, because windows with few calls say little.
+    weight = stock.timed * patched.timed / (stock.timed + patched.timed) if timed else 0.0
+    # By time it is the windows that could be exchanged, by call it is each call.
+    failed = [one.errors / one.calls if by == "time" else one.errors for one in both]
+    expected = 0.5 if by == "time" else patched.calls / (stock.calls + patched.calls)
     return _Pair(
-        min(one.start for one in (*stock, *patched)),
-        max(one.start + one.seconds for one in (*stock, *patched)),
-        fmean(medians[0]) - fmean(medians[1]) if all(medians) else None,
-        _weighted(means, timed),
-        failed[0] - failed[1] if failed else None,
+        min(one.start for one in both),
+        max(one.start + one.seconds for one in both),
+        math.log(stock.median) - math.log(patched.median) if timed and stock.median and patched.median else None,
+        (weight * stock.mean, weight * patched.mean) if timed else None,
+        (failed[1] / sum(failed), expected) if any(failed) else None,
     )
 
 
-def _weighted(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float] | None:
-    """The means of both arms with the weight of Mantel and Haenszel, because windows with few calls say little."""
-    if not all(counts):
-        return None
-    weight = counts[0] * counts[1] / sum(counts)
-    return weight * sums[0] / counts[0], weight * sums[1] / counts[1]
-
-
-def _logarithms(blocks: Iterable[Block], key: str, fewest: int = 1) -> list[float]:
-    values = (getattr(one, key) for one in blocks if one.timed >= fewest)
+def _logarithms(blocks: Iterable[Block], key: str) -> list[float]:
+    values = (getattr(one, key) for one in blocks if one.timed)
     return [math.log(value) for value in values if value > 0]
 
 
@@ -393,7 +390,7 @@ def _of_pairs(pairs: Sequence[_Pair]) -> _Estimates:
     return _Estimates(
         paired([pair.median for pair in pairs if pair.median is not None]),
         of_sums([pair.mean for pair in pairs if pair.mean is not None]),
-        paired([pair.errors for pair in pairs if pair.errors is not None]),
+        errors_differ(pair.errors for pair in pairs if pair.errors is not None),
     )
 
 
@@ -409,7 +406,8 @@ def _of_processes(patch: str, blocks: Sequence[tuple[Snapshot, list[Block]]]) ->
         calls = sum(one.calls for one in own)
         if calls:
             values["errors"][_process(snapshot)] = sum(one.errors for one in own) / calls
-    return _Estimates(*(between(process_units(patch, processes, found)) for found in values.values()))
+    median, mean, errors = (process_units(patch, processes, found) for found in values.values())
+    return _Estimates(between(median), between(mean), errors_differ(error_shares(errors)))
 
 
 def _arm(series: Sequence[Series]) -> Arm:

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dirac_perfpatch.comparison.recording import PATCHED
-from dirac_perfpatch.comparison.report import MORE, TROUBLES, PatchReport, Report, Row
+from dirac_perfpatch.comparison.report import TROUBLES, PatchReport, Report, Row
 from dirac_perfpatch.comparison.statistics import (
     FASTER,
+    MORE,
     NO_DIFFERENCE,
     NOT_COMPARED,
     RELEVANT,
@@ -102,7 +103,7 @@ def verdict(row: Row) -> str:
 def _too_little(row: Row) -> str:
     have, more = row.verdict.units, row.verdict.more or 0
     if not have and len(row.arms) == 2 and row.by == "call":
-        return f"{TOO_LITTLE}: too few timed calls in a window; take longer windows, or a share of 0.5"
+        return f"{TOO_LITTLE}: too few timed calls in a window; take longer windows"
     text = f"{TOO_LITTLE}: {have} of about {have + more} {UNITS[row.by]}"
     if row.more_seconds is None:
         return f"{text}; compare more processes, or by time"

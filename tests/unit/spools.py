@@ -95,9 +95,10 @@ def process(
         busy = timed_per_window * random.lognormal(0, 0.8)
         outage = random.random() < 1 / 30
         paused = random.random() < 0.1
-        for name in arms:
-            part = {"patched": share, "stock": 1 - share}[name] if by == "call" else 1.0
-            timed = int(random.poisson(busy * part))
+        parts = {"patched": share, "stock": 1 - share} if by == "call" else dict.fromkeys(arms, 1.0)
+        counts = {name: int(random.poisson(busy * parts[name])) for name in arms}
+        compared = min(counts.values())
+        for name, timed in counts.items():
             calls = 16 * timed + int(random.integers(0, 16))
             taken = numpy.exp(level[window] + 0.4 * random.standard_t(3, timed).clip(-8, 12))
             taken = taken * numpy.where(random.random(timed) < (0.2 if paused else 0.005), 30, 1)
@@ -118,9 +119,9 @@ def process(
                     "seconds": window_seconds,
                     "calls": calls,
                     "errors": errors,
-                    "timed": timed,
-                    "mean": float(taken.mean()) if timed else 0.0,
-                    "median": float(numpy.median(taken)) if timed else 0.0,
+                    "timed": compared,
+                    "mean": float(taken[:compared].mean()) if compared else 0.0,
+                    "median": float(numpy.median(taken[:compared])) if compared else 0.0,
                 }
             )
     series = []

@@ -46,10 +46,51 @@ def test_windows_come_in_pairs_of_both_arms_in_random_order() -> None:
     assert min(orders.values()) > 20
 
 
-@pytest.mark.parametrize(("share", "patched", "stock"), [(0.1, 2.0, 18.0), (0.75, 15.0, 5.0)])
-def test_the_share_is_that_of_the_time(share: float, patched: float, stock: float) -> None:
-    found = windows(*compare(share=share), 20)
-    assert {arm: pytest.approx(seconds) for arm, seconds in found} == {True: patched, False: stock}
+@pytest.mark.parametrize(("share", "length", "rest"), [(0.1, 2.0, 16.0), (0.75, 5.0, 10.0)])
+def test_the_share_is_that_of_the_time_and_what_is_compared_is_equally_long(
+    share: float, length: float, rest: float
+) -> None:
+    found = windows(*compare(share=share), 30)
+    for turn in (found[first : first + 3] for first in range(0, 30, 3)):
+        assert [seconds for _, seconds in turn] == pytest.approx([length, length, rest])
+        assert {arm for arm, _ in turn[:2]} == {True, False}
+        assert turn[2][0] == (share > 0.5)
+
+
+def test_the_rest_of_a_turn_is_counted_and_not_compared() -> None:
+    """Neither are its calls that end, or fail, in a window which is compared."""
+    comparison, _ = compare(share=0.1)
+    comparison.record("f", lambda: 1, lambda: 0, None)
+    (recorder,) = comparison.recorders
+    comparison.begin(0.0, 0.0)
+    now, calls, late = 0.0, 0, None
+    for number in range(60):
+        if late:
+            late.failed()
+            late.waiting.append(30.0)
+        recorder.now.tick()
+        calls += 1
+        late = recorder.now if number % 3 == 2 else None
+        now = comparison.tick(now, now)
+        comparison.tick(now, now)
+    assert len(recorder.blocks) == 40
+    assert all(row["calls"] == 1 and not row["errors"] and not row["timed"] for row in recorder.blocks)
+    assert Counter(row["arm"] for row in recorder.blocks) == {PATCHED: 20, STOCK: 20}
+    assert sum(row["calls"] for row in recorder.series()) == calls
+    assert sum(row["errors"] for row in recorder.series()) == sum(row["timed"] for row in recorder.series()) == 19
+
+
+def test_by_call_equally_many_of_both_arms_are_compared() -> None:
+    comparison, _ = compare("call", share=0.1)
+    comparison.record("f", lambda: 1, lambda: 0, None)
+    (recorder,) = comparison.recorders
+    for arm, number in ((PATCHED, 3), (STOCK, 27)):
+        for _ in range(number):
+            recorder.arms[arm].tick()
+        recorder.arms[arm].waiting.extend([1.0] * number)
+    comparison.end_block(1.0)
+    assert [(row["calls"], row["timed"]) for row in recorder.blocks] == [(3, 3), (27, 3)]
+    assert sorted(row["timed"] for row in recorder.series()) == [3, 27]
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

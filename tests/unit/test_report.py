@@ -282,19 +282,22 @@ def test_a_pair_that_lacks_an_arm_counts_for_nothing(tmp_path: Path) -> None:
     assert len(row.points) == 1
 
 
-def test_few_calls_are_left_out_where_one_arm_has_fewer_by_design() -> None:
-    """The median of three calls is not that of thirty, if slow calls are much slower than quick ones are quick."""
-    blocks = parse(json.dumps(spools.process(numpy.random.default_rng(1), "call", 40)).encode()).blocks
-    kept = [one for one in pairs_of(blocks, "call", 0.9) if one.median is not None]
-    few = {one.block for one in blocks if one.timed < 20}
-    assert few and len(kept) == 40 - len(few)
-    assert all(one.median is not None for one in pairs_of(blocks, "call", 0.5))
-    # All calls are counted, whether they were timed or not, and errors in busy windows weigh more.
-    patched, stock = (one._replace(block=0, errors=0) for one in blocks[:2])
-    windows = [[stock._replace(calls=calls), patched._replace(calls=calls, errors=calls // 10)] for calls in (10, 1000)]
-    quiet, busy = (pairs_of(window, "call", 0.9)[0].errors for window in windows)
-    assert quiet is not None and busy is not None
-    assert busy == pytest.approx(100 * quiet)
+def test_what_is_not_alike_by_design_is_not_compared() -> None:
+    """As snapshots of earlier versions have it: the median of three calls is not that of thirty."""
+    blocks = parse(json.dumps(_small()).encode()).blocks
+    assert len(pairs_of(blocks, "time")) == 4
+    # Windows may be a little late; calls that come as a window ends are a row in the next.
+    late = [one._replace(seconds=62.0 if one.arm == "stock" else 60.0) for one in blocks]
+    stray = [one._replace(arm="stock", calls=1, timed=1, median=9.0, mean=9.0) for one in blocks]
+    assert [one.median for one in pairs_of([*late, *stray], "time")] == [one.median for one in pairs_of(blocks, "time")]
+    unequal = [one._replace(seconds=108.0 if one.arm == "stock" else 12.0) for one in blocks]
+    assert pairs_of(unequal, "time") == []
+    # By call, errors are compared all the same: how many there would be in equal arms follows from the calls.
+    calls = {"patched": {"calls": 100, "errors": 3, "timed": 3}, "stock": {"calls": 900, "errors": 1, "timed": 30}}
+    few = [blocks[number]._replace(block=0, arm=arm, **counts) for number, (arm, counts) in enumerate(calls.items())]
+    (pair,) = pairs_of(few, "call")
+    assert (pair.median, pair.mean, pair.errors) == (None, None, (0.75, 0.1))
+    assert pairs_of([one._replace(timed=3) for one in few], "call")[0].median is not None
 
 
 def test_blocks_of_the_other_arm_are_not_of_the_process(tmp_path: Path) -> None:
@@ -345,8 +348,8 @@ def test_processes_as_arms_show_cpu_time_and_memory(tmp_path: Path) -> None:
 def test_the_table_says_it_all(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(example)]) == 1  # a patch tripped
     text = capsys.readouterr().out
-    assert text.startswith("Of 6 patches: 1 needs a look, 1 slower, 3 faster, ")
-    assert re.search(r"^error_stack: Faster: S_ERROR is 3\.4\d times as fast \(3\.\d\d to 3\.\d\d\)\.$", text, re.M)
+    assert text.startswith("Of 6 patches: 1 needs a look, 1 slower, 4 faster.")
+    assert re.search(r"^error_stack: Faster: S_ERROR is 3\.[34]\d times as fast \(3\.\d\d to 3\.\d\d\)\.$", text, re.M)
     assert "tripped: DataManagement/FileCatalog on vobox01.example.org, process 100: an answer was" in text
     assert re.search(r"^  loadProxyFromFile +stock +[\d,]+ +[\d.]+ % \(.*ms +[\d.]+ ms +[\d.]+ ms$", text, re.M)
     assert re.search(
@@ -415,7 +418,7 @@ def test_the_page_stands_alone(example: Path, tmp_path: Path) -> None:
         root = xml.etree.ElementTree.fromstring(plot)
         assert root.get("role") == "img"
         assert root[0].tag.endswith("title") and root[0].text == root.get("aria-label")
-    assert "Faster: S_ERROR is 3.4" in text
+    assert "Faster: S_ERROR is 3." in text
     assert "Needs a look: it tripped or failed in 1 of 6 processes" in text
     assert len(text) < 500_000
 
