@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Exporter
@@ -95,7 +97,11 @@ def test_a_snapshot_of_the_plugin_s_own_is_read(spool: Path, exporter: Exporter)
     # No patch is compared here, and one has tripped: nothing is said of arms.
     tripped = {"state": "tripped", "reason": "", "failures": 3, "mode": "off"}
     content = {"release": "9.1.8", "plugin": "0.1.0", "patches": {"error_stack": tripped}, "events": {}}
-    Keeper(str(spool), lambda: content).write()
+    Keeper(str(spool), lambda: content).show()
+    end = time.monotonic() + 10
+    while not list(spool.glob("*.json")):  # it is written in the background
+        assert time.monotonic() < end
+        time.sleep(0.01)
     assert exporter.value("spool_unreadable_files") == 0
     assert exporter.value("failures_total", host=host_name(), patch="error_stack") == 3
     assert exporter.value("tripped_processes", host=host_name(), patch="error_stack") == 1
@@ -105,7 +111,7 @@ def test_a_snapshot_of_the_plugin_s_own_is_read(spool: Path, exporter: Exporter)
         function()
     recorder.settle()
     content.update(series=recorder.series())
-    Spool(str(spool)).write({**content, "blocks": []}, ended=False)
+    Spool().write(str(spool), {**content, "blocks": []}, ended=False)
     labels = {"patch": "error_stack", "target": "S_ERROR", "arm": "patched"}
     assert exporter.value("calls_total", **labels) == exporter.value("errors_total", **labels) == 100
     assert exporter.value("call_seconds_count", **labels) == recorder.series()[0]["timed"] > 0
@@ -257,18 +263,31 @@ def test_the_newest_snapshot_of_each_component(spool: Path, exporter: Exporter) 
 
 
 def test_broken_files_are_counted_and_the_others_are_read(spool: Path, exporter: Exporter) -> None:
-    _process(spool, 1, 100)
+    process = _process(spool, 1, 100)
     broken = {"cut": b'{"format": 1, "host"', "binary": b"\xff\x00", "list": b"[]", "new": b'{"format": 99}', "no": b""}
     for name, content in broken.items():
         (spool / f"{name}.json").write_bytes(content)
     (spool / ".h.1.1.json.tmp").write_bytes(b"half")
+    hard: list[dict[str, Any]] = [{"pid": 2**31}, {"started": 1e17}, {"written": float("nan")}, {"host": 10**400}]
+    hard += [{"series": [{**process.snapshot["series"][0], "sketch": sketch}]} for sketch in _sketches()]
+    for number, changes in enumerate(hard):
+        (spool / f"hard{number}.json").write_text(json.dumps({**process.snapshot, **changes}))
+    (spool / "link.json").symlink_to(process.path)
+    os.mkfifo(spool / "pipe.json")
+    (spool / os.fsdecode(b"\x1b[2J\xff'\"<b>\n.json")).write_text("{")
     assert exporter.value("calls_total") == 100
     assert exporter.value("spool_files") == 1
-    assert exporter.value("spool_unreadable_files") == len(broken)
+    assert exporter.value("spool_unreadable_files") == len(broken) + len(hard) + 3
+
+
+def _sketches() -> list[dict[str, Any]]:
+    bins: list[Any] = [{"9" * 400: 1}, {"-" + "9" * 5000: 1}, {"1": 10**400}, {"1": float("inf")}, {"x": 1}, []]
+    return [{"accuracy": 0.01, "zero": 0, "bins": one} for one in bins] + [{"accuracy": 5e-324, "zero": 0, "bins": {}}]
 
 
 def test_labels_that_a_file_makes_up_cannot_break_a_scrape(spool: Path, exporter: Exporter) -> None:
-    process = Process(spool, 'a"b\\c\nd{}=é\u2028')
+    process = Process(spool, CATALOG)
+    process.snapshot["component"] = 'a"b\\c\nd{}=é\u2028\ud800\x1b[2J\0'
     process.record(*ERROR_STACK, "patched", 5)
     process.event("error_stack", 'x"} 1\ny', 3)
     process.write()
