@@ -80,18 +80,14 @@ class Keeper:
             now = time.monotonic()
             self._let_go()
             due = [comparison.tick(now, time.time()) for comparison in list(self._comparisons)]
-            content = None
-            if now >= self._next_snapshot:
-                self._next_snapshot = now + _SNAPSHOT_SECONDS
-                content = self._content()
-            if self._background.step_aside():
-                if content is not None:
-                    self._write(content, ended=False)
+            # A child begins anew, so a fork may come at any moment of this.
+            if now >= min(self._next_snapshot, self._next_cleaning) and self._background.step_aside():
+                if now >= self._next_snapshot:
+                    self._next_snapshot = now + _SNAPSHOT_SECONDS
+                    self._write(self._content(), ended=False)
                 if now >= self._next_cleaning:
                     self._next_cleaning = now + _CLEANING_SECONDS
                     self._spool.clean(self.folder)
-            elif content is not None:
-                self._next_snapshot = 0.0
             return max(0.0, min([now + _LOOK_SECONDS, *due]) - time.monotonic())
         except Exception as error:  # the windows go on
             say_once(f"comparison: {type(error).__name__}: {error}")

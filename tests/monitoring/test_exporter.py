@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from conftest import Exporter
 
+from dirac_perfpatch.comparison import exporter as exporting
 from dirac_perfpatch.comparison.keeper import Keeper
 from dirac_perfpatch.comparison.recording import Recorder
 from dirac_perfpatch.comparison.spool import Spool, host_name
@@ -313,6 +315,21 @@ def test_scrapes_at_the_same_time_count_nothing_twice(spool: Path, exporter: Exp
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(lambda _: exporter.value("calls_total"), range(4)))
         assert found == [1000.0 * round_] * 4
+
+
+def test_a_file_system_that_hangs_does_not_gather_scrapes(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "_PATIENCE", 0.1)
+    collector, end = exporting.SpoolCollector(spool), threading.Event()
+    monkeypatch.setattr(collector._files, "read", lambda: (end.wait(10), ([], [], 0))[1])
+    first = threading.Thread(target=collector.collect)
+    first.start()
+    try:
+        with pytest.raises(TimeoutError):
+            collector.collect()
+    finally:
+        end.set()
+        first.join()
+    assert collector.collect()
 
 
 # The command
