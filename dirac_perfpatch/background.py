@@ -70,7 +70,7 @@ class Background:
                 self._begin()
 
     def step_aside(self) -> bool:
-        """To be called by the task before what takes long, such as writing a file: nobody waits for the rest of its run.
+        """To be called by the task before what takes long, such as writing a file: nobody waits for what is left of it.
 
         Returns:
             False if somebody waits for it already; then it must put that off.
