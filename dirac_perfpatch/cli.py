@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import json
 import os
 import shutil
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     global _answers
     options = _parser().parse_args(arguments)
     _answers = sys.stdout
+    if isinstance(_answers, io.TextIOWrapper):  # a name may have letters that the terminal lacks
+        _answers.reconfigure(errors="backslashreplace")
     try:
         # The host logs to standard output, which is for the answer: its logger gets standard error for it.
         with contextlib.redirect_stdout(sys.stderr):

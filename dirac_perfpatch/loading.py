@@ -36,6 +36,7 @@ _keeps = False
 _sleepers: dict[str, _Sleeper] = {}  # of the patches that are on, and whose module has not been imported when they came
 _failures: dict[str, str] = {}
 _started = False
+_to_show = False  # a patch has tripped, and the spool does not say so yet
 _follower: Follower | None = None
 # Held while toggles are taken up. Reentrant: a module that is there arms its patches at once, which may import wrapt,
 # and whatever that imports may look for extensions again.
@@ -141,10 +142,21 @@ def spool() -> str | None:
 
 
 def _show_trip() -> None:
-    """Leave a snapshot, so that who looks at the spool sees a patch that has tripped."""
-    from dirac_perfpatch.comparison import running
+    """Have a snapshot left, so that who looks at the spool sees a patch that has tripped. Not by the call that trips:
+    it would wait for the file system."""
+    global _to_show
+    _to_show = True
 
-    running.write_states(spool())
+
+def _write_states(last: bool = True) -> None:
+    """In the background, and by its thread at the end of the process."""
+    global _to_show
+    if _to_show:
+        _to_show = False
+        with contextlib.suppress(Exception):  # the operator was told on standard error
+            from dirac_perfpatch.comparison import running
+
+            running.write_states(spool(), last)
 
 
 def _look_again() -> float:
@@ -152,6 +164,7 @@ def _look_again() -> float:
     global _follower
     for switch in list(switches.values()):
         switch.catch_up()
+    _write_states(last=False)
     if _follower is None:
         from dirac_perfpatch.live import Follower
 
@@ -159,7 +172,7 @@ def _look_again() -> float:
     return _follower.look()
 
 
-_background = Background(_look_again)
+_background = Background(_look_again, last=_write_states)
 
 
 class _Sleeper:

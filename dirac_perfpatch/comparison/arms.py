@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,18 +64,19 @@ class Comparison:
     def __init__(self, patch: Patch, guard: Guard, trial: Trial, check_one_in: int, process_arm: bool) -> None:
         self.patch = patch.name
         self.recorders: list[Recorder] = []
-        self.on_leaving: Callable[[], None] = lambda: None
+        self.ended: float | None = None  # when the patch was taken off, as time.monotonic()
         self.checked = self.differences = 0
         self._guard = guard
         self._spares = patch.spares
-        # How often that happened before the comparison began which the calls of its patched arm spare.
-        self._others_before = guard.events.get(patch.spares[1], 0) if patch.spares else 0
+        # How often what its calls spare happened before the comparison began; and, once it has ended, until then.
+        self._others_before = self._others()
+        self._others_after: int | None = None
         self._trial = trial
         self._check_one_in = check_one_in
         self._process_arm = process_arm
-        # Held while the arm changes, so that the guard of a patch that is taken off is never set on again.
-        self._lock = threading.Lock()
-        self._ended = False
+        # Held while the arm changes, so that the guard of a patch that is taken off is never set on again. Reentrant: a
+        # signal handler may take the patch off while its thread puts it on.
+        self._lock = threading.RLock()
         self._random = random.Random()
         self._block = 0
         self._left: list[tuple[bool, float, bool]] = []  # what is left of the turn: arm, seconds and whether compared
@@ -129,10 +131,10 @@ class Comparison:
 
     def begin_in_child(self, now: float, clock: float) -> None:
         """Forget what the parent has recorded, which records that itself; arguments as for :meth:`begin`."""
-        self._lock = threading.Lock()  # another thread of the parent's may have held it
+        self._lock = threading.RLock()  # another thread of the parent's may have held it
         self.checked = self.differences = 0
         self._guard.begin_anew()
-        self._others_before = 0
+        self._others_before = self._others()
         self._random = random.Random()  # not the parent's order
         for recorder in self.recorders:
             recorder.renew()
@@ -144,10 +146,14 @@ class Comparison:
         self._set_arm(self.patched)
 
     def leave(self) -> None:
-        """The patch is taken off: leave its guard alone from now on."""
+        """The patch is taken off: leave its guard alone from now on. The keeper comes for what was recorded."""
         with self._lock:
-            self._ended = True
-        self.on_leaving()
+            self._others_after = self._others()
+            self.ended = time.monotonic()
+
+    def events(self) -> dict[str, int]:
+        """What the patch itself has counted so far in this process, and in its parents."""
+        return dict(self._guard.events)
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison's part of the patch's entry in a snapshot."""
@@ -165,9 +171,12 @@ class Comparison:
         """What the calls of the patched arm have spared, by its name. After the recorders have settled."""
         if not self._spares:
             return {}
-        name, other = self._spares
         calls = sum(one[PATCHED].calls for recorder in self.recorders for one in (recorder.arms, recorder.rests))
-        return {name: max(0, calls - (self._guard.events.get(other, 0) - self._others_before))}
+        others = self._others() if self._others_after is None else self._others_after
+        return {self._spares[0]: max(0, calls - (others - self._others_before))}
+
+    def _others(self) -> int:
+        return self._guard.events.get(self._spares[1], 0) if self._spares else 0
 
     def _next(self) -> None:
         self._block += 1
@@ -189,14 +198,14 @@ class Comparison:
     def _set_arm(self, patched: bool) -> None:
         with self._lock:
             self.patched = patched
-            if self._ended:
+            if self.ended is not None:
                 return
             if patched:
                 self._guard.off = False
             for recorder in self.recorders:
                 records = recorder.arms if self._compared else recorder.rests
                 recorder.now = records[PATCHED if patched else STOCK]
-            if not patched:
+            if not patched or self.ended is not None:  # by a signal handler, meanwhile
                 self._guard.off = True
 
     def _checking(

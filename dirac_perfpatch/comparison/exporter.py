@@ -35,6 +35,8 @@ PORT = 18524
 SILENT_AFTER = 60.0
 # And after this, nobody waits for it any more. Its file stays in the spool for a week.
 FORGOTTEN_AFTER = 86400.0
+# For how many seconds a scrape waits for the one before.
+_PATIENCE = 20.0
 
 # Upper ends of the histogram's buckets, in seconds. Two to a power of ten: each is one series per target and arm.
 BOUNDS = tuple(float(f"{digit}e{power}") for power in range(-7, 1) for digit in (1, 3))
@@ -190,8 +192,14 @@ class SpoolCollector(Collector):
         self._totals = Totals(since=time.time())
 
     def collect(self) -> list[Metric]:
-        """All metrics, made anew from the folder."""
-        with self._lock:
+        """All metrics, made anew from the folder.
+
+        Raises:
+            TimeoutError: The one before still waits for the file system; each would leave a thread that does.
+        """
+        if not self._lock.acquire(timeout=_PATIENCE):
+            raise TimeoutError("the spool is still being read")
+        try:
             began = time.perf_counter()
             readable = os.access(self._spool, os.R_OK | os.X_OK)
             snapshots, unreadable = self._read() if readable else ([], 0)
@@ -203,6 +211,8 @@ class SpoolCollector(Collector):
                 _gauge("spool_reading_seconds", "How long it took to read.", time.perf_counter() - began),
             ]
             return metrics
+        finally:
+            self._lock.release()
 
     def _read(self) -> tuple[list[Snapshot], int]:
         changed, snapshots, unreadable = self._files.read()

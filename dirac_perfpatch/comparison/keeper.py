@@ -1,19 +1,17 @@
 """What ends windows and writes snapshots in the background, in each process that has a patch that is ``ab``.
 
-Nothing is lost at a normal exit: the last snapshot is written by ``atexit``, or in a child of ``multiprocessing``,
-which ends without it, by a finalizer of its own. A process that is killed loses what it has recorded since its last
-snapshot.
+What is recorded is looked at by one thread only, which writes the last snapshot, too: at a normal exit, or in a child
+of ``multiprocessing``, which ends without ``atexit``, through a finalizer of its own. So there is no lock, and no call
+of the host's waits for a file. A process that is killed loses what it has recorded since its last snapshot, and so does
+one that ends while the file system hangs.
 
 Fork: a child begins at zero, with a file of its own, so nothing is counted twice.
 """
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -35,24 +33,24 @@ class Keeper:
     """Keeps the comparisons of this process going.
 
     Args:
-        folder: The spool.
+        folder: The spool. It may be changed at any time.
         describe: Called for each snapshot; returns what it says besides the recorded figures: ``release``, ``plugin``,
             ``patches`` (the state of each) and ``events``.
     """
 
     def __init__(self, folder: str, describe: Callable[[], dict[str, Any]]) -> None:
+        self.folder = folder
         self._describe = describe
-        self._folder = folder
-        self._comparisons: dict[str, Comparison] = {}
-        self._background: Background | None = None
+        # Others add to it; all else that is here belongs to the thread.
+        self._comparisons: deque[Comparison] = deque()
+        self._events_before: dict[str, dict[str, int]] = {}
         self._renew()
-        atexit.register(self.finish)
+        # Before the thread is: the child's begins when all is made anew.
         os.register_at_fork(after_in_child=self._begin_in_child)
+        self._background = Background(self._look, 0.0, self._finish)
 
     def _renew(self) -> None:
-        # Held by whoever looks at the records: the background, and the end of the process.
-        self._lock = threading.Lock()
-        self._spool = Spool(self._folder)
+        self._spool = Spool()
         self._has_written = False
         self._past = _Past()
         self._next_snapshot = time.monotonic() + _SNAPSHOT_SECONDS
@@ -61,79 +59,90 @@ class Keeper:
     def add(self, comparison: Comparison) -> None:
         """Keep a comparison going, from now on and until its patch is taken off."""
         comparison.begin(time.monotonic(), time.time())
-        comparison.on_leaving = functools.partial(self._remove, comparison)
-        with self._lock:
-            self._comparisons[comparison.patch] = comparison
-            if self._background is None:
-                self._background = Background(self._look, 0.0)
-                self._background.start()
+        self._comparisons.append(comparison)
+        self._background.start()
 
-    def _remove(self, comparison: Comparison) -> None:
-        """What it has recorded stays in the snapshots; what it calls is let go. Never raises."""
-        try:
-            with self._lock:
-                if self._comparisons.get(comparison.patch) is comparison:
-                    del self._comparisons[comparison.patch]
-                comparison.end_block(time.monotonic())
-                self._past.take(comparison)
-        except Exception as error:
-            say_once(f"comparison: {type(error).__name__}: {error}")
-        # Soon, but not here: whoever takes a patch off holds its lock, and a snapshot asks for those of all.
+    def show(self, last: bool = False) -> None:
+        """Write a snapshot soon, and from then on.
+
+        Args:
+            last: The process ends: write it here and now, if there is no thread that does.
+        """
         self._next_snapshot = 0.0
-
-    def write(self, ended: bool = False) -> None:
-        """Write a snapshot now. Never raises."""
-        try:
-            # Before our lock is taken: it asks the switches, and one of those may wait for us, with its own lock held.
-            content = self._describe()
-            with self._lock:
-                now = _Past()
-                for patch, comparison in self._comparisons.items():
-                    content["patches"].setdefault(patch, {}).update(comparison.as_dict())
-                    for recorder in comparison.recorders:
-                        recorder.settle()
-                    now.take(comparison)
-                _put_together(content, (self._past, now))
-                if self._spool.may_write():
-                    self._spool.write(content, ended)
-                    self._has_written = True
-        except Exception as error:
-            say_once(f"comparison: {self._folder}: {type(error).__name__}: {error}; what is recorded is not kept")
-
-    def finish(self) -> None:
-        """End the blocks and write the last snapshot, at the end of the process. Never raises."""
-        try:
-            with self._lock:
-                for comparison in self._comparisons.values():
-                    comparison.end_block(time.monotonic())
-        except Exception as error:
-            say_once(f"comparison: {type(error).__name__}: {error}")
-        if self._comparisons or self._past.blocks or self._has_written:
-            self.write(ended=True)
+        if last and not self._background.started:
+            self._finish()
+        elif not last:
+            self._background.start()
 
     def _look(self) -> float:
         """In the background. Returns: after how many seconds to look again. Never raises."""
         try:
             now = time.monotonic()
-            with self._lock:
-                due = [comparison.tick(now, time.time()) for comparison in self._comparisons.values()]
-            if now >= self._next_snapshot:
-                self._next_snapshot = now + _SNAPSHOT_SECONDS
-                self.write()
-            if now >= self._next_cleaning:
-                self._next_cleaning = now + _CLEANING_SECONDS
-                self._spool.clean()
+            self._let_go()
+            due = [comparison.tick(now, time.time()) for comparison in list(self._comparisons)]
+            # A child begins anew, so a fork may come at any moment of this.
+            if now >= min(self._next_snapshot, self._next_cleaning) and self._background.step_aside():
+                if now >= self._next_snapshot:
+                    self._next_snapshot = now + _SNAPSHOT_SECONDS
+                    self._write(self._content(), ended=False)
+                if now >= self._next_cleaning:
+                    self._next_cleaning = now + _CLEANING_SECONDS
+                    self._spool.clean(self.folder)
             return max(0.0, min([now + _LOOK_SECONDS, *due]) - time.monotonic())
         except Exception as error:  # the windows go on
             say_once(f"comparison: {type(error).__name__}: {error}")
             return _LOOK_SECONDS
 
+    def _let_go(self) -> None:
+        """Of a patch that was taken off, what it has recorded stays in the snapshots."""
+        for comparison in list(self._comparisons):
+            if comparison.ended is not None:
+                self._comparisons.remove(comparison)
+                comparison.end_block(comparison.ended)
+                self._past.take(comparison)
+                self._next_snapshot = 0.0
+
+    def _content(self) -> dict[str, Any]:
+        """What a snapshot says."""
+        content = self._describe()
+        for patch, events in content["events"].items():
+            before = self._events_before.get(patch, {})
+            content["events"][patch] = {name: count - before.get(name, 0) for name, count in events.items()}
+        now = _Past()
+        for comparison in list(self._comparisons):
+            content["patches"].setdefault(comparison.patch, {}).update(comparison.as_dict())
+            for recorder in comparison.recorders:
+                recorder.settle()
+            now.take(comparison)
+        _put_together(content, (self._past, now))
+        return content
+
+    def _write(self, content: dict[str, Any], ended: bool) -> None:
+        try:
+            self._has_written |= self._spool.write(self.folder, content, ended)
+        except OSError as error:
+            # Not the text of the error: the name in it is another one each time.
+            say_once(f"comparison: {self.folder}: {error.strerror}; what is recorded is not kept")
+
+    def _finish(self) -> None:
+        """End the blocks and write the last snapshot. Never raises."""
+        try:
+            self._let_go()
+            for comparison in list(self._comparisons):
+                comparison.end_block(time.monotonic())
+            if self._comparisons or self._past.blocks or self._has_written or not self._next_snapshot:
+                self._write(self._content(), ended=True)
+        except Exception as error:
+            say_once(f"comparison: {type(error).__name__}: {error}")
+
     def _begin_in_child(self) -> None:
         """Never raises: an exception in a hook of a fork is printed for every fork of the host."""
         try:
             self._renew()
-            for comparison in self._comparisons.values():
+            self._comparisons = deque(comparison for comparison in self._comparisons if comparison.ended is None)
+            for comparison in self._comparisons:
                 comparison.begin_in_child(time.monotonic(), time.time())
+            self._events_before = {comparison.patch: comparison.events() for comparison in self._comparisons}
             util = sys.modules.get("multiprocessing.util")
             if util is not None:
                 # Its children clear the finalizers first and run these hooks then.
@@ -144,7 +153,7 @@ class Keeper:
     def _finish_with_child(self) -> None:
         from multiprocessing import util
 
-        util.Finalize(None, self.finish, exitpriority=0)
+        util.Finalize(None, self._background.finish, exitpriority=0)
 
 
 class _Past:

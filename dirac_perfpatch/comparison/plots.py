@@ -30,6 +30,8 @@ _MARKERS = {STOCK: "s", PATCHED: "o"}
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
     "svg.hashsalt": "dirac-perfpatch",  # the same figures make the same file
+    "text.parse_math": False,  # a name is a name, also with dollars in it
+    "text.usetex": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 10,
@@ -66,7 +68,7 @@ def forest(rows: Sequence[Row]) -> str:
             axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", color="#111827")
         axes.axvline(1, color="#374151", linewidth=1)
         axes.axvspan(1 / (1 + RELEVANT), 1 + RELEVANT, color="#f3f4f6", zorder=0)
-        axes.set_yticks(range(len(found)), [f"{row.patch}: {row.target}" for row, _ in found])
+        axes.set_yticks(range(len(found)), [f"{row.patch}: {row.target}"[:60] for row, _ in found])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(found) - 0.4, -0.6)
         margin = (min(right, _WIDEST) / max(left, 1 / _WIDEST)) ** 0.06

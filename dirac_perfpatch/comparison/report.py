@@ -13,7 +13,7 @@ from ddsketch import DDSketch
 from ddsketch.mapping import LogarithmicMapping
 
 from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK
-from dirac_perfpatch.comparison.spool_reading import Block, Gathered, Series, Snapshot
+from dirac_perfpatch.comparison.spool_reading import Block, Gathered, Series, Snapshot, printable
 from dirac_perfpatch.comparison.statistics import (
     NOT_COMPARED,
     Estimate,
@@ -192,7 +192,7 @@ def build(folders: Sequence[str], gathered: Gathered) -> Report:
 
     names = {name for one in snapshots for name in one.patches} | {s.patch for one in snapshots for s in one.series}
     return Report(
-        tuple(folders),
+        tuple(map(printable, folders)),
         len(snapshots),
         distinct("host"),
         distinct("component"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -34,7 +33,7 @@ def begin(switch: Switch, trial: Trial, check_one_in: int, spool: str | None) ->
         patch = switch.patch.name
         patched = arm_of_process(patch, host_name(), component(sys.argv), trial.share, os.environ)
         comparison = Comparison(switch.patch, switch.guard, trial, check_one_in, patched)
-        keeper(spool).add(comparison)
+        _keeper(spool).add(comparison)
     except Exception as error:
         say_once(
             f"{switch.patch.name}: cannot be compared with stock: {type(error).__name__}: {error}; it is on instead "
@@ -44,29 +43,25 @@ def begin(switch: Switch, trial: Trial, check_one_in: int, spool: str | None) ->
     switch.arm(comparison)
 
 
-def write_states(spool: str | None) -> None:
-    """Leave a snapshot now, also if nothing is compared: a patch has tripped. Never raises.
+def write_states(spool: str | None, last: bool) -> None:
+    """Leave snapshots from now on, also if nothing is compared: a patch has tripped.
 
     Args:
         spool: As for :func:`begin`.
-    """
-    with suppress(LookupError):
-        keeper(spool).write()
-
-
-@functools.lru_cache(maxsize=1)
-def keeper(spool: str | None) -> Keeper:
-    """The keeper of this process.
-
-    Args:
-        spool: As for :func:`begin`.
+        last: The process ends. Then the calling thread writes, unless the keeper's does so anyway.
 
     Raises:
-        LookupError: It is None.
+        LookupError: Nobody knows a folder.
     """
+    _keeper(spool).show(last)
+
+
+def _keeper(spool: str | None) -> Keeper:
+    """The keeper of this process; it moves when the folder changes."""
     if spool is None:
         raise LookupError("nobody says where the spool is: set comparison.spool")
-    return Keeper(spool, _describe)
+    _KEEPER.folder = spool
+    return _KEEPER
 
 
 def _describe() -> dict[str, Any]:
@@ -85,3 +80,6 @@ def _version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return ""
+
+
+_KEEPER = Keeper("", _describe)

@@ -3,23 +3,35 @@
 A file is written anew and renamed, so a reader gets all of it or the one before, and a process that is killed leaves
 nothing that anybody has to wait for. Who writes also cleans: what dead processes have left half written, files that
 are a week old, and the oldest ones if there are too many.
+
+A folder that others can write to is left alone: what they put there would be followed, waited for, or believed.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import secrets
 import socket
+import stat
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 FORMAT = 1
 _MOST_FILES = 2000
 _KEPT_SECONDS = 7 * 86400.0
 _HALF_WRITTEN_SECONDS = 600.0
+# A host, a process, and the nanosecond in which that began; while it is being written, hidden and with more behind it.
+_WHOLE = re.compile(r"[^.].*\.\d+\.\d{19}\.json", re.ASCII)
+_HALF = re.compile(r"\..+\.\d+\.\d{19}\.json\.\w+", re.ASCII)
+# DIRAC's own programs whose first argument says what they run.
+_LAUNCHERS = ("dirac-service", "dirac-agent", "dirac-executor")
+_COMPONENT = re.compile(r"\w+/\w+", re.ASCII)
 
 
 def default_folder(root: str | None) -> str | None:
@@ -40,43 +52,41 @@ def host_name() -> str:
 
 
 def component(argv: Sequence[str]) -> str:
-    """What runs in this process.
+    """What runs in this process. All can read it, so of other programs no argument is told: it may be a password.
 
     Args:
         argv: Of the process.
 
     Returns:
-        The first argument if the program runs services, agents or executors (``DataManagement/FileCatalog``), else the
-        program's name.
+        ``System/Name`` if the program is one of DIRAC's that run services, agents or executors, else its name.
     """
     program = os.path.basename(argv[0]) if argv else ""
-    names = [argument for argument in argv[1:] if not argument.startswith("-")]
-    return names[0] if names and "/" in names[0] and not names[0].startswith("/") else program or "python"
+    if program in _LAUNCHERS:
+        return next(filter(_COMPONENT.fullmatch, argv[1:]), program)
+    return program or "python"
 
 
 class Spool:
-    """This process's file in the spool.
+    """This process's file in a spool."""
 
-    Args:
-        folder: The spool; made if it is not there.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.started = time.time()
         self._name = f"{host_name()}.{os.getpid()}.{time.time_ns()}.json"
 
-    def write(self, content: dict[str, Any], ended: bool) -> None:
+    def write(self, folder: str, content: dict[str, Any], ended: bool) -> bool:
         """Replace the process's file.
 
         Args:
+            folder: The spool; made if it is not there.
             content: What is to be in it, besides who has written it.
             ended: Whether this is the last time.
 
+        Returns:
+            False if the folder is the business of somebody else, and nothing was written.
+
         Raises:
-            OSError: The folder or the file cannot be written.
+            OSError: The folder or the file cannot be written, or must not be.
         """
-        os.makedirs(self.folder, exist_ok=True)
         times = os.times()
         snapshot = {
             "format": FORMAT,
@@ -90,35 +100,63 @@ class Spool:
             "resident_bytes": _resident_bytes(),
             **content,
         }
-        path = os.path.join(self.folder, self._name)
-        half = os.path.join(self.folder, f".{self._name}.tmp")
-        with open(half, "w", encoding="utf-8") as stream:
-            # Not dump(), which takes several times as long: it is not written in C.
-            stream.write(json.dumps(snapshot, separators=(",", ":")))
-        os.replace(half, path)
+        # Not dump(), which takes several times as long: it is not written in C.
+        text = json.dumps(snapshot, separators=(",", ":"))
+        os.makedirs(folder, 0o755, exist_ok=True)
+        if os.stat(folder).st_uid != os.geteuid() and not os.access(folder, os.W_OK):
+            return False
+        with _own(folder) as place:
+            half = f".{self._name}.{secrets.token_hex(8)}"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                with open(os.open(half, flags, 0o644, dir_fd=place), "w", encoding="ascii") as stream:
+                    stream.write(text)
+                os.replace(half, self._name, src_dir_fd=place, dst_dir_fd=place)
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(half, dir_fd=place)
+                raise
+        return True
 
-    def may_write(self) -> bool:
-        """Whether the folder can be written, or made; it may belong to somebody else, whose business it is then."""
-        return not os.path.isdir(self.folder) or os.access(self.folder, os.W_OK)
+    def clean(self, folder: str) -> None:
+        """Remove what nobody needs any more. Another process may do the same at the same time. Never raises.
 
-    def clean(self) -> None:
-        """Remove what nobody needs any more. Another process may do the same at the same time."""
+        Args:
+            folder: The spool. What is not a snapshot, or not ours, stays.
+        """
         now = time.time()
         found = []
-        with suppress(OSError), os.scandir(self.folder) as entries:
-            for entry in entries:
+        with suppress(OSError), _own(folder) as place:
+            for name in os.listdir(place):
                 with suppress(OSError):
-                    age = now - entry.stat().st_mtime
-                    if entry.name.endswith(".json.tmp"):
-                        if age > _HALF_WRITTEN_SECONDS:
-                            os.unlink(entry.path)
-                    elif entry.name.endswith(".json"):
-                        found.append((age, entry.path))
-        found.sort()
-        for place, (age, path) in enumerate(found):
-            if place >= _MOST_FILES or age > _KEPT_SECONDS:
-                with suppress(OSError):
-                    os.unlink(path)
+                    file = os.stat(name, dir_fd=place, follow_symlinks=False)
+                    if not stat.S_ISREG(file.st_mode) or file.st_uid != os.geteuid():
+                        continue
+                    age = now - file.st_mtime
+                    if _WHOLE.fullmatch(name):
+                        found.append((age, name))
+                    elif age > _HALF_WRITTEN_SECONDS and _HALF.fullmatch(name):
+                        os.unlink(name, dir_fd=place)
+            found.sort()
+            for number, (age, name) in enumerate(found):
+                if number >= _MOST_FILES or age > _KEPT_SECONDS:
+                    with suppress(OSError):
+                        os.unlink(name, dir_fd=place)
+
+
+@contextmanager
+def _own(folder: str) -> Iterator[int]:
+    """A folder that nobody else can write to, open: what is done there is done there, whatever its name becomes."""
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(place)
+        if found.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "the folder belongs to somebody else")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(errno.EPERM, "others can write to the folder")
+        yield place
+    finally:
+        os.close(place)
 
 
 def _resident_bytes() -> int:

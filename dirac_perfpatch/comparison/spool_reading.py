@@ -2,31 +2,133 @@
 
 A spool is written by processes that may be killed at any moment, and is copied about by people. So nothing in it is
 taken on trust: a file that is not as it should be is left out and complained of by name, and the rest is read. A key
-that is not known is ignored, because a newer plugin may have written it.
+that is not known is ignored, because a newer plugin may have written it. The types below say of each key what it may
+be, so that whatever works with what was read need not ask: numbers have bounds, and texts are one line that a terminal
+can be given.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import math
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
 from dirac_perfpatch.comparison.recording import ARMS
 from dirac_perfpatch.comparison.spool import FORMAT
 
 KINDS = ("time", "call", "process")
-# The largest that a process can write, a thousand blocks and a few dozen sketches, is a hundredth of this.
-_MOST_BYTES = 64 << 20
+# The largest that a process can write, a thousand blocks and a few dozen wide sketches, is a quarter of this.
+_MOST_BYTES = 16 << 20
 _MOST_CHARACTERS = 500
+_DEEPEST = 50  # folders in folders; Python before 3.12 goes down into each with a call
 # A bin of a sketch stands for a time near exp(2 * accuracy * key) seconds. Times beyond exp(50) are rubbish, and would
 # make ddsketch, whose stores are dense, ask for all the memory there is.
 _MOST_EXPONENT = 50
 _FINEST, _COARSEST = 1e-3, 0.5
+_MOST = 1e14  # with sums of these, too, statistics can work
+_LAST_MOMENT = 1e10  # in the year 2286; not all that shows a date has one after the year 9999
+_SHORTEST = 1e-12
+_LAST_PID = 2**31 - 1
 
 _Item = TypeVar("_Item")
+
+
+class Unusable(Exception):
+    """A file is not what a process writes; the text says what is wrong with it."""
+
+
+def printable(text: str) -> str:
+    """As one line that a terminal can be given, and that is not too long."""
+    line = " ".join(text[: 2 * _MOST_CHARACTERS].split())[:_MOST_CHARACTERS]
+    return line if line.isprintable() else "".join(one if one.isprintable() else "?" for one in line)
+
+
+def _value(found: Any, key: str, kind: type[_Item], name: str) -> _Item:
+    value = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(value, kind):
+        raise Unusable(f"{key:.50} is not a {name}")
+    return value
+
+
+def _mapping(found: Any, key: str) -> dict[str, Any]:
+    return _value(found, key, dict, "mapping")
+
+
+def _text(found: Any, key: str) -> str:
+    return printable(_value(found, key, str, "text"))
+
+
+def _word(*words: str) -> Callable[[Any, str], str]:
+    def read(found: Any, key: str) -> str:
+        value = _text(found, key)
+        if value not in words:
+            raise Unusable(f"{key} is none of {', '.join(filter(None, words))}")
+        return value
+
+    return read
+
+
+def _within(most: float, least: float = 0.0) -> Callable[[Any, str], float]:
+    def read(found: Any, key: str) -> float:
+        value = found.get(key) if isinstance(found, dict) else None
+        # JSON as Python reads it has NaN and Infinity, and whole numbers without end.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+            raise Unusable(f"{key:.50} is not a number from 0 to {most:g}")
+        if 0 < value < least:
+            raise Unusable(f"{key:.50} is next to nothing")
+        return value
+
+    return read
+
+
+def _whole(most: float) -> Callable[[Any, str], int]:
+    number = _within(most)
+
+    def read(found: Any, key: str) -> int:
+        value = number(found, key)
+        if not isinstance(value, int):
+            raise Unusable(f"{key:.50} is not a whole number")
+        return value
+
+    return read
+
+
+def _accuracy(found: Any, key: str) -> float:
+    accuracy = _number(found, key)
+    if not _FINEST <= accuracy <= _COARSEST:
+        raise Unusable(f"accuracy is {accuracy:g}")
+    return accuracy
+
+
+def _bins(found: Any, key: str) -> dict[int, float]:
+    accuracy, bins = _accuracy(found, "accuracy"), _mapping(found, key)
+    for place in bins:
+        if not re.fullmatch("-?[0-9]{1,9}", place):
+            raise Unusable("a key of a sketch is not a number, or a long one")
+        if abs(int(place)) * 2 * accuracy > _MOST_EXPONENT:
+            raise Unusable(f"a sketch has the key {place}")
+    return {int(place): _number(bins, place) for place in bins}
+
+
+def _events(found: Any, key: str) -> dict[str, dict[str, int]]:
+    events = _mapping(found, key)
+    return {
+        printable(patch): {printable(name): _count(counts, name) for name in counts}
+        for patch, counts in ((patch, _mapping(events, patch)) for patch in events)
+    }
+
+
+_number, _count = _within(_MOST), _whole(_MOST)
+Text = Annotated[str, _text]
+Number = Annotated[float, _number]
+Count = Annotated[int, _count]
+Moment = Annotated[float, _within(_LAST_MOMENT)]
+Seconds = Annotated[float, _within(_MOST, _SHORTEST)]
+Arm = Annotated[str, _word(*ARMS)]
 
 
 class State(NamedTuple):
@@ -45,16 +147,16 @@ class State(NamedTuple):
         differences: Those that were not the same.
     """
 
-    state: str
-    reason: str
-    mode: str
-    by: str
-    share: float
-    window_seconds: float
-    arm: str
-    failures: int
-    checked: int
-    differences: int
+    state: Text
+    reason: Text
+    mode: Text
+    by: Annotated[str, _word("", *KINDS)]
+    share: Number
+    window_seconds: Number
+    arm: Text
+    failures: Count
+    checked: Count
+    differences: Count
 
 
 class Series(NamedTuple):
@@ -73,16 +175,16 @@ class Series(NamedTuple):
         bins: Number of timed calls by the key of ddsketch's logarithmic mapping.
     """
 
-    patch: str
-    target: str
-    arm: str
-    calls: int
-    errors: int
-    timed: int
-    seconds: float
-    accuracy: float
-    zero: float
-    bins: Mapping[int, float]
+    patch: Text
+    target: Text
+    arm: Arm
+    calls: Count
+    errors: Count
+    timed: Count
+    seconds: Number
+    accuracy: Annotated[float, _accuracy]
+    zero: Number
+    bins: Annotated[Mapping[int, float], _bins]
 
 
 class Block(NamedTuple):
@@ -103,37 +205,73 @@ class Block(NamedTuple):
         median: The same.
     """
 
-    patch: str
-    target: str
-    arm: str
-    block: int
-    pair: int
-    start: float
-    seconds: float
-    calls: int
-    errors: int
-    timed: int
-    mean: float
-    median: float
+    patch: Text
+    target: Text
+    arm: Arm
+    block: Count
+    pair: Count
+    start: Moment
+    seconds: Number
+    calls: Count
+    errors: Count
+    timed: Count
+    mean: Seconds
+    median: Seconds
+
+
+@functools.cache
+def _readers(kind: Any) -> list[tuple[str, Callable[[Any, str], Any]]]:
+    return [(key, hint.__metadata__[0]) for key, hint in get_type_hints(kind, include_extras=True).items()]
+
+
+def _made(kind: Any, found: Any) -> Any:
+    return kind(*[read(found, key) for key, read in _readers(kind)])
+
+
+# What is not said of a patch that is just on or off: it has no arms to be chosen.
+_NO_ARMS = {"by": "", "share": 0, "window_seconds": 0, "arm": "", "checked": 0, "differences": 0}
+
+
+def _state(found: Any) -> State:
+    if isinstance(found, dict):
+        found = {"reason": "", **({} if found.get("mode") == "ab" else _NO_ARMS), **found}
+    return _made(State, found)
+
+
+def _series(found: Any) -> Series:
+    return _made(Series, {**_mapping(found, "sketch"), **found})
+
+
+def _block(found: Any) -> Block:
+    # Without a timed call there is nothing that the two could be.
+    return _made(Block, found if _count(found, "timed") else {**found, "mean": 0, "median": 0})
+
+
+def _patches(found: Any, key: str) -> dict[str, State]:
+    return {printable(name): _state(one) for name, one in _mapping(found, key).items()}
+
+
+def _items(make: Callable[[Any], _Item]) -> Callable[[Any, str], tuple[_Item, ...]]:
+    return lambda found, key: tuple(map(make, _value(found, key, list, "list")))
 
 
 class Snapshot(NamedTuple):
     """All that a process had to tell when it last wrote its file; the times in seconds since 1970."""
 
-    host: str
-    component: str
-    release: str
-    plugin: str
-    pid: int
-    started: float
-    written: float
-    ended: bool
-    cpu_seconds: float
-    resident_bytes: int
-    patches: Mapping[str, State]
-    series: tuple[Series, ...]
-    blocks: tuple[Block, ...]
-    events: Mapping[str, Mapping[str, int]]
+    host: Text
+    component: Text
+    release: Text
+    plugin: Text
+    pid: Annotated[int, _whole(_LAST_PID)]
+    started: Moment
+    written: Moment
+    ended: Annotated[bool, lambda found, key: found.get(key) is True]
+    cpu_seconds: Number
+    resident_bytes: Count
+    patches: Annotated[Mapping[str, State], _patches]
+    series: Annotated[tuple[Series, ...], _items(_series)]
+    blocks: Annotated[tuple[Block, ...], _items(_block)]
+    events: Annotated[Mapping[str, Mapping[str, int]], _events]
 
 
 class Gathered(NamedTuple):
@@ -146,10 +284,6 @@ class Gathered(NamedTuple):
 
     snapshots: tuple[Snapshot, ...]
     complaints: tuple[str, ...]
-
-
-class Unusable(Exception):
-    """A file is not what a process writes; the text says what is wrong with it."""
 
 
 def read_spools(folders: Iterable[str]) -> Gathered:
@@ -167,12 +301,12 @@ def read_spools(folders: Iterable[str]) -> Gathered:
         try:
             found = read_file(path)
         except Unusable as error:
-            complaints.append(f"{path}: {error}")
+            complaints.append(f"{printable(path)}: {printable(str(error))}")
             continue
         except FileNotFoundError:
             continue  # its process wrote a new one, or somebody cleaned up, since the folder was listed
         except OSError as error:
-            complaints.append(f"{path}: cannot be read: {error.strerror}")
+            complaints.append(f"{printable(path)}: cannot be read: {error.strerror}")
             continue
         process = (found.host, found.pid, found.started)
         if process not in newest or found.written > newest[process].written:
@@ -204,11 +338,14 @@ def list_files(folders: Iterable[str], complaints: list[str]) -> Iterator[str]:
     """
 
     def complain(error: OSError) -> None:
-        complaints.append(f"{error.filename}: cannot be read: {error.strerror}")
+        complaints.append(f"{printable(error.filename)}: cannot be read: {error.strerror}")
 
     for folder in folders:
         for place, below, names in os.walk(folder, onerror=complain):
             below.sort()
+            if below and place.count(os.sep) - folder.count(os.sep) >= _DEEPEST:
+                complaints.append(f"{printable(place)}: what is in its folders is not read: too deep")
+                below.clear()
             # A name with a leading dot is a file that is still being written, or whose process was killed meanwhile.
             yield from (
                 os.path.join(place, name) for name in sorted(names) if name.endswith(".json") and name[0] != "."
@@ -216,8 +353,10 @@ def list_files(folders: Iterable[str], complaints: list[str]) -> Iterator[str]:
 
 
 def _content(path: str) -> bytes:
-    # Not to wait for ever: a pipe would never answer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise Unusable("is not a regular file")
+    # It may have become something else meanwhile: a pipe would never answer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Unusable("is not a regular file")
@@ -240,138 +379,6 @@ def parse(content: bytes, *, blocks: bool = True) -> Snapshot:
     if not isinstance(found, dict):
         raise Unusable("is not a snapshot")
     if found.get("format") != FORMAT:
-        raise Unusable(f"has the format {found.get('format')!r:.20}; this version reads {FORMAT}")
-    return Snapshot(
-        _text(found, "host"),
-        _text(found, "component"),
-        _text(found, "release"),
-        _text(found, "plugin"),
-        _count(found, "pid"),
-        _number(found, "started"),
-        _number(found, "written"),
-        found.get("ended") is True,
-        _number(found, "cpu_seconds"),
-        _count(found, "resident_bytes"),
-        {_printable(name): _state(one) for name, one in _mapping(found, "patches").items()},
-        _items(found, "series", _series),
-        _items(found, "blocks", _block) if blocks else (),
-        _events(found),
-    )
-
-
-def _state(found: Any) -> State:
-    mode = _text(found, "mode")
-    if mode != "ab":  # one that is just on or off has none of these
-        found = {"share": 0, "window_seconds": 0, "checked": 0, "differences": 0, **found}
-    return State(
-        _text(found, "state"),
-        _text(found, "reason", ""),
-        mode,
-        # A patch that is just on or off has no arms to be chosen.
-        _word(found, "by", KINDS) if mode == "ab" else _text(found, "by", ""),
-        _number(found, "share"),
-        _number(found, "window_seconds"),
-        _text(found, "arm", ""),
-        *(_count(found, key) for key in ("failures", "checked", "differences")),
-    )
-
-
-def _series(found: Any) -> Series:
-    sketch = _mapping(found, "sketch")
-    accuracy = _number(sketch, "accuracy")
-    if not _FINEST <= accuracy <= _COARSEST:
-        raise Unusable(f"accuracy is {accuracy:g}")
-    return Series(
-        _text(found, "patch"),
-        _text(found, "target"),
-        _word(found, "arm", ARMS),
-        _count(found, "calls"),
-        _count(found, "errors"),
-        _count(found, "timed"),
-        _number(found, "seconds"),
-        accuracy,
-        _number(sketch, "zero"),
-        dict(_bins(_mapping(sketch, "bins"), accuracy)),
-    )
-
-
-def _bins(found: Mapping[str, Any], accuracy: float) -> Iterator[tuple[int, float]]:
-    for key in found:
-        try:
-            number = int(key)
-        except ValueError:
-            raise Unusable("a key of a sketch is not a number") from None
-        if abs(number) * 2 * accuracy > _MOST_EXPONENT:
-            raise Unusable(f"a sketch has the key {number}")
-        yield number, _number(found, key)
-
-
-def _block(found: Any) -> Block:
-    # Without a timed call there is nothing that the two could be.
-    times = (_number(found, key) for key in ("mean", "median")) if _count(found, "timed") else (0.0, 0.0)
-    return Block(
-        _text(found, "patch"),
-        _text(found, "target"),
-        _word(found, "arm", ARMS),
-        *(_count(found, key) for key in ("block", "pair")),
-        *(_number(found, key) for key in ("start", "seconds")),
-        *(_count(found, key) for key in ("calls", "errors", "timed")),
-        *times,
-    )
-
-
-def _events(found: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    events = _mapping(found, "events") if "events" in found else {}
-    return {
-        _printable(patch): {_printable(name): _count(counts, name) for name in counts}
-        for patch, counts in ((patch, _mapping(events, patch)) for patch in events)
-    }
-
-
-def _items(found: Mapping[str, Any], key: str, make: Callable[[Any], _Item]) -> tuple[_Item, ...]:
-    items = found.get(key)
-    if not isinstance(items, list):
-        raise Unusable(f"{key} is not a list")
-    return tuple(map(make, items))
-
-
-def _mapping(found: Any, key: str) -> Mapping[str, Any]:
-    value = found.get(key) if isinstance(found, dict) else None
-    if not isinstance(value, dict):
-        raise Unusable(f"{key} is not a mapping")
-    return value
-
-
-def _number(found: Any, key: str) -> float:
-    value = found.get(key) if isinstance(found, dict) else None
-    # JSON as Python reads it has NaN and Infinity, and whole numbers without end.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e18 or math.isnan(value):
-        raise Unusable(f"{key:.50} is not a number from 0 on")
-    return value
-
-
-def _count(found: Any, key: str) -> int:
-    value = _number(found, key)
-    if not isinstance(value, int):
-        raise Unusable(f"{key:.50} is not a whole number")
-    return value
-
-
-def _text(found: Any, key: str, default: str | None = None) -> str:
-    value = found.get(key, default) if isinstance(found, dict) else None
-    if not isinstance(value, str):
-        raise Unusable(f"{key} is not a text")
-    return _printable(value)
-
-
-def _word(found: Any, key: str, words: tuple[str, ...]) -> str:
-    value = _text(found, key)
-    if value not in words:
-        raise Unusable(f"{key} is none of {', '.join(words)}")
-    return value
-
-
-def _printable(text: str) -> str:
-    """As one line that a terminal can be given."""
-    line = " ".join(text.split())[:_MOST_CHARACTERS]
-    return line if line.isprintable() else "".join(one if one.isprintable() else "?" for one in line)
+        name = "" if isinstance(found.get("format"), (list, dict)) else f" {found.get('format')!r:.20}"
+        raise Unusable(f"has the format{name}; this version reads {FORMAT}")
+    return _made(Snapshot, {"events": {}, **found, **({} if blocks else {"blocks": []})})

@@ -65,7 +65,7 @@ def times(interval: Interval | None) -> str:
 
 
 def _factor(value: float) -> str:
-    if value >= 1000:  # three digits that count, and no exponent
+    if 1000 <= value < 1e9:  # three digits that count, and no exponent
         return f"{float(f'{value:.3g}'):,.0f}"
     return f"{value:.2f}" if 0.1 <= value < 10 else f"{value:.3g}"
 

@@ -335,8 +335,13 @@ import subprocess, sys
 from dirac_perfpatch import loading
 work(0.1)
 command = [os.path.join(os.path.dirname(sys.executable), "dirac-perfpatch"), "status"]
+spool = loading.spool()
 print(subprocess.run(command, capture_output=True).returncode)
 loading.switches["error_stack"].trip("on purpose")
+end = time.monotonic() + 20
+while not (os.path.isdir(spool) and os.listdir(spool)):  # it is written in the background
+    assert time.monotonic() < end
+    time.sleep(0.1)
 answer = subprocess.run(command, capture_output=True, text=True)
 print(answer.returncode, os.getpid(), answer.stdout)
 """

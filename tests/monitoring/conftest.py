@@ -47,7 +47,7 @@ class Exporter:
 @pytest.fixture
 def spool(tmp_path: Path) -> Path:
     folder = tmp_path / "spool"
-    folder.mkdir()
+    folder.mkdir(0o755)
     return folder
 
 

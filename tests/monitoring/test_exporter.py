@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Exporter
 
+from dirac_perfpatch.comparison import exporter as exporting
 from dirac_perfpatch.comparison.keeper import Keeper
 from dirac_perfpatch.comparison.recording import Recorder
 from dirac_perfpatch.comparison.spool import Spool, host_name
@@ -95,7 +99,11 @@ def test_a_snapshot_of_the_plugin_s_own_is_read(spool: Path, exporter: Exporter)
     # No patch is compared here, and one has tripped: nothing is said of arms.
     tripped = {"state": "tripped", "reason": "", "failures": 3, "mode": "off"}
     content = {"release": "9.1.8", "plugin": "0.1.0", "patches": {"error_stack": tripped}, "events": {}}
-    Keeper(str(spool), lambda: content).write()
+    Keeper(str(spool), lambda: content).show()
+    end = time.monotonic() + 10
+    while not list(spool.glob("*.json")):  # it is written in the background
+        assert time.monotonic() < end
+        time.sleep(0.01)
     assert exporter.value("spool_unreadable_files") == 0
     assert exporter.value("failures_total", host=host_name(), patch="error_stack") == 3
     assert exporter.value("tripped_processes", host=host_name(), patch="error_stack") == 1
@@ -105,7 +113,7 @@ def test_a_snapshot_of_the_plugin_s_own_is_read(spool: Path, exporter: Exporter)
         function()
     recorder.settle()
     content.update(series=recorder.series())
-    Spool(str(spool)).write({**content, "blocks": []}, ended=False)
+    Spool().write(str(spool), {**content, "blocks": []}, ended=False)
     labels = {"patch": "error_stack", "target": "S_ERROR", "arm": "patched"}
     assert exporter.value("calls_total", **labels) == exporter.value("errors_total", **labels) == 100
     assert exporter.value("call_seconds_count", **labels) == recorder.series()[0]["timed"] > 0
@@ -257,18 +265,31 @@ def test_the_newest_snapshot_of_each_component(spool: Path, exporter: Exporter) 
 
 
 def test_broken_files_are_counted_and_the_others_are_read(spool: Path, exporter: Exporter) -> None:
-    _process(spool, 1, 100)
+    process = _process(spool, 1, 100)
     broken = {"cut": b'{"format": 1, "host"', "binary": b"\xff\x00", "list": b"[]", "new": b'{"format": 99}', "no": b""}
     for name, content in broken.items():
         (spool / f"{name}.json").write_bytes(content)
     (spool / ".h.1.1.json.tmp").write_bytes(b"half")
+    hard: list[dict[str, Any]] = [{"pid": 2**31}, {"started": 1e17}, {"written": float("nan")}, {"host": 10**400}]
+    hard += [{"series": [{**process.snapshot["series"][0], "sketch": sketch}]} for sketch in _sketches()]
+    for number, changes in enumerate(hard):
+        (spool / f"hard{number}.json").write_text(json.dumps({**process.snapshot, **changes}))
+    (spool / "link.json").symlink_to(process.path)
+    os.mkfifo(spool / "pipe.json")
+    (spool / os.fsdecode(b"\x1b[2J\xff'\"<b>\n.json")).write_text("{")
     assert exporter.value("calls_total") == 100
     assert exporter.value("spool_files") == 1
-    assert exporter.value("spool_unreadable_files") == len(broken)
+    assert exporter.value("spool_unreadable_files") == len(broken) + len(hard) + 3
+
+
+def _sketches() -> list[dict[str, Any]]:
+    bins: list[Any] = [{"9" * 400: 1}, {"-" + "9" * 5000: 1}, {"1": 10**400}, {"1": float("inf")}, {"x": 1}, []]
+    return [{"accuracy": 0.01, "zero": 0, "bins": one} for one in bins] + [{"accuracy": 5e-324, "zero": 0, "bins": {}}]
 
 
 def test_labels_that_a_file_makes_up_cannot_break_a_scrape(spool: Path, exporter: Exporter) -> None:
-    process = Process(spool, 'a"b\\c\nd{}=é\u2028')
+    process = Process(spool, CATALOG)
+    process.snapshot["component"] = 'a"b\\c\nd{}=é\u2028\ud800\x1b[2J\0'
     process.record(*ERROR_STACK, "patched", 5)
     process.event("error_stack", 'x"} 1\ny', 3)
     process.write()
@@ -294,6 +315,21 @@ def test_scrapes_at_the_same_time_count_nothing_twice(spool: Path, exporter: Exp
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(lambda _: exporter.value("calls_total"), range(4)))
         assert found == [1000.0 * round_] * 4
+
+
+def test_a_file_system_that_hangs_does_not_gather_scrapes(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "_PATIENCE", 0.1)
+    collector, end = exporting.SpoolCollector(spool), threading.Event()
+    monkeypatch.setattr(collector._files, "read", lambda: (end.wait(10), ([], [], 0))[1])
+    first = threading.Thread(target=collector.collect)
+    first.start()
+    try:
+        with pytest.raises(TimeoutError):
+            collector.collect()
+    finally:
+        end.set()
+        first.join()
+    assert collector.collect()
 
 
 # The command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -515,3 +516,83 @@ write("patches:\\n  error_stack: off\\n")
 time.sleep(0.3)
 """
     assert run(code, "enabled: on\n") == ([], [])
+
+
+def test_forks_do_not_wait_for_a_run_that_hangs_but_once(run: Any) -> None:
+    code = """
+background._PATIENCE = 1
+busy = Background(lambda: time.sleep(60), 0.0)
+busy.start()
+time.sleep(0.1)
+began = time.monotonic()
+for _ in range(5):
+    fork(lambda: None)
+print(time.monotonic() - began < 2)
+"""
+    assert run(FORK + BACKGROUND + code)[0] == ["True"]
+
+
+def test_what_may_take_long_is_waited_for_by_no_fork(run: Any) -> None:
+    code = """
+background._PATIENCE = 1
+def long():
+    asked.append(slow.step_aside())
+    time.sleep(60 if asked[-1] else 0)
+    return 0.01
+asked = []
+slow = Background(long, 0.0)
+slow.start()
+while not asked:
+    time.sleep(0.001)
+began = time.monotonic()
+fork(lambda: None)
+print(time.monotonic() - began < 0.5, slow.step_aside())
+slow._pause()
+print(slow.step_aside())
+"""
+    assert run(FORK + BACKGROUND + code)[0] == ["True True", "False"]
+
+
+def test_the_exit_waits_for_what_is_to_be_done_last_but_not_for_long(run: Any) -> None:
+    assert run(BACKGROUND + "Background(lambda: 60, 0.0, lambda: print('last', flush=True)).start()")[0] == ["last"]
+    code = """
+background._PATIENCE = 1
+hang = [Background(lambda: time.sleep(60), 0.0) for _ in range(4)]
+for one in hang:
+    one.start()
+time.sleep(0.1)
+"""
+    began = time.monotonic()
+    run(BACKGROUND + code)
+    assert time.monotonic() - began < 3
+
+
+def test_a_patch_that_trips_does_not_wait_for_the_file_system(run: Any, tmp_path: Path) -> None:
+    """Its snapshot is written in the background, and also if the process ends at once."""
+    trip = """
+began = time.monotonic()
+loading.switches["error_stack"].trip("on purpose")
+print(time.monotonic() - began < 0.5)
+"""
+    hangs = "os.replace = lambda *paths, **folders: time.sleep(60)\n"
+    toggles = f"comparison:\n  spool: {tmp_path}/spool\n"
+    began = time.monotonic()
+    said, told = run(hangs + trip + "time.sleep(0.5)\n" + trip, toggles)
+    assert said == ["True", "True"]
+    assert time.monotonic() - began < 6
+    assert run(trip, toggles)[0] == ["True"]
+    (path,) = (path for path in (tmp_path / "spool").iterdir() if path.name[0] != ".")
+    snapshot = json.loads(path.read_text())
+    assert (snapshot["ended"], snapshot["patches"]["error_stack"]["state"]) == (True, "tripped")
+
+
+def test_however_often_the_folder_changes_there_is_one_thread(run: Any, tmp_path: Path) -> None:
+    code = f"""
+loading._background._pause()
+for number in range(30):
+    text = f"patches:\\n  error_stack: ab\\ncomparison:\\n  spool: {tmp_path}/spool{{number}}\\n"
+    loading.apply(loading.toggles.draft("FILE", text).toggles())
+print(len(os.listdir("/proc/self/task")))
+"""
+    assert run(code)[0] == ["2"]
+    assert len(list((tmp_path / "spool29").iterdir())) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import html
 import io
 import json
 import os
@@ -96,28 +97,41 @@ def _damaged() -> list[tuple[str, bytes, str]]:
         ("deep", b"[" * 100_000, "is not JSON"),
         ("digits", b'{"format": ' + b"9" * 100_000 + b"}", "JSON|format"),
         ("list", b"[]", "is not a snapshot"),
+        ("another encoding", text.encode("utf-8").replace(b"h1", b"\xe9"), "is not JSON"),
+        ("deep format", b'{"format": ' + b"[" * 500 + b"]" * 500 + b"}", "has the format; this"),
+        ("deep and not looked at", b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "is not JSON"),
         ("other", wrong(format=2), "has the format 2; this version reads 1"),
         ("none", b"{}", "has the format None"),
         ("no name", wrong(host=None), "host is not a text"),
         ("no number", wrong(pid="1"), "pid is not a number"),
         ("half a process", wrong(pid=1.5), "pid is not a whole number"),
-        ("negative", wrong(cpu_seconds=-1), "cpu_seconds is not a number from 0 on"),
+        ("no process has that number", wrong(pid=2**31), "pid is not a number from 0 to 2.1"),
+        ("after the year 9999", wrong(written=3e11), "written is not a number"),
+        ("started after the year 9999", wrong(started=1e17), "started is not a number"),
+        ("negative", wrong(cpu_seconds=-1), "cpu_seconds is not a number from 0 to 1e"),
         ("not a number", wrong(cpu_seconds=float("nan")), "cpu_seconds is not a number"),
         ("endless", wrong(written=float("inf")), "written is not a number"),
         ("truth", wrong(resident_bytes=True), "resident_bytes is not a number"),
         ("patches", wrong(patches=[]), "patches is not a mapping"),
-        ("patch", wrong(patches={"a": 1}), "mode is not a text"),
+        ("patch", wrong(patches={"a": 1}), "state is not a text"),
         ("by", wrong_state(by="moon"), "by is none of time, call, process"),
         ("series", wrong(series={}), "series is not a list"),
         ("one series", wrong(series=[1]), "sketch is not a mapping"),
         ("arm", wrong_series(arm="third"), "arm is none of patched, stock"),
         ("fine sketch", wrong_sketch(accuracy=1e-9), "accuracy is 1e-09"),
         ("coarse sketch", wrong_sketch(accuracy=1), "accuracy is 1"),
-        ("far bin", wrong_sketch(bins={"1000000000": 1}), "a sketch has the key 1000000000"),
+        ("far bin", wrong_sketch(bins={"1000000000": 1}), "a key of a sketch is not a number, or a long one"),
         ("bin", wrong_sketch(bins={"x": 1}), "a key of a sketch is not a number"),
+        ("far bin too", wrong_sketch(bins={"-99999": 1}), "a sketch has the key -99999"),
+        ("long bin", wrong_sketch(bins={"9" * 400: 1}), "a key of a sketch is not a number, or a long one"),
+        ("bin in other digits", wrong_sketch(bins={"\u0661": 1}), "a key of a sketch is not a number"),
         ("bin count", wrong_sketch(bins={"1": None}), "1 is not a number"),
         ("block", wrong(blocks=[[]]), "timed is not a number"),
         ("block time", wrong_block(timed=3, median=None), "median is not a number"),
+        ("block after the year 9999", wrong_block(start=3e11), "start is not a number"),
+        ("next to nothing", wrong_block(timed=3, median=5e-324), "median is next to nothing"),
+        ("more calls than there are", wrong_block(calls=10**18), "calls is not a number"),
+        ("drives a terminal", wrong(events={"error_stack": {"\x1b[2J\ud800": "many"}}), r"^\?\[2J\? is not a number"),
         ("events", wrong(events={"error_stack": {"misses": "many"}}), "misses is not a number"),
     ]
 
@@ -144,17 +158,33 @@ def test_what_is_no_snapshot_is_passed_over(tmp_path: Path) -> None:
     assert read_spools([str(tmp_path)]).complaints == ()
 
 
+def test_folders_without_end(tmp_path: Path) -> None:
+    spools.write(tmp_path / "a", [_small()])
+    before = os.getcwd()
+    try:
+        os.chdir(tmp_path)
+        for _ in range(1500):
+            os.mkdir("d")
+            os.chdir("d")
+        found = read_spools([str(tmp_path)])
+    finally:
+        os.chdir(before)
+        subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # pytest could not
+    assert (len(found.snapshots), len(found.complaints)) == (1, 1)
+    assert found.complaints[0].endswith("/d: what is in its folders is not read: too deep")
+
+
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     spools.write(tmp_path, [_small()])
     os.mkfifo(tmp_path / "pipe.json")  # must not be waited for
     (tmp_path / "loop.json").symlink_to("loop.json")
     with (tmp_path / "huge.json").open("wb") as huge:
-        huge.truncate((64 << 20) + 1)
+        huge.truncate((16 << 20) + 1)
     found = read_spools([str(tmp_path), str(tmp_path / "nowhere")])
     assert len(found.snapshots) == 1
     assert found.complaints == (
         f"{tmp_path}/huge.json: is larger than any snapshot",
-        f"{tmp_path}/loop.json: cannot be read: Too many levels of symbolic links",
+        f"{tmp_path}/loop.json: is not a regular file",
         f"{tmp_path}/pipe.json: is not a regular file",
         f"{tmp_path}/nowhere: cannot be read: No such file or directory",
     )
@@ -168,8 +198,21 @@ def test_keys_of_newer_versions_are_ignored() -> None:
     assert parse(json.dumps(document).encode()) == parse(json.dumps(_small()).encode())
 
 
+_HARD = [
+    5e-324,
+    1e-12,
+    1e10,
+    1e14,
+    1e300,
+    10**400,
+    2**31 - 1,
+    9_999_999_999.9,
+    "$\\bad{$",
+    "\ud800\x1b[2J",
+    "$ \u202e<b>",
+]
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from(_HARD),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )
@@ -184,9 +227,10 @@ def _places(found: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 _WHOLE = json.dumps(_small(windows=2, events={"error_stack": {"misses": 4}}))
 _PLACES = [place for place in _places(json.loads(_WHOLE)) if place and place[:-1] != ("series", 0, "sketch", "bins")]
+_PLACES += [("series", 0, "sketch", "bins", key) for key in ("0", "-500")]
 
 
-@settings(max_examples=60)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from(_PLACES), _VALUES), min_size=1, max_size=3))
 def test_nothing_in_a_file_breaks_the_report(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
     """Any value in any place is either refused with a reason, or reported."""
@@ -203,13 +247,65 @@ def test_nothing_in_a_file_breaks_the_report(changes: list[tuple[tuple[Any, ...]
         return
     report = build([], Gathered((snapshot,), ()))
     for show in (as_text, as_json, as_csv, as_html):
-        assert show(report)
+        assert show(report).encode()
+    assert as_text(report).replace("\n", "").isprintable()
+    assert json.loads(as_json(report), parse_constant=pytest.fail)
 
 
 def test_a_name_cannot_drive_a_terminal(tmp_path: Path) -> None:
     spools.write(tmp_path, [_small(target="\x1b[2J\x1b]0;evil\x07S_ERROR\u202e")])
     (row,) = _report(tmp_path).patches[0].rows
     assert row.target == "?[2J?]0;evil?S_ERROR?"
+
+
+def test_numbers_that_are_hard_together(tmp_path: Path) -> None:
+    """Each may be; what is worked out of all of them must not be more than there is."""
+    random = numpy.random.default_rng(5)
+    for number in range(20):
+        documents = [_small(by=by, pid=pid, host=f"h{pid}") for pid, by in enumerate(("time", "call", "process"))]
+        for document in documents:
+            for row in (*document["blocks"], *document["series"], *document["patches"].values(), document):
+                for key, value in row.items():
+                    if isinstance(value, (int, float)) and key not in ("format", "block", "pair", "ended"):
+                        row[key] = type(value)(random.choice([value, value, 0, 1, 1e-12, 1e9]))
+        spools.write(tmp_path / str(number), documents)
+        report = _report(tmp_path / str(number))
+        assert report.processes == 3
+        assert json.loads(as_json(report), parse_constant=pytest.fail) and as_text(report)
+        assert number % 5 or as_html(report)
+
+
+def test_a_name_is_a_name_in_plots_too(tmp_path: Path) -> None:
+    """Dollars begin formulas in matplotlib."""
+    names = ["$\\bad{$", "$x$", "\\$", "a & b", "long " * 100]
+    spools.write(tmp_path, [_small(target=name, pid=pid) for pid, name in enumerate(names)])
+    page = as_html(_report(tmp_path))
+    plots = "".join(re.findall(r"<svg .*?</svg>", page, re.S))
+    for name in names[:4]:
+        assert page.count(html.escape(name)) >= 3 and f"error_stack: {html.escape(name)}" in plots
+
+
+def test_names_of_files_are_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "\x1b]0;evil\x07<script>'\"\n"
+    spools.write(folder, [_small()])
+    for name in (b"\xff\xfe.json", b"\x1b[2J.json", b"<script>\n.json"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text("{")
+    assert main(["report", str(folder), "--html", str(tmp_path / "page"), "--json", str(tmp_path / "json")]) == 0
+    text = capsys.readouterr().out
+    assert text.replace("\n", "").isprintable()
+    endings = [line.split(": is not JSON")[0].rsplit("/", 1)[1] for line in text.splitlines() if "not read" in line]
+    assert endings == ["?[2J.json", "<script> .json", "??.json"]
+    assert "<script" not in (tmp_path / "page").read_text()
+    found = json.loads((tmp_path / "json").read_text())
+    assert all(line.isprintable() for line in (*found["folders"], *found["complaints"]))
+
+
+def test_letters_that_a_terminal_lacks(child: Child, tmp_path: Path) -> None:
+    spools.write(tmp_path / "spool", [_small(target="\u2192\u3042")])
+    code = f"import sys; from dirac_perfpatch.cli import main; sys.exit(main(['report', {str(tmp_path / 'spool')!r}]))"
+    answer = child(code, PYTHONIOENCODING="ascii")
+    assert answer.returncode == 0, answer.stderr
+    assert "\\u2192" in answer.stdout
 
 
 # The figures

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,11 @@ from dirac_perfpatch.comparison import spool
 from dirac_perfpatch.comparison.spool import Spool, component, default_folder
 from dirac_perfpatch.comparison.spool_reading import read_spools
 
+Child = Callable[..., "subprocess.CompletedProcess[str]"]
 CONTENT = {"release": "9.1.8", "plugin": "0.1.0", "patches": {}, "series": [], "blocks": [], "events": {}}
+
+
+BEGAN = 1_700_000_000_123_456_789
 
 
 def old(path: Path, seconds: float) -> Path:
@@ -26,9 +31,9 @@ def old(path: Path, seconds: float) -> Path:
 
 
 def test_a_process_has_one_file_that_is_replaced_whole(tmp_path: Path) -> None:
-    process = Spool(str(tmp_path / "not" / "there" / "yet"))
+    process = Spool()
     for ended in (False, True):
-        process.write(CONTENT, ended)
+        assert process.write(str(tmp_path / "not" / "there" / "yet"), CONTENT, ended)
         (path,) = (tmp_path / "not" / "there" / "yet").iterdir()
         assert json.loads(path.read_text())["ended"] is ended
     (found,) = read_spools([str(tmp_path)]).snapshots
@@ -40,17 +45,17 @@ def test_a_process_has_one_file_that_is_replaced_whole(tmp_path: Path) -> None:
 def test_two_processes_of_one_number_have_two_files(tmp_path: Path) -> None:
     """Numbers of processes come again, also within one process after a fork in a container."""
     for _ in range(2):
-        Spool(str(tmp_path)).write(CONTENT, True)
+        Spool().write(str(tmp_path), CONTENT, True)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
-    process, stop = Spool(str(tmp_path)), threading.Event()
+    process, stop = Spool(), threading.Event()
     content = {**CONTENT, "events": {"p": {f"event {number}": number for number in range(5000)}}}
 
     def write() -> None:
         while not stop.is_set():
-            process.write(content, False)
+            process.write(str(tmp_path), content, False)
 
     thread = threading.Thread(target=write)
     thread.start()
@@ -66,30 +71,30 @@ def test_who_is_killed_while_writing_leaves_nothing_that_is_read(tmp_path: Path)
     code = f"""
 import os
 from dirac_perfpatch.comparison.spool import Spool
-os.replace = lambda *paths: os.kill(os.getpid(), 9)
-Spool({str(tmp_path)!r}).write({CONTENT!r}, False)
+os.replace = lambda *paths, **folders: os.kill(os.getpid(), 9)
+Spool().write({str(tmp_path)!r}, {CONTENT!r}, False)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     (half,) = tmp_path.iterdir()
     found = read_spools([str(tmp_path)])
     assert (found.snapshots, found.complaints) == ((), ())
     os.utime(half, (0, 0))
-    Spool(str(tmp_path)).clean()
+    Spool().clean(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_cleaned_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     day = 86400.0
-    stays = {old(tmp_path / f"h.{number}.json", number * day) for number in range(4)}
-    old(tmp_path / "h.8.json", 8 * day)
-    old(tmp_path / ".h.9.json.tmp", 3600)
-    stays |= {old(tmp_path / ".h.10.json.tmp", 10), old(tmp_path / "notes.txt", 100 * day)}
-    Spool(str(tmp_path)).clean()
+    stays = {old(tmp_path / f"h.{number}.{BEGAN}.json", number * day) for number in range(4)}
+    old(tmp_path / f"h.8.{BEGAN}.json", 8 * day)
+    old(tmp_path / f".h.9.{BEGAN}.json.0f", 3600)
+    stays.add(old(tmp_path / f".h.10.{BEGAN}.json.0f", 10))
+    Spool().clean(str(tmp_path))
     assert set(tmp_path.iterdir()) == stays
     monkeypatch.setattr(spool, "_MOST_FILES", 2)
-    Spool(str(tmp_path)).clean()
-    assert {path.name for path in tmp_path.glob("*.json")} == {"h.0.json", "h.1.json"}
-    Spool(str(tmp_path / "no such folder")).clean()
+    Spool().clean(str(tmp_path))
+    assert {path.name for path in tmp_path.glob("*.json")} == {f"h.0.{BEGAN}.json", f"h.1.{BEGAN}.json"}
+    Spool().clean(str(tmp_path / "no such folder"))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,13 @@ def test_what_is_cleaned_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         (["/opt/bin/dirac-service", "DataManagement/FileCatalog"], "DataManagement/FileCatalog"),
         (["dirac-agent", "-ddd", "WorkloadManagement/PilotStatusAgent", "x"], "WorkloadManagement/PilotStatusAgent"),
-        (["/opt/bin/dirac-proxy-info", "--file", "/some/path"], "dirac-proxy-info"),
+        (["dirac-executor", "-o", "LogLevel=DEBUG", "WorkloadManagement/Optimizers"], "WorkloadManagement/Optimizers"),
+        (["dirac-service"], "dirac-service"),
+        (["dirac-service", "--cfg", "/opt/etc/a.cfg"], "dirac-service"),
+        (["/opt/bin/tornado-start-all", "-ddd"], "tornado-start-all"),
+        (["/opt/bin/dirac-proxy-info", "--file", "some/path"], "dirac-proxy-info"),
+        (["upload.py", "--password", "s3cr/et"], "upload.py"),
+        (["dirac-service", "-o", "/DIRAC/Password=s3cr/et"], "dirac-service"),
         (["dirac-dms-add-file"], "dirac-dms-add-file"),
         (["-c"], "-c"),
         ([""], "python"),
@@ -111,3 +122,275 @@ def test_what_runs_in_the_process(argv: list[str], name: str) -> None:
 def test_the_default_folder() -> None:
     assert default_folder("/opt/dirac") == "/opt/dirac/var/perfpatch-spool"
     assert default_folder(None) is None
+
+
+def test_only_snapshots_of_ours_are_cleaned_away(tmp_path: Path) -> None:
+    """The operator may have named a folder that has other things in it."""
+    year = 365 * 86400.0
+    victim = old(tmp_path / f"victim.1.{BEGAN}.json", 0)
+    stays = {victim} | {
+        old(tmp_path / name, year)
+        for name in (
+            "package.json",
+            "h.1.2.json",
+            f"h.1.{BEGAN}.json.bak",
+            f".h.1.{BEGAN}.json",
+            ".state.json.tmp",
+            f"h.1.{BEGAN}.JSON",
+            "notes.txt",
+        )
+    }
+    link, folder, pipe = (tmp_path / f"{name}.1.{BEGAN}.json" for name in ("link", "folder", "pipe"))
+    link.symlink_to(victim)
+    folder.mkdir()
+    os.mkfifo(pipe)
+    for path in (link, folder, pipe):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    Spool().clean(str(tmp_path))
+    assert set(tmp_path.iterdir()) == stays | {link, folder, pipe}
+
+
+def test_of_thousands_of_files_the_newest_stay(tmp_path: Path) -> None:
+    for number in range(2100):
+        old(tmp_path / f"h.{number}.{BEGAN}.json", number)
+    Spool().clean(str(tmp_path))
+    assert {int(path.name.split(".")[1]) for path in tmp_path.iterdir()} == set(range(2000))
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
+def test_a_folder_that_others_can_write_to_is_left_alone(mode: int, tmp_path: Path) -> None:
+    there = old(tmp_path / f"h.8.{BEGAN}.json", 365 * 86400.0)
+    tmp_path.chmod(mode)
+    with pytest.raises(PermissionError, match="others can write to the folder"):
+        Spool().write(str(tmp_path), CONTENT, False)
+    Spool().clean(str(tmp_path))
+    assert list(tmp_path.iterdir()) == [there]
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(PermissionError, match="belongs to somebody else"):
+        Spool().write(str(tmp_path), CONTENT, False)
+    # Where nothing can be done anyway, as in an installation that all users share, nothing is said.
+    monkeypatch.setattr(os, "access", lambda *arguments: False)
+    assert not Spool().write(str(tmp_path), CONTENT, False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whatever_the_umask_is_only_we_can_write_to_what_we_make(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        Spool().write(str(tmp_path / "spool"), CONTENT, True)
+    finally:
+        os.umask(before)
+    (path,) = (tmp_path / "spool").iterdir()
+    assert [oct(one.stat().st_mode & 0o777) for one in (path.parent, path)] == ["0o755", "0o644"]
+
+
+# A process that compares something, and writes often.
+COMPARE = """
+import os, signal, sys, threading, time
+from dirac_perfpatch.comparison import keeper
+from dirac_perfpatch.comparison.arms import Comparison
+from dirac_perfpatch.comparison.keeper import Keeper
+from dirac_perfpatch.patching import Guard, Patch
+from dirac_perfpatch.toggles import Trial
+keeper._SNAPSHOT_SECONDS = keeper._LOOK_SECONDS = 0.02
+def compare():
+    guard = Guard("p", lambda reason: None)
+    comparison = Comparison(Patch("p", (), lambda database: None), guard, Trial("time", 0.5, 10), 0, True)
+    ours.add(comparison)
+    return comparison
+def describe():
+    patches = {"p": {"state": "applied", "failures": 0, "mode": "ab"}}
+    return {"release": "", "plugin": "", "patches": patches, "events": {}}
+def fork():
+    began = time.monotonic()
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return time.monotonic() - began
+def until(true):
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+folder = sys.argv[1] if len(sys.argv) > 1 else os.getcwd() + "/spool"
+ours = Keeper(folder, describe)
+"""
+HANGS = """
+real = os.replace
+inside = []
+def hang(*paths, **folders):
+    inside.append(1)
+    time.sleep(60)
+os.replace = hang
+compare()
+until(lambda: inside)
+"""
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_others_put_where_we_write_is_not_followed_and_not_waited_for(
+    kind: str, child: Child, tmp_path: Path
+) -> None:
+    """Somebody who can write there waits for the first snapshot, and knows the name of the next one then."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    code = f"""
+os.mkdir(folder)
+os.chmod(folder, 0o777)
+compare()
+end = time.monotonic() + 1
+while time.monotonic() < end:
+    for name in os.listdir(folder):
+        half = os.path.join(folder, "." + name + ".tmp")
+        if name[0] != "." and not os.path.lexists(half):
+            os.symlink({str(victim)!r}, half) if {kind!r} == "link" else os.mkfifo(half)
+    time.sleep(0.001)
+print(fork() < 0.5)
+"""
+    answer = child(COMPARE + code)
+    assert (answer.returncode, answer.stdout) == (0, "True\n")
+    assert victim.read_text() == "precious"
+    assert answer.stderr.count("others can write to the folder") == 1
+
+
+def test_a_file_system_that_hangs_keeps_neither_fork_nor_exit_nor_who_takes_a_patch_off(child: Child) -> None:
+    code = """
+print(*(fork() < 0.5 for _ in range(3)))
+began = time.monotonic()
+compare().leave()
+print(time.monotonic() - began < 0.1)
+"""
+    began = time.monotonic()
+    answer = child(COMPARE + HANGS + code)
+    assert answer.stdout.split() == ["True"] * 4, answer.stderr
+    assert time.monotonic() - began < 6
+
+
+def test_a_process_that_forks_all_the_time_does_not_wait_and_still_writes(child: Child) -> None:
+    code = """
+real = describe
+ours._describe = lambda: (time.sleep(0.3), real())[1]
+compare()
+forks, end = [], time.monotonic() + 2
+while time.monotonic() < end:
+    forks.append(fork())
+print(sorted(forks)[len(forks) * 9 // 10] < 0.1, os.listdir(folder) != [])
+"""
+    assert child(COMPARE + code).stdout == "True True\n"
+
+
+def test_a_child_of_multiprocessing_ends_while_the_file_system_hangs(child: Child) -> None:
+    code = """
+import multiprocessing
+process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.1,))
+process.start()
+process.join(4)
+print(process.exitcode)
+process.kill()
+"""
+    assert child(COMPARE + HANGS + code).stdout == "0\n"
+
+
+def test_a_full_disk_is_told_once_and_nothing_half_written_stays(child: Child, tmp_path: Path) -> None:
+    code = """
+import resource
+compare()
+until(lambda: os.path.isdir(folder) and any(name[0] != "." for name in os.listdir(folder)))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+time.sleep(0.3)
+print(len(os.listdir(folder)))
+"""
+    answer = child(COMPARE + code)
+    assert (answer.returncode, answer.stdout) == (0, "1\n")
+    told = f"dirac-perfpatch: comparison: {tmp_path}/spool: File too large; what is recorded is not kept\n"
+    assert answer.stderr == told
+    assert len(read_spools([str(tmp_path)]).snapshots) == 1
+
+
+def test_who_is_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
+    code = COMPARE + "keeper._SNAPSHOT_SECONDS = keeper._LOOK_SECONDS = 0\ncompare()\nprint(flush=True)\ntime.sleep(60)"
+    for number in range(10):
+        command = [sys.executable, "-c", code, str(tmp_path / str(number))]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            process.stdout.readline()
+            time.sleep(0.1 + number / 1000)
+            process.kill()
+    found = read_spools([str(tmp_path)])
+    assert (len(found.snapshots), found.complaints) == (10, ())
+
+
+def test_a_signal_handler_that_does_what_its_thread_is_doing(child: Child) -> None:
+    """Patches are put on and taken off, and processes forked, wherever the handler comes in between."""
+    code = """
+turns = 0
+def turn(*_):
+    global turns
+    turns += 1
+    comparison = compare()
+    comparison.resume()
+    comparison.leave()
+    if turns % 50 == 0:
+        fork()
+signal.signal(signal.SIGALRM, turn)
+signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    turn()
+signal.setitimer(signal.ITIMER_REAL, 0)
+last = compare()
+def handler(*_):
+    last.leave()
+    last._guard.off = True
+signal.signal(signal.SIGALRM, handler)
+with last._lock:
+    signal.raise_signal(signal.SIGALRM)
+    last.resume()
+print(last._guard.off)
+"""
+    assert child(COMPARE + code).stdout == "True\n"
+
+
+def test_a_fork_while_another_thread_begins_and_ends_comparisons(child: Child) -> None:
+    code = """
+first = compare()
+def work():
+    while time.monotonic() < end:
+        first.resume()
+        compare().leave()
+end = time.monotonic() + 2
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads:
+    thread.start()
+while time.monotonic() < end:
+    pid = os.fork()
+    if not pid:
+        signal.alarm(5)
+        first.resume()
+        compare().leave()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+print("done")
+"""
+    assert child(COMPARE + code).stdout == "done\n"
+
+
+def test_the_folder_changes_and_the_process_has_one_file_in_each(child: Child, tmp_path: Path) -> None:
+    code = """
+ours.folder = folder + "1"
+comparison = compare()
+call = comparison.record("f", lambda: 1, lambda: 2, None)
+call()
+until(lambda: os.path.isdir(folder + "1") and os.listdir(folder + "1"))
+ours.folder = folder + "2"
+call()
+print(len(os.listdir("/proc/self/task")))
+"""
+    assert child(COMPARE + code).stdout == "2\n"
+    (found,) = read_spools([str(tmp_path)]).snapshots
+    assert sum(one.calls for one in found.series) == 2
+    assert len(list(tmp_path.glob("spool?/*.json"))) == 2
