@@ -11,7 +11,7 @@ import pytest
 
 from dirac_perfpatch import toggles
 from dirac_perfpatch.patches import CATALOGUE
-from dirac_perfpatch.toggles import Comparison, Toggle, ToggleError, Toggles, Trial, draft, load, override
+from dirac_perfpatch.toggles import Comparison, Toggle, ToggleError, Toggles, Trial, draft, find, override, switched_off
 
 NAMES = [patch.name for patch in CATALOGUE]
 KNOWN = ", ".join(NAMES)
@@ -23,6 +23,12 @@ TRIALS = "by, share, window_seconds"
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "my.yaml"
+
+
+def load(root: str | None, environment: dict[str, str]) -> Toggles:
+    """As a start does."""
+    off = switched_off(environment)
+    return Toggles(off, {}) if off else draft(find(root, environment)).toggles()
 
 
 def _load(file: Path, content: str | bytes | None = None) -> Toggles:
@@ -76,12 +82,19 @@ def test_the_shipped_file_read_as_a_user_s_own_says_the_same(file: Path) -> None
     assert _load(file).source == str(file)
 
 
-@pytest.mark.parametrize("content", ["", "\n", "# only a comment", "\n  # one\n\n# two\n", "---\n", "null\n", "{}"])
-def test_a_file_that_says_nothing_keeps_the_defaults(file: Path, content: str) -> None:
-    assert _load(file, content) == Toggles(str(file), load(None, {}).patches, True, COMPARISON)
+NOTHING = ["", "\n", "# only a comment", "\n  # one\n\n# two\n", "---\n", "null\n", "{}", "\ufeff"]
+NOTHING += ["patches:\n", "patches: {}\n", "comparison:\npatches:\n  error_stack: {}\n"]
 
 
-@pytest.mark.parametrize("content", ["patches:\n", "patches: {}\n", "patches: ~\n", "enabled: on\n", "enabled: yes"])
+@pytest.mark.parametrize("content", NOTHING)
+def test_a_file_that_says_nothing_is_no_reason_to_switch_anything_on(file: Path, content: str) -> None:
+    """A full disk leaves an empty file of one that said off."""
+    error = "says nothing; write `enabled: on` alone for the defaults, or `enabled: off`"
+    assert _refused(file, content) == error
+    assert draft(str(file), content).toggles().patches == load(None, {}).patches  # `set` may write into it
+
+
+@pytest.mark.parametrize("content", ["patches:\nkeep_on_update: on\n", "enabled: on\n", "enabled: yes"])
 def test_what_a_file_does_not_mention_keeps_its_default(file: Path, content: str) -> None:
     assert _load(file, content).patches == load(None, {}).patches
 
@@ -538,13 +551,13 @@ def test_a_root_without_etc_has_the_defaults(tmp_path: Path) -> None:
 
 _AS_NOBODY = """
 import os
-from dirac_perfpatch.toggles import load, ToggleError
+from dirac_perfpatch.toggles import draft, find, ToggleError
 import yaml
-load(None)
+draft(find(None))
 if os.geteuid() == 0:
     os.seteuid(65534)
 try:
-    print(load({root!r}).source)
+    print(draft(find({root!r})).source)
 except ToggleError as error:
     print(error)
 """
@@ -581,8 +594,8 @@ def test_a_special_file_does_not_block(file: Path, child: object, kind: str) -> 
     else:
         file.symlink_to("/dev/zero" if kind == "device" else "/dev/ptmx")
     answer = child(  # type: ignore[operator]
-        "from dirac_perfpatch.toggles import load, ToggleError\n"
-        "try:\n    load(None)\nexcept ToggleError as error:\n    print(error)",
+        "from dirac_perfpatch.toggles import draft, find, ToggleError\n"
+        "try:\n    draft(find(None))\nexcept ToggleError as error:\n    print(error)",
         DIRAC_PERFPATCH_CONFIG=str(file),
     )
     assert (answer.stdout, answer.stderr) == (f"{file}: is not a regular file\n", "")
@@ -592,8 +605,8 @@ def test_without_pyyaml_a_file_that_needs_it_is_told(file: Path, tmp_path: Path,
     (tmp_path / "yaml.py").write_text("raise ImportError('broken on purpose')")
     file.write_text("patches: {error_stack: off}\n")
     code = (
-        "from dirac_perfpatch.toggles import load, ToggleError\n"
-        "try:\n    print(load(None).patches['error_stack'].on)\nexcept ToggleError as error:\n    print(error)"
+        "from dirac_perfpatch.toggles import draft, find, ToggleError\n"
+        "try:\n    print(draft(find(None)).toggles().patches['error_stack'].on)\nexcept ToggleError as error:\n    print(error)"
     )
     answer = child(code, tmp_path, DIRAC_PERFPATCH_CONFIG=str(file))  # type: ignore[operator]
     assert answer.stdout == f"{file}: cannot be read without PyYAML (ImportError: broken on purpose)\n"
