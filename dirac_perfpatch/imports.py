@@ -19,8 +19,8 @@ from typing import Any
 
 Callback = Callable[[ModuleType], None]
 
-# The names of modules, each with a callback. No lock: every step is one operation on it, which no thread, signal handler or
-# fork can interrupt.
+# The names of modules, each with a callback. No lock: every step is one operation on it, which no thread, signal
+# handler or fork can interrupt.
 _waiting: dict[tuple[str, Callback], None] = {}
 
 
@@ -50,13 +50,20 @@ def forget(name: str, callback: Callback) -> None:
     _take_place()
 
 
-def look() -> None:
-    """Tell of the modules that have been completed unseen: executed by hand or lazily, or while somebody began to wait."""
-    for name, _ in list(_waiting):
+def look() -> set[str]:
+    """Tell of the modules that were completed unseen: by hand, lazily, or just when somebody began to wait.
+
+    Returns:
+        The names of all that were waited for.
+    """
+    names = {name for name, _ in list(_waiting)}
+    # The intersection of a set and a view of a dictionary with plain strings is one step for other threads.
+    for name in sys.modules.keys() & names:
         module = sys.modules.get(name)
         # Not of somebody's stand-in for a module, which is neither imported nor executed.
-        if _own(module, "__spec__") is not None or "__builtins__" in _names(module):
+        if _own(module, "__spec__") is not None or "__builtins__" in _dictionary(module):
             _look(name)
+    return names
 
 
 def _take_place() -> None:
@@ -91,7 +98,7 @@ def _is_to_be_executed(module: Any, spec: Any) -> bool:
     Somebody may put it into ``sys.modules`` and call ``spec.loader.exec_module``, now or, as
     :class:`importlib.util.LazyLoader` does, when the first attribute is asked for.
     """
-    names = _names(module)
+    names = _dictionary(module)
     if "__builtins__" not in names and str(getattr(spec, "origin", None)).endswith(".py"):
         return True  # executing it puts them there, first of all
     for top in sys._current_frames().values():
@@ -103,7 +110,7 @@ def _is_to_be_executed(module: Any, spec: Any) -> bool:
     return False
 
 
-def _names(module: Any) -> Any:
+def _dictionary(module: Any) -> Any:
     return _own(module, "__dict__") or {}
 
 
@@ -118,11 +125,13 @@ def _tell(name: str) -> None:
     module = sys.modules.get(name)
     if module is None:
         return  # its import failed; the finder waits for the next try
-    for waited_for, callback in list(_waiting):
-        # Only one of several threads gets it out, so each callback is called once.
-        if waited_for == name and _waiting.pop((name, callback), "gone") is None:
-            _take_place()
-            callback(module)
+    keys = [key for key in list(_waiting) if key[0] == name]
+    # Only one of several threads gets it out, so each callback is called once. All before the first is called: what
+    # that one imports would call the others inside of it.
+    callbacks = [key[1] for key in keys if _waiting.pop(key, "gone") is None]
+    _take_place()
+    for callback in callbacks:
+        callback(module)
 
 
 class _WatchedSpec(ModuleSpec):
@@ -155,8 +164,7 @@ class _Finder:
         # Another thread may have asked the finders for a module just before it was waited for, and have put it into
         # sys.modules just after that was looked at; and the import system takes a complete module out of there for a
         # moment. The imports that follow, first of all the module's own, find it.
-        look()
-        if all(name != waited_for for waited_for, _ in list(_waiting)):
+        if name not in look():
             return None
         for finder in list(sys.meta_path):
             find = None if finder is self else getattr(finder, "find_spec", None)

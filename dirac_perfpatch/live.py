@@ -2,8 +2,8 @@
 
 The file is looked at every two seconds, with one ``stat``. A change is read when the file has stayed as it is for half
 a second, so that one which is being written is not read half. What cannot be used changes nothing: the operator is told
-once, and told again when it is good. What has vanished, is empty or says less than it did changes nothing, either, unless
-it says ``enabled``: see :func:`dirac_perfpatch.toggles.draft_again`. The host's configuration, if the file allows it, is
+once, and told again when it is good. Nor does what has vanished, is empty or says less than it did, unless it says
+``enabled``: see :func:`dirac_perfpatch.toggles.draft_again`. The host's configuration, if the file allows it, is
 treated in the same way: it lacks our section also while the host is reading it anew.
 """
 

@@ -45,8 +45,9 @@ _follower: Follower | None = None
 def start() -> None:
     """Load the toggles and wait for what is to be patched, once per process.
 
-    Without a lock, which could hang the host: a signal handler, what we import, or another thread may ask meanwhile, and
-    finds the host as it is so far. A child of a fork that came in the middle of it, in another thread, does it anew.
+    Without a lock, which could hang the host: a signal handler, what we import, or another thread may ask meanwhile,
+    and finds the host as it is so far. A child of a fork that came in the middle of it, in another thread, does it
+    anew.
     """
     global _started, source, problem, first
     claim = object()

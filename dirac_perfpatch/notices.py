@@ -7,10 +7,8 @@ toggles is bad the host's logger may be half imported. Services write both to th
 from __future__ import annotations
 
 import sys
-import threading
 
-_said: set[str] = set()
-_lock = threading.Lock()
+_said: dict[str, object] = {}
 
 
 def say_once(text: str) -> None:
@@ -19,12 +17,9 @@ def say_once(text: str) -> None:
     Args:
         text: What happened and what follows from it.
     """
-    line = " ".join(text.split())
-    with _lock:
-        if line in _said:
-            return
-        _said.add(line)
-    say(line)
+    line, ours = " ".join(text.split()), object()
+    if _said.setdefault(line, ours) is ours:  # one operation: a lock could hang a signal handler, or a child of a fork
+        say(line)
 
 
 def say(text: str) -> None:

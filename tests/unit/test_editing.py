@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
 import stat
 import struct
@@ -194,7 +195,7 @@ def test_of_several_that_change_the_file_at_once_none_loses_its_change(tmp_path:
         if there:
             path.parent.mkdir()
             path.write_text(SHIPPED)
-        codes = _at_once(*(lambda setting=setting: change(str(path), [setting]) for setting in wanted))
+        codes = _at_once(*(functools.partial(change, str(path), [setting]) for setting in wanted))
         assert codes == [0] * len(wanted)
         assert path.read_text() == edited(PATH, SHIPPED, wanted)
         assert os.listdir(path.parent) == [path.name]

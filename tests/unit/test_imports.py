@@ -228,6 +228,24 @@ def test_a_callback_may_import_and_may_wait_for_more(modules: Write, told: _Told
     assert [module.__name__ for module in told.modules] == ["two", "one", "three"]
 
 
+def test_a_callback_that_imports_does_not_have_the_next_one_called_inside_of_it(modules: Write) -> None:
+    modules("three_wait", "")
+    modules("needed", "")
+    order: list[str] = []
+
+    def first(module: ModuleType) -> None:
+        order.append("first begins")
+        importlib.import_module("needed")
+        order.append("first ends")
+
+    when_complete("three_wait", first)
+    when_complete("three_wait", lambda module: order.append("second"))
+    when_complete("never_there", first)  # the finder stays
+    importlib.import_module("three_wait")
+    forget("never_there", first)
+    assert order == ["first begins", "first ends", "second"]
+
+
 def test_a_reload_does_not_tell_again(modules: Write, told: _Told) -> None:
     modules("again", "LAST = 1")
     when_complete("again", told)

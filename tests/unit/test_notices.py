@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sys
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from dirac_perfpatch.notices import say_once
 
 @pytest.fixture(autouse=True)
 def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(notices, "_said", {})
 
 
 def test_a_line_is_said_once_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,17 +31,8 @@ def test_a_text_of_several_lines_becomes_one(capsys: pytest.CaptureFixture[str])
 
 
 def test_many_threads_say_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Slow(set):  # type: ignore[type-arg]
-        """Gives the others time between the look and the note."""
-
-        def __contains__(self, text: object) -> bool:
-            found = super().__contains__(text)
-            time.sleep(0.005)
-            return found
-
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(notices, "_said", Slow())
     barrier = threading.Barrier(8)
 
     def say() -> None:
@@ -50,12 +40,44 @@ def test_many_threads_say_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(5):
             say_once(f"number {number}")
 
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     threads = [threading.Thread(target=say) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    sys.setswitchinterval(interval)
     assert sorted(stream.getvalue().split("\n")) == sorted(["", *(f"dirac-perfpatch: number {n}" for n in range(5))])
+
+
+@pytest.mark.parametrize("meanwhile", ["notices.say_once('handler')", "child()"])
+def test_a_signal_handler_or_a_fork_in_the_middle_of_it(child: Any, meanwhile: str) -> None:
+    code = f"""
+import os, sys, threading
+from dirac_perfpatch import notices
+def child():
+    def fork():
+        if not os.fork():
+            notices.say_once("child")
+            os._exit(0)
+        os.wait()
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+class Said(dict):
+    def add(self, line):
+        self.setdefault(line, None)
+    def setdefault(self, line, value):
+        if not self:
+            self["begun"] = None
+            {meanwhile}
+        return super().setdefault(line, value)
+notices._said = Said()
+notices.say_once("first")
+"""
+    other = "handler" if "handler" in meanwhile else "child"
+    assert child(code).stderr == f"dirac-perfpatch: {other}\ndirac-perfpatch: first\n"
 
 
 class _Broken(io.StringIO):

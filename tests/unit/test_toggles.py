@@ -11,7 +11,18 @@ import pytest
 
 from dirac_perfpatch import toggles
 from dirac_perfpatch.patches import CATALOGUE
-from dirac_perfpatch.toggles import Comparison, Toggle, ToggleError, Toggles, Trial, draft, find, override, switched_off
+from dirac_perfpatch.toggles import (
+    Comparison,
+    Toggle,
+    ToggleError,
+    Toggles,
+    Trial,
+    draft,
+    draft_again,
+    find,
+    override,
+    switched_off,
+)
 
 NAMES = [patch.name for patch in CATALOGUE]
 KNOWN = ", ".join(NAMES)
@@ -201,6 +212,37 @@ def test_what_an_editor_may_do_to_a_file(file: Path, change: object) -> None:
     found = _load(file, change(text))  # type: ignore[operator]
     assert _on(found) == [name for name in NAMES if name != "error_stack"]
     assert found.patches["proxy_loading"].options == {"max_proxies": 7}
+
+
+CUT = [
+    "enabled: on\npatches:\n  dms_helpers: off\n  error_stack: off\n",
+    "patches:\n  error_stack: off\n  dms_helpers:\n    enabled: off\n",
+    "# why\nenabled: off\n\npatches:\n  error_stack: ab\n  # more\n  proxy_loading:\n    max_proxies: 5\n",
+    "\ufeffpatches: {error_stack: off, dms_helpers: ab}\r\nenabled: on\r\n",
+    "comparison:\n  follow_configuration: on\n  share: 0.25\nkeep_on_update: off\npatches:\n  error_stack: ab\n",
+]
+
+
+@pytest.mark.parametrize("text", [*CUT, Path(toggles.SHIPPED).read_text().replace("lookup: on", "lookup: off")])
+def test_wherever_a_file_is_cut_off_nothing_changes(file: Path, text: str) -> None:
+    """In a running process; and of a new text, cut within a line, no patch that is not in it any more is switched."""
+    before = draft(str(file), text)
+    new = text.replace("o", "\u03bf", 1) if "#" in text[: text.index("o")] else "# new\n" + text
+    found, modes = set(), set()
+    for length in range(0, len(text), 1 if len(text) < 500 else 7):
+        for cut in (text[:length], new[:length].rstrip("\n")):
+            file.write_bytes(cut.encode())
+            if cut.strip() == "enabled: on":
+                continue  # that is how to ask for the defaults
+            try:
+                now = draft_again(str(file), before).toggles()
+            except ToggleError as error:
+                assert str(error).startswith(f"{file}:")
+            else:
+                modes.add(str([toggle.mode for toggle in now.patches.values()]))
+                found |= {str(now[1:])} if text.startswith(cut) else set()
+    assert found <= {str(before.toggles()[1:])}
+    assert modes <= {str([toggle.mode for toggle in before.toggles().patches.values()])}
 
 
 # Which file is read
@@ -606,7 +648,8 @@ def test_without_pyyaml_a_file_that_needs_it_is_told(file: Path, tmp_path: Path,
     file.write_text("patches: {error_stack: off}\n")
     code = (
         "from dirac_perfpatch.toggles import draft, find, ToggleError\n"
-        "try:\n    print(draft(find(None)).toggles().patches['error_stack'].on)\nexcept ToggleError as error:\n    print(error)"
+        "try:\n    print(draft(find(None)).toggles().patches['error_stack'].on)\n"
+        "except ToggleError as error:\n    print(error)"
     )
     answer = child(code, tmp_path, DIRAC_PERFPATCH_CONFIG=str(file))  # type: ignore[operator]
     assert answer.stdout == f"{file}: cannot be read without PyYAML (ImportError: broken on purpose)\n"
