@@ -8,7 +8,6 @@ import importlib
 import io
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -336,13 +335,9 @@ def _file() -> str:
 
 
 def _set(options: argparse.Namespace) -> int:
-    from dirac_perfpatch import editing
-
     path = options.file or _file()
-    try:
-        there = editing.change(path, options.settings)
-    except editing.EditError as error:
-        print(f"dirac-perfpatch: {error}", file=sys.stderr)
+    there = _change(path, options.settings)
+    if there is None:
         return BAD
     _tell(f"{'changed' if there else 'wrote'} {path}: {', '.join(options.settings)}")
     return OK
@@ -350,19 +345,24 @@ def _set(options: argparse.Namespace) -> int:
 
 def _init(options: argparse.Namespace) -> int:
     path = _file()
-    try:
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        # "x" makes the file or fails: an existing one, or a link that leads nowhere yet, is never written to.
-        with open(path, "x", encoding="utf-8") as ours, open(toggles.SHIPPED, encoding="utf-8") as shipped:
-            shutil.copyfileobj(shipped, ours)
-    except FileExistsError:
+    there = _change(path, ())
+    if there:
         print(f"dirac-perfpatch: {path} exists already and was not changed", file=sys.stderr)
-        return BAD
-    except OSError as error:
-        print(f"dirac-perfpatch: {path} cannot be written: {error.strerror}", file=sys.stderr)
+    if there is not False:
         return BAD
     _tell(f"wrote {path}")
     return OK
+
+
+def _change(path: str, settings: Sequence[str]) -> bool | None:
+    """Returns whether the file was there; None if it cannot be changed."""
+    from dirac_perfpatch import editing
+
+    try:
+        return editing.change(path, settings)
+    except editing.EditError as error:
+        print(f"dirac-perfpatch: {error}", file=sys.stderr)
+        return None
 
 
 def _export(options: argparse.Namespace) -> int:

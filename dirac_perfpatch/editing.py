@@ -7,11 +7,14 @@ understood here, so what comes out is read again, and it must say what the file 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dirac_perfpatch import toggles
@@ -21,6 +24,9 @@ _SETTING = re.compile(r"([A-Za-z_]+)(?:\.([A-Za-z_]+))?=(.*)", re.DOTALL)
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_./+-]*")
 _VALUE = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s#"'](?:[^#]*[^\s#])?)"""
 _TOP = ("enabled", "keep_on_update")
+_ACCESS = "system.posix_acl_access"
+# Seconds to wait for another process that changes the file.
+_PATIENCE = 10.0
 
 Keys = tuple[str, ...]
 
@@ -42,18 +48,46 @@ def change(path: str, settings: Sequence[str]) -> bool:
     Raises:
         EditError: The file or a setting is not as it should be, or cannot be written. Nothing has been changed.
     """
-    there = os.path.lexists(path)
+    real = os.path.realpath(path)
+    folder = os.path.dirname(real)
     try:
-        before = content(path if there else toggles.SHIPPED)
-        toggles.draft(path, before.removeprefix("\ufeff"))
-        after = edited(path, before, settings)
-        if after != before or not there:
-            _write(os.path.realpath(path), after, there)
+        if not os.path.lexists(path):
+            os.makedirs(folder, exist_ok=True)
+        with _alone(folder):
+            there = os.path.lexists(path)
+            before = content(path if there else toggles.SHIPPED)
+            toggles.draft(path, before)
+            after = edited(path, before, settings)
+            if after != before or not there:
+                _write(real, after, there)
     except OSError as error:
         raise EditError(f"{path} cannot be written: {error.strerror}") from None
     except (FileError, toggles.ToggleError) as error:
         raise EditError(f"{error}; it was not changed") from None
     return there
+
+
+@contextlib.contextmanager
+def _alone(folder: str) -> Iterator[None]:
+    """Keep others that change a file in the folder away, so that none of them undoes what another one has changed.
+
+    The lock is that of the folder because the file is replaced as a whole. It ends with the process, and who only reads
+    the file needs none.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise EditError(f"another process has locked {folder}; nothing was changed: try again") from None
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def edited(path: str, text: str, settings: Sequence[str]) -> str:
@@ -74,7 +108,7 @@ def edited(path: str, text: str, settings: Sequence[str]) -> str:
         word = match[3] if _PLAIN_WORD.fullmatch(match[3]) else json.dumps(match[3], ensure_ascii=False)
         text = _with_setting(path, text, _keys(match[1], match[2]), word)
     try:
-        toggles.draft(path, text.removeprefix("\ufeff"))
+        toggles.draft(path, text)
     except toggles.ToggleError as error:
         # Without the number of the line: the file has no such line.
         what = re.sub(r"^:[0-9]+: ", "", str(error).removeprefix(path))
@@ -197,19 +231,18 @@ def _last(node: Node) -> int:
 
 
 def _write(path: str, text: str, there: bool) -> None:
-    """Replace the file as a whole, so that nobody reads half of it; it keeps its mode and its owner."""
+    """Replace the file as a whole, so that nobody ever reads half of it, nor does a crash leave half of it.
+
+    It keeps its owner, mode, access list and extended attributes. If one of them cannot be kept it is not replaced.
+    """
     folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
     descriptor, half = tempfile.mkstemp(dir=folder, prefix=".patches.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             if there:
-                old = os.stat(path)
-                if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(file.fileno(), old.st_uid, old.st_gid)
-                os.fchmod(file.fileno(), old.st_mode & 0o7777)
+                _take_after(path, file.fileno())
             else:
                 os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
@@ -218,3 +251,31 @@ def _write(path: str, text: str, there: bool) -> None:
         with contextlib.suppress(OSError):
             os.unlink(half)
         raise
+
+
+def _take_after(path: str, new: int) -> None:
+    """Give a new file, which nobody else may open yet, to those who have the old one."""
+    old, ours = os.stat(path), os.fstat(new)
+    if (old.st_uid, old.st_gid) != (ours.st_uid, ours.st_gid):
+        os.fchown(new, old.st_uid, old.st_gid)
+    if _ACCESS in set(_attributes(new)) - set(_attributes(path)):
+        os.removexattr(new, _ACCESS)  # the folder gives one to new files
+    for name in _attributes(path):
+        try:
+            os.setxattr(new, name, os.getxattr(path, name))
+        except OSError:
+            # The others belong to the kernel or the file system, which make them as they need them.
+            if name.startswith(("system.", "user.")):
+                raise
+    # The last: the bits of the group are the mask of an access list, and without one they would let the group in.
+    os.fchmod(new, old.st_mode & 0o7777)
+
+
+def _attributes(file: str | int) -> list[str]:
+    try:
+        # Not signatures of the content, which is another one now.
+        return [name for name in os.listxattr(file) if name not in ("security.ima", "security.evm")]
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return []

@@ -14,16 +14,14 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
-
-from dirac_perfpatch.locks import reentrant_lock
 
 Callback = Callable[[ModuleType], None]
 
-_waiting: dict[str, list[Callback]] = {}
-# Guards _waiting. Callbacks run outside of it: they may take long, and they may import.
-_lock = reentrant_lock()
+# The names of modules, each with a callback. No lock: every step is one operation on it, which no thread, signal
+# handler or fork can interrupt.
+_waiting: dict[tuple[str, Callback], None] = {}
 
 
 def when_complete(name: str, callback: Callback) -> None:
@@ -32,13 +30,12 @@ def when_complete(name: str, callback: Callback) -> None:
     Args:
         name: The module's full name. It is not imported.
         callback: Called once, in the thread that imports the module, before the import statement returns. (If
-            another thread begins or ends its import at this very moment: at the next import of anything, at the
-            latest.) It must not raise: the exception would be raised into the host's import.
+            another thread begins or ends its import at this very moment, or it is executed without the import system:
+            at the next import of anything, at the latest.) It must not raise: the exception would be raised into the
+            host's import.
     """
-    with _lock:
-        _waiting.setdefault(name, []).append(callback)
-        if _finder not in sys.meta_path:
-            sys.meta_path.insert(0, _finder)
+    _waiting[name, callback] = None
+    _take_place()
     _look(name)
 
 
@@ -47,29 +44,47 @@ def forget(name: str, callback: Callback) -> None:
 
     Args:
         name: The module's full name.
-        callback: The very object that was given then.
+        callback: Equal to the one that was given then.
     """
-    # Not looked up first: a signal handler may do the same in between.
-    with _lock, suppress(KeyError, ValueError):
-        _waiting[name].remove(callback)
-        _drop_if_empty(name)
+    _waiting.pop((name, callback), None)
+    _take_place()
 
 
-def _drop_if_empty(name: str) -> None:
-    if not _waiting.get(name):
-        _waiting.pop(name, None)
-    if not _waiting and _finder in sys.meta_path:
-        sys.meta_path.remove(_finder)
+def look() -> set[str]:
+    """Tell of the modules that were completed unseen: by hand, lazily, or just when somebody began to wait.
+
+    Returns:
+        The names of all that were waited for.
+    """
+    names = {name for name, _ in list(_waiting)}
+    # The intersection of a set and a view of a dictionary with plain strings is one step for other threads.
+    for name in sys.modules.keys() & names:
+        module = sys.modules.get(name)
+        # Not of somebody's stand-in for a module, which is neither imported nor executed.
+        if _own(module, "__spec__") is not None or "__builtins__" in _dictionary(module):
+            _look(name)
+    return names
+
+
+def _take_place() -> None:
+    """Be in ``sys.meta_path`` while something is waited for."""
+    # Not "if": another thread may do the same, or the opposite, at the same time.
+    while bool(_waiting) != (_finder in sys.meta_path):
+        if _waiting:
+            sys.meta_path.insert(0, _finder)
+        else:
+            with suppress(ValueError):
+                sys.meta_path.remove(_finder)
 
 
 def _look(name: str) -> None:
     """Tell if a module is complete, and watch it if it is being imported."""
     module = sys.modules.get(name)
-    spec = getattr(module, "__spec__", None)
+    spec = _own(module, "__spec__")
     if _is_initializing(spec):
         _watch(spec)
     # Not "else": it may have been completed before the watch began.
-    if module is not None and not _is_initializing(spec):
+    if module is not None and not _is_initializing(spec) and not _is_to_be_executed(module, spec):
         _tell(name)
 
 
@@ -77,14 +92,44 @@ def _is_initializing(spec: Any) -> bool:
     return bool(getattr(spec, "__dict__", {}).get("_initializing"))
 
 
+def _is_to_be_executed(module: Any, spec: Any) -> bool:
+    """Whether a module that the import system does not execute is still to be executed, or being executed.
+
+    Somebody may put it into ``sys.modules`` and call ``spec.loader.exec_module``, now or, as
+    :class:`importlib.util.LazyLoader` does, when the first attribute is asked for.
+    """
+    names = _dictionary(module)
+    if "__builtins__" not in names and str(getattr(spec, "origin", None)).endswith(".py"):
+        return True  # executing it puts them there, first of all
+    for top in sys._current_frames().values():
+        frame: FrameType | None = top
+        while frame is not None:
+            if frame.f_globals is names and frame.f_code.co_name == "<module>":
+                return True
+            frame = frame.f_back
+    return False
+
+
+def _dictionary(module: Any) -> Any:
+    return _own(module, "__dict__") or {}
+
+
+def _own(module: Any, name: str) -> Any:
+    """An attribute, without executing a module that is lazy."""
+    with suppress(AttributeError):
+        return object.__getattribute__(module, name)
+    return None
+
+
 def _tell(name: str) -> None:
     module = sys.modules.get(name)
     if module is None:
         return  # its import failed; the finder waits for the next try
-    with _lock:
-        # Only one of several threads gets the list, so each callback is called once.
-        callbacks = _waiting.pop(name, [])
-        _drop_if_empty(name)
+    keys = [key for key in list(_waiting) if key[0] == name]
+    # Only one of several threads gets it out, so each callback is called once. All before the first is called: what
+    # that one imports would call the others inside of it.
+    callbacks = [key[1] for key in keys if _waiting.pop(key, "gone") is None]
+    _take_place()
     for callback in callbacks:
         callback(module)
 
@@ -101,7 +146,7 @@ class _WatchedSpec(ModuleSpec):
         vars(self)["_initializing"] = value
         if not value:
             self.__class__ = ModuleSpec  # type: ignore[assignment]
-            _tell(self.name)
+            _look(self.name)
 
 
 def _watch(spec: Any) -> None:
@@ -119,11 +164,7 @@ class _Finder:
         # Another thread may have asked the finders for a module just before it was waited for, and have put it into
         # sys.modules just after that was looked at; and the import system takes a complete module out of there for a
         # moment. The imports that follow, first of all the module's own, find it.
-        # (The intersection of two views of dictionaries with plain strings is one step for other threads.)
-        for waited_for in _waiting.keys() & sys.modules.keys():
-            if getattr(sys.modules.get(waited_for), "__spec__", None) is not None:
-                _look(waited_for)
-        if name not in _waiting:
+        if name not in look():
             return None
         for finder in list(sys.meta_path):
             find = None if finder is self else getattr(finder, "find_spec", None)

@@ -2,7 +2,9 @@
 
 The file is looked at every two seconds, with one ``stat``. A change is read when the file has stayed as it is for half
 a second, so that one which is being written is not read half. What cannot be used changes nothing: the operator is told
-once, and told again when it is good. The host's configuration, if the file allows it, is treated in the same way.
+once, and told again when it is good. Nor does what has vanished, is empty or says less than it did, unless it says
+``enabled``: see :func:`dirac_perfpatch.toggles.draft_again`. The host's configuration, if the file allows it, is
+treated in the same way: it lacks our section also while the host is reading it anew.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from dirac_perfpatch import configuration, host, loading, toggles
+from dirac_perfpatch import configuration, host, imports, loading, toggles
 from dirac_perfpatch.notices import say, say_once
 
 # Seconds between two looks, and to the second look at what has changed.
@@ -30,14 +32,17 @@ class Follower:
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._environment = environment
-        # What was seen of the file last, and of the one that was read last. Nothing so far: the process may have read
-        # one at its start, but that may have changed since.
+        self._draft = loading.first
+        self._path = loading.source
+        # What was seen of the file last, and of the one that was read last. Nothing so far: the process has read one at
+        # its start, but that may have changed since.
         self._seen: Any = None
         self._read: Any = None
-        self._draft: toggles.Draft | None = None
         self._configuration = configuration.State(None, None)
         # The last ones that could be used.
         self._sections: Sections = []
+        # What the patches were brought to.
+        self._applied = self._draft and self._draft.toggles()
         self._problems = {"file": loading.problem, "configuration": ""}
 
     def look(self) -> float:
@@ -47,55 +52,68 @@ class Follower:
             After how many seconds to look again.
         """
         try:
+            imports.look()
             return self._look()
         except Exception as error:
             say_once(f"{type(error).__name__}: {error}; the toggles stay as they are")
             return _PAUSE
 
     def _look(self) -> float:
-        seen = _stamp(toggles.find(host.root_path(), self._environment))
+        if self._path == toggles.SHIPPED:  # from a file that was there we do not go back to it
+            self._path = toggles.find(host.root_path(), self._environment)
+        seen = _stamp(self._path)
         if seen != self._seen:
             self._seen = seen
             return _SETTLING
-        news = seen != self._read and self._read_file(seen)
-        if self._draft is not None and (self._look_at_configuration(self._draft) or news):
+        if seen != self._read:
+            self._read_file(seen)
+        if self._draft is not None:
+            self._look_at_configuration(self._draft)
             self._apply(self._draft)
         return _PAUSE
 
-    def _read_file(self, seen: Any) -> bool:
-        """Returns whether there is a new draft."""
+    def _read_file(self, seen: Any) -> None:
         draft, problem = self._draft, ""
         try:
-            draft = toggles.draft(seen[0])
+            draft = toggles.draft_again(self._path, draft) if draft else toggles.draft(self._path)
         except toggles.ToggleError as error:
             problem = str(error)
-        if _stamp(seen[0]) != seen:
-            return False  # it has changed meanwhile: the next look sees that
+        if _stamp(self._path) != seen:
+            return  # it has changed meanwhile: the next look sees that
         self._read, self._draft = seen, draft
-        self._tell("file", problem, f"{seen[0]} can be used again")
-        return not problem
+        self._tell("file", problem, f"{self._path} can be used again")
 
-    def _look_at_configuration(self, draft: toggles.Draft) -> bool:
-        """Returns whether the host's configuration has changed, if it is followed, or is no longer followed."""
-        now = configuration.state() if draft.comparison.follow_configuration else configuration.State(None, None)
+    def _look_at_configuration(self, draft: toggles.Draft) -> None:
+        follow = draft.comparison.follow_configuration
+        now = configuration.state() if follow else configuration.State(None, None)
         if now.same(self._configuration):
-            return False
+            return
         self._configuration = now
         problem = ""
         try:
             sections = configuration.sections(now)
-            _with_sections(draft, sections)
+            wanted = _with_sections(draft, sections).toggles()
+            if follow and not any("enabled" in said for _, said in sections):
+                self._refuse_less(_with_sections(draft, self._sections + sections).toggles(), wanted)
             self._sections = sections
         except toggles.ToggleError as error:
             problem = str(error)
         except Exception as error:  # the host's own code, too, answers here
             problem = f"/Operations of the configuration cannot be read: {type(error).__name__}: {error}"
         self._tell("configuration", problem, "/Operations of the configuration can be used again")
-        return not problem
+
+    def _refuse_less(self, kept: toggles.Toggles, wanted: toggles.Toggles) -> None:
+        if kept[1:] != wanted[1:]:
+            places = " and ".join(place for place, _ in self._sections)
+            reason = "as if the configuration could not be read; complete it, or say `enabled` there, too"
+            raise toggles.ToggleError(f"{places} leaves out what it said before, {reason}")
 
     def _apply(self, draft: toggles.Draft) -> None:
         wanted = _with_sections(draft, self._sections).toggles()
+        if wanted == self._applied:
+            return
         changes = loading.apply(wanted)
+        self._applied = wanted
         if changes:
             say(f"toggles read again from {wanted.source}: {', '.join(changes)}")
 

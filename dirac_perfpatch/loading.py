@@ -8,16 +8,16 @@ here imports a module of the host. A patch itself is imported and armed when a m
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dirac_perfpatch import host, imports, patches, toggles
 from dirac_perfpatch.background import Background
-from dirac_perfpatch.locks import reentrant_lock
 from dirac_perfpatch.notices import say_once
 from dirac_perfpatch.patching import FAILED, OFF, Switch
-from dirac_perfpatch.toggles import Comparison, Toggle, ToggleError, Toggles
+from dirac_perfpatch.toggles import Comparison, Draft, Toggle, ToggleError, Toggles
 
 if TYPE_CHECKING:
     from dirac_perfpatch.live import Follower
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 switches: dict[str, Switch] = {}
 source = "nothing yet"
 problem = ""
+first: Draft | None = None  # what was read at the start; None if it could not be used
 
 _KEEP = "keep_on_update"
 _UPDATES = "DIRAC.FrameworkSystem.Service.SystemAdministratorHandler"
@@ -35,38 +36,43 @@ _comparison: Comparison | None = None
 _keeps = False
 _sleepers: dict[str, _Sleeper] = {}  # of the patches that are on, and whose module has not been imported when they came
 _failures: dict[str, str] = {}
+_taken_up: dict[str, tuple[Any, ...]] = {}  # what of each toggle the patches have been brought to
+_claims: dict[int, object] = {}  # by process: who has begun the start there
 _started = False
 _to_show = False  # a patch has tripped, and the spool does not say so yet
 _follower: Follower | None = None
-# Held while toggles are taken up. Reentrant: a module that is there arms its patches at once, which may import wrapt,
-# and whatever that imports may look for extensions again.
-_lock = reentrant_lock()
 
 
 def start() -> None:
-    """Load the toggles and wait for what is to be patched, once per process. Threads that come meanwhile wait until
-    it is done."""
-    global _started, problem
-    with _lock:
-        if _started:
-            return
-        _started = True
-        try:
-            wanted = toggles.load(host.root_path())
-        except Exception as error:
-            problem = str(error) if isinstance(error, ToggleError) else f"{type(error).__name__}: {error}"
-            say_once(f"{problem}; DIRAC runs unpatched")
-        else:
-            apply(wanted)
-            if not wanted.patches:
-                return
-        _background.start()
+    """Load the toggles and wait for what is to be patched, once per process.
+
+    Without a lock, which could hang the host: a signal handler, what we import, or another thread may ask meanwhile,
+    and finds the host as it is so far. A child of a fork that came in the middle of it, in another thread, does it
+    anew.
+    """
+    global _started, source, problem, first
+    claim = object()
+    if _started or _claims.setdefault(os.getpid(), claim) is not claim:
+        return
+    try:
+        source = toggles.switched_off()
+        if not source:
+            source = toggles.find(host.root_path())
+            if len(_claims) == 1:  # such a child has got its thread already
+                _background.start()
+            first = toggles.draft(source)
+            apply(first.toggles())
+    except Exception as error:
+        problem = str(error) if isinstance(error, ToggleError) else f"{type(error).__name__}: {error}"
+        say_once(f"{problem}; DIRAC runs unpatched")
+    _started = True
 
 
 def apply(wanted: Toggles) -> list[str]:
     """Make every patch what the toggles say, at the start or later. Never raises.
 
-    A patch that has tripped stays so until the process ends, whatever they say.
+    A patch that has tripped stays so until the process ends, whatever they say. A child of a fork that came in the
+    middle of it does the rest when it is asked for the same again.
 
     Args:
         wanted: The toggles.
@@ -75,20 +81,18 @@ def apply(wanted: Toggles) -> list[str]:
         What has changed, in words.
     """
     global source, problem, _comparison, _keeps
-    with _lock:
-        source, problem = wanted.source, ""
-        before = {name: _effect(toggle) for name, toggle in _toggles.items()}
-        _comparison = wanted.comparison
-        changes = []
-        for name, toggle in wanted.patches.items():
-            _toggles[name] = toggle
-            if _effect(toggle) != before.get(name, (toggles.OFF,)):
-                changes.append(f"{name} {toggle.mode}")
-                _take_up(name)
-        if wanted.keep_on_update != _keeps:
-            _keeps = wanted.keep_on_update
-            changes.append(f"keep_on_update {toggles.ON if _keeps else toggles.OFF}")
-            _keep(_keeps)
+    source, problem, _comparison = wanted.source, "", wanted.comparison
+    changes = []
+    for name, toggle in wanted.patches.items():
+        _toggles[name] = toggle
+        if _effect(toggle) != _taken_up.get(name, (toggles.OFF,)):
+            changes.append(f"{name} {toggle.mode}")
+            _take_up(name)
+            _taken_up[name] = _effect(toggle)
+    if wanted.keep_on_update != _keeps:
+        changes.append(f"keep_on_update {toggles.ON if wanted.keep_on_update else toggles.OFF}")
+        _keep(wanted.keep_on_update)
+        _keeps = wanted.keep_on_update
     return changes
 
 
@@ -102,12 +106,10 @@ def _effect(toggle: Toggle) -> tuple[Any, ...]:
 def _take_up(name: str) -> None:
     if name in switches:
         _bring(name)
-    elif not _toggles[name].on:
-        if name in _sleepers:
-            _sleepers.pop(name).stay()
-    elif name not in _sleepers:
-        _sleepers[name] = _Sleeper(patches.WAITED_FOR[name], _arm, name)
-        _sleepers[name].sleep()
+    elif _toggles[name].on:
+        _sleepers.setdefault(name, _Sleeper(patches.WAITED_FOR[name], _arm, name)).sleep()
+    elif name in _sleepers:
+        _sleepers.pop(name).stay()
 
 
 def _bring(name: str) -> None:
@@ -162,6 +164,9 @@ def _write_states(last: bool = True) -> None:
 def _look_again() -> float:
     """In the background. What it needs is imported there: most commands end before."""
     global _follower
+    start()  # for a child of a fork that came in the middle of it
+    if not _started:
+        return 1  # another thread is in the middle of it
     for switch in list(switches.values()):
         switch.catch_up()
     _write_states(last=False)
@@ -212,10 +217,10 @@ def _arm(name: str) -> None:
 
 def _keep(on: bool) -> None:
     if on:
-        _sleepers[_KEEP] = _Sleeper((_UPDATES,), _arm_keeping, _KEEP)
-        _sleepers[_KEEP].sleep()
+        _sleepers.setdefault(_KEEP, _Sleeper((_UPDATES,), _arm_keeping, _KEEP)).sleep()
         return
-    _sleepers.pop(_KEEP).stay()
+    if _KEEP in _sleepers:
+        _sleepers.pop(_KEEP).stay()
     keeping = sys.modules.get("dirac_perfpatch.keeping")
     if keeping is not None:
         keeping.SWITCH.take_off()
@@ -234,23 +239,25 @@ def _arm_keeping(name: str) -> None:
 def status() -> list[dict[str, Any]]:
     """See :func:`dirac_perfpatch.status`."""
     for name in patches.WAITED_FOR:
-        if name in _sleepers:
-            _sleepers[name].wake()
+        sleeper = _sleepers.get(name)
+        if sleeper is not None:
+            sleeper.wake()
+    imports.look()
     return [_entry(name) for name in patches.WAITED_FOR]
 
 
 def _entry(name: str) -> dict[str, Any]:
-    on = name in _toggles and _toggles[name].on
+    on = _is_on(name)
     if on:
         remark = _failures.get(name, "")
-    elif _started:
+    elif _claims:
         remark = problem or f"switched off by {source}"
     else:
         remark = "DIRAC has not looked for its extensions yet"
     if name in switches:
         entry = switches[name].status()
         if on:
-            missing = [other for other in switches[name].patch.wants if not _toggles[other].on]
+            missing = [other for other in switches[name].patch.wants if not _is_on(other)]
             remark = f"gives less without {', '.join(missing)}" if missing else ""
         entry["reason"] = "; ".join(filter(None, (entry["reason"], remark)))
         return entry
@@ -263,3 +270,7 @@ def _entry(name: str) -> dict[str, Any]:
             for target in patches.load(name).targets
         ]
     return {"name": name, "state": state, "reason": remark, "targets": targets, "failures": 0}
+
+
+def _is_on(name: str) -> bool:
+    return name in _toggles and _toggles[name].on

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from dirac_perfpatch.yamlfile import FileError, Node, parse, read
+from dirac_perfpatch.yamlfile import FileError, Node, content, parse, read
 
 SHIPPED = os.path.join(os.path.dirname(__file__), "patches.yaml")
 FILE_VARIABLE = "DIRAC_PERFPATCH_CONFIG"
@@ -20,6 +20,7 @@ ON, OFF, AB = "on", "off", "ab"
 _ON_WORDS = ("", "on", "true", "yes", "1")
 _OFF_WORDS = ("off", "false", "no", "0")
 _SHAPE = "`enabled: true` and `patches:` with a patch's name per line"
+_DEFAULTS = "write `enabled: on` alone for the defaults"
 _ARMS = ("time", "process", "call")
 # What a call leaves in the pool is there for the next: calls of the two arms would be mixed in one connection's life.
 _NOT_BY_CALL = ("connection_checkout", "connection_eviction", "connection_close")
@@ -120,6 +121,8 @@ class Draft:
         patches: By name.
         trial: What a patch has that says nothing else.
         comparison: As in :class:`Toggles`.
+        says_enabled: Whether the last of the places says ``enabled``.
+        text: Of the file.
     """
 
     def __init__(
@@ -130,6 +133,8 @@ class Draft:
         patches: Mapping[str, _Wish],
         trial: Trial,
         comparison: Comparison,
+        says_enabled: bool,
+        text: str = "",
     ) -> None:
         self.source = source
         self.enabled = enabled
@@ -137,6 +142,8 @@ class Draft:
         self.patches = patches
         self.trial = trial
         self.comparison = comparison
+        self.says_enabled = says_enabled
+        self.text = text
 
     def toggles(self) -> Toggles:
         """What follows from it for every patch."""
@@ -152,25 +159,19 @@ def default_path(root: str | None) -> str | None:
     return os.path.join(root, "etc", "patches.yaml") if root else None
 
 
-def load(root: str | None, environment: Mapping[str, str] = os.environ) -> Toggles:
-    """Find and read the toggles.
+def switched_off(environment: Mapping[str, str] = os.environ) -> str:
+    """The variable that switches everything off, as it is, for status; empty if it does not.
 
     Args:
-        root: The root of the DIRAC installation, or None if it is not known.
-        environment: Where the two variables are looked up.
-
-    Returns:
-        The toggles: those of the file that was found, completed by the shipped defaults.
+        environment: Where it is looked up.
 
     Raises:
-        ToggleError: A variable or a file is not as it should be. The host is to run stock then.
+        ToggleError: It says something else. The host is to run stock then, whatever the files say.
     """
     word = environment.get(SWITCH_VARIABLE, "").strip().lower()
     if word not in _ON_WORDS + _OFF_WORDS:
         raise ToggleError(f"{SWITCH_VARIABLE}={word}: must be on or off")
-    if word in _OFF_WORDS:
-        return Toggles(f"{SWITCH_VARIABLE}={word}", {})
-    return draft(find(root, environment)).toggles()
+    return f"{SWITCH_VARIABLE}={word}" if word in _OFF_WORDS else ""
 
 
 def find(root: str | None, environment: Mapping[str, str] = os.environ) -> str:
@@ -192,12 +193,13 @@ def find(root: str | None, environment: Mapping[str, str] = os.environ) -> str:
     return path
 
 
-def draft(path: str, text: str | None = None) -> Draft:
+def draft(path: str, text: str | None = None, below: Draft | None = None) -> Draft:
     """What a file says, completed by the shipped defaults.
 
     Args:
         path: Of the file.
-        text: What is in it; it is read if None.
+        text: What is in it. If None it is read, and must say something: it is empty after a disk was full.
+        below: What completes it, if not the shipped defaults.
 
     Raises:
         ToggleError: It is not as it should be.
@@ -206,9 +208,52 @@ def draft(path: str, text: str | None = None) -> Draft:
         shipped = _shipped()
         if path == SHIPPED and text is None:
             return shipped
-        return _merge(path, read(path) if text is None else parse(path, text), shipped, path)
+        said = content(path) if text is None else text
+        root = parse(path, said.removeprefix("\ufeff"))
+        found = _merge(path, root, below or shipped, path)
+        if text is None and not _says_something(root):
+            raise FileError(path, None, f"says nothing; {_DEFAULTS}, or `enabled: off`")
     except FileError as error:
         raise ToggleError(str(error)) from None
+    found.text = said
+    return found
+
+
+def draft_again(path: str, before: Draft) -> Draft:
+    """What a file says that has changed while the process runs.
+
+    A full disk, or an editor that has just begun to write, leaves the beginning of a file. What was switched off in it
+    must not come on by that, so a file that leaves out what it said before must look complete.
+
+    Args:
+        path: Of the file.
+        before: What the last one said that could be used.
+
+    Raises:
+        ToggleError: It is not as it should be, or it may have been cut off.
+    """
+    found = draft(path)
+    loss = _loss(found, before)
+    # The last number of what was cut off is another one, too.
+    kept = before if before.text.startswith(found.text) else draft(path, found.text, before)
+    if loss and kept.toggles()[1:] != found.toggles()[1:]:
+        raise ToggleError(f"{path}: leaves out what it said before, and {loss}; complete it; {_DEFAULTS}")
+    return found
+
+
+def _loss(found: Draft, before: Draft) -> str:
+    """Why a file may have been cut off; empty if that cannot be."""
+    if not found.says_enabled:
+        return "has no line `enabled:`, as if it was cut off"
+    if len(found.text.split()) == 2:
+        return ""  # `enabled: on` alone: this is how to ask for the defaults
+    if not found.text.endswith(("\n", "\r")):
+        return "ends in the middle of a line, as if it was cut off there"
+    return "is the beginning of what it was, as if it was cut off there" if before.text.startswith(found.text) else ""
+
+
+def _says_something(node: Node) -> bool:
+    return any(map(_says_something, node.value.values())) if isinstance(node.value, dict) else node.value is not None
 
 
 def override(below: Draft, place: str, said: Mapping[str, Any]) -> Draft:
@@ -250,7 +295,7 @@ def _shipped() -> Draft:
     compared = {key: node.value for key, node in top["comparison"].value.items()}
     trial = Trial(**{key: compared.pop(key) for key in Trial._fields})
     comparison = Comparison(**compared)
-    return Draft(SHIPPED, top["enabled"].value, top["keep_on_update"].value, patches, trial, comparison)
+    return Draft(SHIPPED, top["enabled"].value, top["keep_on_update"].value, patches, trial, comparison, True)
 
 
 def _merge(path: str, root: Node, below: Draft, source: str) -> Draft:
@@ -271,7 +316,7 @@ def _merge(path: str, root: Node, below: Draft, source: str) -> Draft:
     trial, comparison = below.trial, below.comparison
     if "comparison" in top and top["comparison"].value is not None:
         trial, comparison = _comparison(path, top["comparison"], below)
-    merged = Draft(source, enabled, keep, patches, trial, comparison)
+    merged = Draft(source, enabled, keep, patches, trial, comparison, "enabled" in top)
     _refuse_by_call(path, merged, wanted, top.get("comparison"))
     return merged
 

@@ -102,6 +102,49 @@ print(off())
     ]
 
 
+def test_a_section_that_vanishes_changes_nothing_unless_it_says_enabled(told: object) -> None:
+    """While the host reads a new configuration, or when it could not, its copy lacks the section for a while."""
+    code = """
+from diraccfg import CFG
+section = "/Operations/Defaults/PerfPatch"
+def without():
+    gConfigurationData.deleteOptionInCFG(section + "/error_stack")
+    print(off())
+option(section + "/error_stack", "off")
+print(off())
+without()
+option(section + "/error_stack", "off")
+print(off())
+whole = gConfigurationData.mergedCFG
+for lost in (CFG(), CFG()):
+    gConfigurationData.mergedCFG = lost
+    print(off())
+write("patches:\\n  dms_helpers: off\\ncomparison:\\n  follow_configuration: on\\n")
+print(off())
+gConfigurationData.mergedCFG = whole
+print(off())
+option(section + "/enabled", "on")
+without()
+"""
+    said, lines = told(code)  # type: ignore[operator]
+    both = "['dms_helpers', 'error_stack']"
+    assert said == ["['error_stack']"] * 5 + [both, both, "['dms_helpers']"]
+    place = "/Operations/Defaults/PerfPatch"
+    lost = (
+        f"{place} leaves out what it said before, as if the configuration could not be read; complete it, or say "
+        "`enabled` there, too; the toggles stay as they are"
+    )
+    again = "/Operations of the configuration can be used again"
+    assert lines == [
+        f"toggles read again from FILE, {place}: error_stack off",
+        *[lost, again] * 1,
+        lost,
+        f"toggles read again from FILE, {place}: dms_helpers off",
+        again,
+        f"toggles read again from FILE, {place}: error_stack on",
+    ]
+
+
 def test_whatever_the_host_raises_the_toggles_stay(told: object) -> None:
     code = """
 option("/Operations/Defaults/PerfPatch/error_stack", "off")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import functools
 import os
 import stat
+import struct
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dirac_perfpatch import toggles
+from dirac_perfpatch import editing, toggles
 from dirac_perfpatch.editing import EditError, change, edited
 from dirac_perfpatch.patches import WAITED_FOR
 
@@ -157,6 +163,223 @@ def test_a_file_that_is_not_there_is_made_of_the_shipped_one(tmp_path: Path) -> 
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
+# Several at once
+
+
+def _at_once(*functions: Callable[[], Any]) -> list[int]:
+    """Run each in a process of its own; they begin together. Returns their exit codes."""
+    ready, go = os.pipe()
+    children = []
+    for function in functions:
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                os.close(go)
+                os.read(ready, 1)
+                function()
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(pid)
+    os.close(ready)
+    os.close(go)
+    return [os.waitpid(pid, 0)[1] for pid in children]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_of_several_that_change_the_file_at_once_none_loses_its_change(tmp_path: Path, there: bool) -> None:
+    wanted = [f"{name}=off" for name in WAITED_FOR] + ["error_stack.recheck_seconds=7"]
+    for turn in range(5):
+        path = tmp_path / str(turn) / "patches.yaml"
+        if there:
+            path.parent.mkdir()
+            path.write_text(SHIPPED)
+        codes = _at_once(*(functools.partial(change, str(path), [setting]) for setting in wanted))
+        assert codes == [0] * len(wanted)
+        assert path.read_text() == edited(PATH, SHIPPED, wanted)
+        assert os.listdir(path.parent) == [path.name]
+
+
+def test_who_reads_meanwhile_never_sees_half_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "patches.yaml"
+    path.write_text(SHIPPED)
+
+    def flip() -> None:
+        for turn in range(40):
+            change(str(path), [f"error_stack={('off', 'ab')[turn % 2]}"])
+
+    def read() -> None:
+        texts = {edited(PATH, SHIPPED, [f"error_stack={word}"]) for word in ("on", "off", "ab")}
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            assert path.read_text() in texts
+
+    assert _at_once(flip, flip, flip, read) == [0] * 4
+
+
+def test_a_lock_that_is_not_given_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as that of a process that was stopped."""
+    path = tmp_path / "patches.yaml"
+    path.write_text("enabled: on\n")
+    monkeypatch.setattr(editing, "_PATIENCE", 0.1)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH)
+        with pytest.raises(EditError) as caught:
+            change(str(path), ["enabled=off"])
+    finally:
+        os.close(folder)
+    assert str(caught.value) == f"another process has locked {tmp_path}; nothing was changed: try again"
+    assert path.read_text() == "enabled: on\n"
+    assert change(str(path), ["enabled=off"])
+
+
+# Whatever happens meanwhile
+
+
+def test_one_that_is_killed_in_the_middle_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "patches.yaml"
+    path.write_text("enabled: on\n")
+    monkeypatch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), 9))
+    assert _at_once(lambda: change(str(path), ["enabled=off"])) == [9]
+    assert path.read_text() == "enabled: on\n"
+    monkeypatch.undo()
+    assert change(str(path), ["enabled=off"])  # the lock has ended with the process
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_full_disk_leaves_the_old_file_or_none(tmp_path: Path, child: Any, there: bool) -> None:
+    path = tmp_path / "etc" / "patches.yaml"
+    path.parent.mkdir()
+    if there:
+        path.write_text(SHIPPED)
+    code = f"""
+import resource, signal
+from dirac_perfpatch.editing import EditError, change
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+try:
+    change({str(path)!r}, ["error_stack=off"])
+except EditError as error:
+    print(error)
+"""
+    assert child(code).stdout == f"{path} cannot be written: File too large\n"
+    assert os.listdir(path.parent) == [path.name] * there
+    assert not there or path.read_text() == SHIPPED
+
+
+# What belongs to the file
+
+USER_OBJ, USER, GROUP_OBJ, MASK, OTHER = 1, 2, 4, 16, 32
+NOBODY = 65534
+
+
+def _access_list(*entries: tuple[int, int, int]) -> bytes:
+    """Of tag, permissions and id, as the kernel has it in an extended attribute."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def _list_for_nobody(permissions: int) -> bytes:
+    none = 0xFFFFFFFF
+    return _access_list(
+        (USER_OBJ, 6, none), (USER, permissions, NOBODY), (GROUP_OBJ, 0, none), (MASK, 6, none), (OTHER, 0, none)
+    )
+
+
+def test_the_file_keeps_its_access_list_and_attributes(tmp_path: Path) -> None:
+    """With an access list the bits of the group are its mask: as a mode they would let the group in."""
+    path = tmp_path / "patches.yaml"
+    path.write_text("enabled: on\n")
+    os.setxattr(path, "system.posix_acl_access", _list_for_nobody(4))
+    os.setxattr(path, "user.why", b"because")
+    before = {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert change(str(path), ["enabled=off"])
+    assert {name: os.getxattr(path, name) for name in os.listxattr(path)} == before
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+def test_an_access_list_that_the_folder_gives_to_new_files_lets_nobody_in(tmp_path: Path) -> None:
+    path = tmp_path / "patches.yaml"
+    path.write_text("enabled: on\n")
+    path.chmod(0o660)
+    os.setxattr(tmp_path, "system.posix_acl_default", _list_for_nobody(6))
+    assert change(str(path), ["enabled=off"])
+    assert "system.posix_acl_access" not in os.listxattr(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+def test_the_file_keeps_its_group_in_a_folder_that_gives_another_one(tmp_path: Path) -> None:
+    """For root; others have no group to give."""
+    path = tmp_path / "patches.yaml"
+    path.write_text("enabled: on\n")
+    group = path.stat().st_gid
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 0, NOBODY)
+        tmp_path.chmod(0o2755)
+    assert change(str(path), ["enabled=off"])
+    assert path.stat().st_gid == group
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("system.posix_acl_access", False), ("user.why", False), ("security.selinux", True), ("trusted.lov", True)],
+)
+def test_an_attribute_that_may_not_be_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kept: bool
+) -> None:
+    """What is an answer to who may read it is not given up; what belongs to the system is the system's."""
+    path = tmp_path / "patches.yaml"
+    path.write_text("enabled: on\n")
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "listxattr", lambda file: [name] if file == str(path) else [])
+    monkeypatch.setattr(os, "getxattr", lambda *_: b"x")
+    monkeypatch.setattr(os, "setxattr", refused)
+    if kept:
+        assert change(str(path), ["enabled=off"])
+    else:
+        with pytest.raises(EditError) as caught:
+            change(str(path), ["enabled=off"])
+        assert str(caught.value) == f"{path} cannot be written: Operation not permitted"
+    assert path.read_text() == ("enabled: off\n" if kept else "enabled: on\n")
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_signature_of_the_old_content_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "patches.yaml"
+    path.write_text("enabled: on\n")
+    given: list[str] = []
+    monkeypatch.setattr(os, "listxattr", lambda file: ["security.ima", "security.evm", "security.selinux"])
+    monkeypatch.setattr(os, "getxattr", lambda *_: b"x")
+    monkeypatch.setattr(os, "setxattr", lambda file, name, value: given.append(name))
+    assert change(str(path), ["enabled=off"])
+    assert given == ["security.selinux"]
+
+
+def test_a_file_system_without_attributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "patches.yaml"
+    path.write_text("enabled: on\n")
+
+    def unknown(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(os, "listxattr", unknown)
+    assert change(str(path), ["enabled=off"])
+    assert path.read_text() == "enabled: off\n"
+
+
+def test_an_emptied_file_can_be_set(tmp_path: Path) -> None:
+    """It is what a full disk leaves, and off must be possible then."""
+    path = tmp_path / "patches.yaml"
+    path.touch()
+    assert change(str(path), ["enabled=off"])
+    assert path.read_text() == "enabled: off\n"
+
+
 # Random files: each patch and section in one of the forms that people write, with comments and blank lines anywhere.
 OPTIONS = {
     "error_stack": ["recheck_seconds"],
@@ -202,7 +425,8 @@ def _files(draw: st.DrawFn) -> str:
         sections[name]()
     text = "".join(lines)
     end = draw(st.sampled_from(["\n"] * 3 + ["\r\n"]))
-    return (text.rstrip("\n") if draw(st.booleans()) else text).replace("\n", end)
+    mark = draw(st.sampled_from([""] * 3 + ["\ufeff"]))
+    return mark + (text.rstrip("\n") if draw(st.booleans()) else text).replace("\n", end)
 
 
 @st.composite

@@ -228,6 +228,24 @@ def test_a_callback_may_import_and_may_wait_for_more(modules: Write, told: _Told
     assert [module.__name__ for module in told.modules] == ["two", "one", "three"]
 
 
+def test_a_callback_that_imports_does_not_have_the_next_one_called_inside_of_it(modules: Write) -> None:
+    modules("three_wait", "")
+    modules("needed", "")
+    order: list[str] = []
+
+    def first(module: ModuleType) -> None:
+        order.append("first begins")
+        importlib.import_module("needed")
+        order.append("first ends")
+
+    when_complete("three_wait", first)
+    when_complete("three_wait", lambda module: order.append("second"))
+    when_complete("never_there", first)  # the finder stays
+    importlib.import_module("three_wait")
+    forget("never_there", first)
+    assert order == ["first begins", "first ends", "second"]
+
+
 def test_a_reload_does_not_tell_again(modules: Write, told: _Told) -> None:
     modules("again", "LAST = 1")
     when_complete("again", told)
@@ -495,32 +513,93 @@ def test_a_module_that_completes_between_the_look_and_the_watch(
     assert told.complete == [True]
 
 
+class _Slow(dict):  # type: ignore[type-arg]
+    """Holds a thread that begins to wait, before or after it has put its callback there."""
+
+    def __init__(self, before: bool) -> None:
+        super().__init__()
+        self.before = before
+        self.arrived, self.go_on = threading.Event(), threading.Event()
+
+    def _slowly(self, put: Callable[[], Any]) -> Any:
+        found = None if self.before else put()
+        self.arrived.set()
+        self.go_on.wait(10)
+        return put() if self.before else found
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._slowly(lambda: super(_Slow, self).__setitem__(key, value))
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        return self._slowly(lambda: super(_Slow, self).setdefault(key, default))
+
+
+@pytest.mark.parametrize("before", [True, False])
 def test_a_callback_that_comes_while_others_are_told_is_not_lost(
-    modules: Write, told: _Told, monkeypatch: pytest.MonkeyPatch
+    modules: Write, told: _Told, monkeypatch: pytest.MonkeyPatch, before: bool
 ) -> None:
-    """A thread is held after it has got the list of callbacks and before it adds its own."""
     modules("busy", "LAST = 1")
     importlib.import_module("busy")
-    arrived, release = threading.Event(), threading.Event()
-
-    class Slow(dict):  # type: ignore[type-arg]
-        def setdefault(self, name: str, default: Any = None) -> Any:
-            found = super().setdefault(name, default)
-            arrived.set()
-            release.wait(10)
-            return found
-
-    monkeypatch.setattr(imports, "_waiting", Slow())
+    waiting = _Slow(before)
+    monkeypatch.setattr(imports, "_waiting", waiting)
     waiter = threading.Thread(target=when_complete, args=("busy", told))
-    teller = threading.Thread(target=imports._tell, args=("busy",))
     waiter.start()
-    assert arrived.wait(10)
+    assert waiting.arrived.wait(10)
+    teller = threading.Thread(target=imports._tell, args=("busy",))
     teller.start()
-    teller.join(0.2)  # it waits for the other, or else it takes the list away here
-    release.set()
+    teller.join(0.2)
+    assert not teller.is_alive()
+    waiting.go_on.set()
     waiter.join(10)
-    teller.join(10)
     assert told.complete == [True]
+
+
+def test_a_child_that_was_forked_while_a_thread_began_to_wait(modules: Write, child: Any) -> None:
+    """That thread does not exist in the child, which must wait for nothing that only it could give back."""
+    code = """
+import os, threading, time
+from dirac_perfpatch import imports
+class Slow(dict):
+    def slowly(self, put, *args):
+        inside.set()
+        go_on.wait(15)
+        return put(*args)
+    def __setitem__(self, *args):
+        self.slowly(super().__setitem__, *args)
+    def setdefault(self, *args):
+        return self.slowly(super().setdefault, *args)
+inside, go_on = threading.Event(), threading.Event()
+imports._waiting = Slow()
+thread = threading.Thread(target=imports.when_complete, args=("json", lambda module: None))
+thread.start()
+inside.wait()
+if not os.fork():
+    go_on.set()
+    imports.when_complete("json", lambda module: print("child", module.__name__, flush=True))
+    import json
+    os._exit(0)
+os.wait()
+go_on.set()
+thread.join()
+import json
+print("parent", json.__name__)
+"""
+    assert child(code).stdout == "child json\nparent json\n"
+
+
+@pytest.mark.usefixtures("_eager_threads")
+def test_threads_that_begin_and_cease_to_wait_leave_the_finder_where_it_belongs(told: _Told) -> None:
+    def wait_and_forget() -> None:
+        for number in range(200):
+            when_complete(f"never_there_{number % 3}", told)
+            forget(f"never_there_{number % 3}", told)
+
+    for turn in range(5):
+        stays = _Told()
+        _together(*[wait_and_forget] * 5, lambda stays=stays: when_complete("never_there", stays))
+        assert _finders(), turn
+        forget("never_there", stays)
+        assert _finders() == []
 
 
 def test_a_module_found_before_it_was_waited_for_and_stored_after(modules: Write, told: _Told) -> None:
@@ -574,3 +653,173 @@ def test_a_slow_callback_holds_up_no_other_thread(modules: Write, told: _Told) -
     worker.join(10)
     assert told.complete == [True]
     assert time.monotonic() - started < 5
+
+
+# Modules that the import system does not execute
+
+
+def _by_hand(path: Path, name: str) -> ModuleType:
+    """As a plugin loader does: the module is in sys.modules before it runs."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    return sys.modules[name]
+
+
+def _execute(module: ModuleType) -> None:
+    assert module.__spec__ is not None
+    assert module.__spec__.loader is not None
+    module.__spec__.loader.exec_module(module)
+
+
+BY_HAND = "import sys\nsys.in_the_middle()\nimport other_module\nLAST = 1"
+
+
+@pytest.mark.parametrize("begins", ["before it is there", "before it runs", "while it runs"])
+@pytest.mark.parametrize("ends", ["import", "look"])
+def test_a_module_that_is_executed_by_hand(
+    modules: Write, told: _Told, monkeypatch: pytest.MonkeyPatch, begins: str, ends: str
+) -> None:
+    path = modules("by_hand", BY_HAND)
+    modules("other_module", "")
+    modules("one_more", "")
+    wait = lambda: when_complete("by_hand", told)  # noqa: E731
+    monkeypatch.setattr(sys, "in_the_middle", wait if begins == "while it runs" else imports.look, raising=False)
+    if begins == "before it is there":
+        wait()
+    module = _by_hand(path, "by_hand")
+    if begins == "before it runs":
+        wait()
+    imports.look()
+    importlib.import_module("one_more")
+    assert told.modules == []
+    _execute(module)
+    assert told.modules == []
+    del sys.modules["one_more"]
+    if ends == "import":
+        importlib.import_module("one_more")
+    else:
+        imports.look()
+    assert (told.modules, told.complete) == ([module], [True])
+
+
+def test_a_module_that_another_thread_executes_by_hand(
+    modules: Write, told: _Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = modules("aside", "import sys\ndef inside(): sys.in_the_middle()\ninside()\nLAST = 1")
+    arrived, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(sys, "in_the_middle", lambda: (arrived.set(), go_on.wait(10)), raising=False)
+    module = _by_hand(path, "aside")
+    thread = threading.Thread(target=_execute, args=(module,))
+    thread.start()
+    assert arrived.wait(10)
+    when_complete("aside", told)
+    imports.look()
+    assert told.modules == []
+    go_on.set()
+    thread.join(10)
+    imports.look()
+    assert told.complete == [True]
+
+
+def test_a_module_without_a_spec_that_is_executed_by_hand(
+    told: _Told, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = ModuleType("bare")
+    monkeypatch.setitem(sys.modules, "bare", module)
+    monkeypatch.setattr(sys, "in_the_middle", lambda: when_complete("bare", told), raising=False)
+    exec(compile("import sys\nsys.in_the_middle()\nLAST = 1", "bare", "exec"), vars(module))
+    assert told.modules == []
+    imports.look()
+    assert told.complete == [True]
+
+
+def test_a_stand_in_that_comes_later_is_not_told(told: _Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    when_complete("stand_in", told)
+    monkeypatch.setitem(sys.modules, "stand_in", ModuleType("stand_in"))
+    imports.look()
+    forget("stand_in", told)
+    assert told.modules == []
+
+
+def _lazily(path: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("waits_first", [True, False])
+def test_a_lazy_module_is_neither_executed_nor_told_before_it_is_used(
+    modules: Write, told: _Told, monkeypatch: pytest.MonkeyPatch, waits_first: bool
+) -> None:
+    path = modules("lazy", "import sys\nsys.in_the_middle()\nimport other_module\nLAST = 1")
+    modules("other_module", "")
+    modules("one_more", "")
+    executed: list[int] = []
+    monkeypatch.setattr(sys, "in_the_middle", lambda: (executed.append(1), imports.look()), raising=False)
+    if waits_first:
+        when_complete("lazy", told)
+    module = _lazily(path, "lazy")
+    if not waits_first:
+        when_complete("lazy", told)
+    imports.look()
+    importlib.import_module("one_more")
+    assert (executed, told.modules) == ([], [])
+    assert module.LAST == 1
+    imports.look()
+    assert (executed, told.modules, told.complete) == ([1], [module], [True])
+
+
+def test_a_finder_that_makes_modules_lazy(modules: Write, told: _Told) -> None:
+    """As programs do that want to start fast: the import system says complete, and nothing was executed."""
+    modules("slowly", "LAST = 1")
+
+    class Finder:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+            spec = importlib.machinery.PathFinder.find_spec(name, path) if name == "slowly" else None
+            if spec is not None:
+                assert spec.loader is not None
+                spec.loader = importlib.util.LazyLoader(spec.loader)
+            return spec
+
+    finder = Finder()
+    sys.meta_path.insert(0, finder)
+    try:
+        when_complete("slowly", told)
+        module = importlib.import_module("slowly")
+        assert told.modules == []
+        assert "LAST" not in object.__getattribute__(module, "__dict__")
+        assert module.LAST == 1
+        imports.look()
+        assert told.complete == [True]
+    finally:
+        sys.meta_path.remove(finder)
+
+
+@pytest.mark.usefixtures("_eager_threads")
+def test_six_threads_that_import_execute_by_hand_and_look(modules: Write) -> None:
+    """Each callback exactly once and never early."""
+    for number in range(60):
+        name = f"mixed{number}"
+        path = modules(name, f"import mixed_helper{number}\nclass A: pass\nLAST = 1")
+        modules(f"mixed_helper{number}", "")
+        told = [_Told() for _ in range(2)]
+
+        def by_hand(name: str = name, path: Path = path) -> None:
+            if name not in sys.modules:
+                _execute(_by_hand(path, name))
+
+        _together(
+            lambda name=name, told=told: when_complete(name, told[0]),
+            by_hand,
+            imports.look,
+            lambda name=name: importlib.import_module(name),
+            imports.look,
+            lambda name=name, told=told: when_complete(name, told[1]),
+        )
+        imports.look()
+        assert [callback.complete for callback in told] == [[True]] * 2

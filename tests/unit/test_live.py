@@ -85,7 +85,7 @@ until("applied")
 write("enabled: off\\n")
 until("off")
 until("off", "dms_helpers")
-write("patches:\\n  error_stack: ab\\n")
+write("enabled: on\\npatches:\\n  error_stack: ab\\n")
 until("applied")
 until("armed", "dms_helpers")
 """
@@ -101,16 +101,203 @@ until("armed", "dms_helpers")
     ]
 
 
-def test_a_file_appears_and_vanishes(run: Any) -> None:
-    code = """
-until("applied")
-write("patches:\\n  error_stack: off\\n")
-until("off")
-file.unlink()
-until("applied")
-print(loading.source == loading.toggles.SHIPPED)
+LOOK = """
+loading._background._pause()  # the thread of the process itself
+def look():
+    for _ in range(3):
+        loading._look_again()
+    return on()
 """
-    assert run(code)[0] == ["True"]
+STAYS = "the toggles stay as they are"
+ENOENT = "FILE: cannot be read: No such file or directory"
+NOTHING = "FILE: says nothing; write `enabled: on` alone for the defaults, or `enabled: off`"
+LESS = "FILE: leaves out what it said before, and {}; complete it; write `enabled: on` alone for the defaults"
+NO_ENABLED = LESS.format("has no line `enabled:`, as if it was cut off")
+CUT = LESS.format("ends in the middle of a line, as if it was cut off there")
+BEGINNING = LESS.format("is the beginning of what it was, as if it was cut off there")
+
+
+@pytest.mark.parametrize(
+    ("off", "left", "problem"),
+    [
+        ("enabled: off\n", None, ENOENT),
+        ("enabled: off\n", "", NOTHING),
+        ("enabled: off\n", "\n# off since Monday\n", NOTHING),
+        ("enabled: off\n", "patches:\n", NOTHING),
+        ("enabled: off\n", "patches:\n  dms_helpers: on\n", NO_ENABLED),
+        ("enabled: off\n", "enabled: o", "FILE:1: enabled must be on or off (or true or false); it is 'o'"),
+        ("patches:\n  error_stack: off\n", "patches:\n  dms_helpers: off\n", NO_ENABLED),
+        ("enabled: on\npatches:\n  error_stack: off\n", "enabled: on\npatches:\n  dms_helpers: on", CUT),
+        ("enabled: on\npatches:\n  dms_helpers: off\n  error_stack: off\n",
+         "enabled: on\npatches:\n  dms_helpers: off\n", BEGINNING),
+    ],
+)  # fmt: skip
+def test_what_is_off_stays_off_when_the_file_is_lost(run: Any, off: str, left: str | None, problem: str) -> None:
+    """It is told once. When the file is back all is as before, and what it says then counts."""
+    code = f"""
+off, left = {off!r}, {left!r}
+print(look())
+file.unlink() if left is None else write(left)
+print(look(), look(), loading.source == str(file))
+write(off)
+print(look())
+file.unlink() if left is None else write(left)
+print(look())
+write("enabled: on\\n")
+print(look())
+"""
+    said, told = run(LOOK + code, off)
+    assert said == ["off", "off off True", "off", "off", "applied"]
+    assert told[:4] == [f"{problem}; {STAYS}", "FILE can be used again"] * 2
+    assert [line.partition(":")[0] for line in told[4:]] == ["toggles read again from FILE"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("enabled: off\n", "enabled: on"),
+        ("patches:\n  error_stack: off\n", "enabled: on"),
+        ("enabled: on\npatches:\n  error_stack: off\n", "enabled: on\n"),
+        ("patches:\n  error_stack: off\n", "# the defaults again\nenabled: on\npatches:\n  dms_helpers: off\n"),
+        ("enabled: on\npatches:\n  error_stack: off\n", "enabled: on\nkeep_on_update: off\n"),
+        # What is left out makes no difference.
+        ("patches:\n  dms_helpers: on\n  error_stack: off\n", "patches:\n  error_stack: on"),
+        ("enabled: on\npatches:\n  error_stack: off\n", "patches:\n  error_stack: on\n"),
+    ],
+)
+def test_a_file_that_is_complete_is_taken_as_it_stands(run: Any, before: str, after: str) -> None:
+    code = f"""
+print(look())
+write({after!r})
+print(look())
+"""
+    said, told = run(LOOK + code, before)
+    assert said == ["off", "applied"]
+    assert [line.partition(":")[0] for line in told] == ["toggles read again from FILE"]
+
+
+def test_a_file_that_comes_counts_and_does_not_go_again(run: Any) -> None:
+    code = """
+print(look(), loading.source == loading.toggles.SHIPPED)
+write("")
+print(look())
+write("patches:\\n  error_stack: off\\n")
+print(look(), loading.source == str(file))
+file.unlink()
+print(look(), loading.source == str(file))
+write("enabled: on\\n")
+print(look())
+"""
+    said, told = run(LOOK + code)
+    assert said == ["applied True", "applied", "off True", "off True", "applied"]
+    assert told[0] == f"{NOTHING}; {STAYS}"
+    assert told[3] == f"{ENOENT}; {STAYS}"
+
+
+def test_a_file_that_is_lost_between_the_start_and_the_first_look(run: Any) -> None:
+    code = """
+write("patches:\\n  error_stack: on\\n")
+print(look())
+"""
+    assert run(LOOK + code, "enabled: off\n") == (["off"], [f"{NO_ENABLED}; {STAYS}"])
+
+
+def test_a_start_with_an_empty_file_is_unpatched_until_the_file_is_back(run: Any) -> None:
+    """Also when the empty file is taken away: it may have said off."""
+    code = """
+print(look())
+file.unlink()
+print(look())
+write("enabled: on\\n")
+print(look())
+"""
+    said, told = run(LOOK + code, "")
+    assert said == ["off", "off", "applied"]
+    assert told[:3] == [f"{NOTHING}; DIRAC runs unpatched", f"{ENOENT}; {STAYS}", "FILE can be used again"]
+
+
+def test_a_file_that_the_variable_names_is_followed_whatever_the_process_does_to_its_environment(
+    run: Any, tmp_path: Path
+) -> None:
+    named = tmp_path / "named.yaml"
+    named.write_text("enabled: off\n")
+    code = f"""
+from pathlib import Path
+named = Path({str(named)!r})
+os.environ.pop("DIRAC_PERFPATCH_CONFIG")
+print(look())
+write("enabled: on\\n")
+print(look())
+named.unlink()
+print(look())
+named.write_text("enabled: on\\n")
+print(look())
+"""
+    assert run(LOOK + code, DIRAC_PERFPATCH_CONFIG=str(named))[0] == ["off", "off", "off", "applied"]
+
+
+def test_a_file_that_flips_all_the_time(run: Any) -> None:
+    """Whatever is read, it is one of the files that were whole; none of it is on unless one of them said so."""
+    code = """
+import threading
+whole = ["enabled: off\\n", "enabled: off\\npatches:\\n  error_stack: ab\\n", "patches:\\n  error_stack: off\\n"]
+broken = ["", "patches:\\n", "enabled: o", "enabled: on\\npatches:\\n  error_st", "enabled: on\\npat\\0", "\\xff"]
+print(look())
+loading._background._go_on()
+seen, done = set(), threading.Event()
+def watch():
+    while not done.is_set():
+        seen.add(on())
+        time.sleep(0.001)
+thread = threading.Thread(target=watch)
+thread.start()
+end = time.monotonic() + 2
+turn = 0
+while time.monotonic() < end:
+    turn += 1
+    file.write_bytes(whole[turn % 3].encode())
+    time.sleep(turn % 7 / 200)
+    file.write_bytes(broken[turn % 6].encode("latin-1"))
+    time.sleep(turn % 5 / 200)
+    if not turn % 4:
+        file.unlink()
+        time.sleep(turn % 3 / 50)
+done.set()
+thread.join()
+print(seen)
+write("enabled: on\\n")
+until("applied")
+"""
+    assert run(LOOK + code, "enabled: off\n")[0] == ["off", "{'off'}"]
+
+
+def test_what_was_executed_by_hand_is_taken_up_at_the_next_look_or_status(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "host" / "DIRAC" / "Core" / "Utilities" / "MySQL.py"
+    path.write_text("import sys\nsys.ask()\n")
+    code = f"""
+import importlib.util
+def executed():
+    name = "DIRAC.Core.Utilities.MySQL"
+    spec = importlib.util.spec_from_file_location(name, {str(path)!r})
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    print(states())
+    sys.ask = lambda: print(states())
+    spec.loader.exec_module(module)
+def states():
+    return sorted({{entry["state"] for entry in status() if "DIRAC.Core.Utilities.MySQL" in str(entry)}})
+executed()
+print(states())
+del sys.modules["DIRAC.Core.Utilities.MySQL"]
+write("enabled: off\\n")
+look()
+write("enabled: on\\n")
+look()
+executed()
+look()
+print(sorted({{loading.switches[name]._summary()[0] for name in ("connection_checkout", "connection_eviction")}}))
+"""
+    said, told = run(LOOK + code)
+    assert said == [*["['armed']"] * 2, "['failed']"] * 2  # there is nothing in it
 
 
 def test_a_change_right_after_the_start_is_seen(run: Any) -> None:
@@ -143,8 +330,8 @@ while loading.source != str(file):
 import importlib
 ours = ("dirac_perfpatch.patches.dms_helpers", "dirac_perfpatch.keeping")
 def there():
-    with loading._lock:  # all that changes has changed
-        return [name in sys.modules for name in ours]
+    loading._background._pause(), loading._background._go_on()  # all that changes has changed
+    return [name in sys.modules for name in ours]
 there()
 for name in {names!r}:
     importlib.import_module(name)
@@ -163,7 +350,7 @@ until("applied")
 write("enabled: off\\n")
 until("off")
 switch = loading.switches.pop("error_stack")  # as if its module had not come yet
-wanted = loading.toggles.load(None, {})
+wanted = loading.toggles.draft(loading.toggles.SHIPPED).toggles()
 real = loading._set
 inside = threading.Event()
 def slow(switch, toggle):
@@ -263,19 +450,19 @@ file.write_text("patches:\\n  error_stack: ab\\n")
 assert follower.look() == live._SETTLING
 file.write_text("patches:\\n  error_stack: on\\n")
 assert follower.look() == live._SETTLING
-assert follower._draft is None
+assert follower._read is None
 assert follower.look() == live._PAUSE
 print(follower._draft.patches["error_stack"].mode)
-real = loading.toggles.draft
-def draft(path):
-    found = real(path)
+real = loading.toggles.draft_again
+def draft_again(*args):
+    found = real(*args)
     file.write_text("patches:\\n  error_stack: off\\n")
     return found
-loading.toggles.draft = draft
+loading.toggles.draft_again = draft_again
 file.write_text("patches:\\n  error_stack: ab\\n# longer\\n")
 follower.look()
 follower.look()
-loading.toggles.draft = real
+loading.toggles.draft_again = real
 follower.look()
 print(follower._draft.patches["error_stack"].mode)
 follower.look()
@@ -368,30 +555,36 @@ os.register_at_fork(before=look)
     assert run(FORK + code, "enabled: on\n", before=alone)[0] == ["2 51 51"]
 
 
-def test_a_fork_in_the_middle_of_a_change_finds_no_lock_held(run: Any) -> None:
-    """And waits only for so long."""
+def test_a_fork_in_the_middle_of_a_change_waits_only_for_so_long(run: Any) -> None:
+    """The child does the rest of the change, also when it did not wait for the end."""
     code = """
-real = loading.apply
+real = loading._take_up
 working = []
-def apply(wanted):
-    with loading._lock:
+def take_up(name):
+    if name == "error_stack":
         working.append(1)
         time.sleep(SECONDS)
-        return real(wanted)
-loading.apply = apply
+    real(name)
+loading._take_up = take_up
 def inside():
-    assert loading._lock.acquire(blocking=False)
+    global SECONDS
+    SECONDS = 0
+    extension_metadata()
     until("off")
+    until("off", "dms_helpers")
 for seconds, most in ((0.3, 1), (1.5, 1.4)):
+    SECONDS = 0
+    write("enabled: on\\n")
+    until("applied")
+    working.clear()
     SECONDS = seconds
-    write(f"patches:\\n  error_stack: off\\n  # {seconds}\\n")
+    write("enabled: off\\n")
     while not working:
         time.sleep(0.001)
-    working.clear()
     began = time.monotonic()
-    fork(inside if seconds < 1 else lambda: None)
+    fork(inside)
     print(time.monotonic() - began < most)
-until("off")
+    until("off")
 time.sleep(1)
 SECONDS = 0
 write("enabled: on\\n")

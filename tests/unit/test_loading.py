@@ -161,42 +161,137 @@ def test_what_is_switched_off_waits_for_nothing(child: Any, tmp_path: Path) -> N
     assert "Extensions" not in answer.stdout
 
 
-def test_threads_that_start_at_once_start_once(child: Any) -> None:
-    code = """
-import sys, threading
-from dirac_perfpatch import extension_metadata, loading, toggles
-loads = []
-real = toggles.load
-def load(*args):
-    loads.append(1)
-    barrier_passed.wait(5)
-    return real(*args)
-toggles.load = load
-barrier_passed = threading.Event()
-armed = []
-def ask():
-    extension_metadata()
-    armed.append(len(loading._sleepers))
-threads = [threading.Thread(target=ask) for _ in range(8)]
+def test_threads_that_start_at_once_start_once_and_none_waits(child: Any) -> None:
+    """The one that starts may wait for an import that another one is in the middle of when it asks."""
+    code = (
+        SLOW
+        + """
+answered = []
+threads = [threading.Thread(target=lambda: answered.append(extension_metadata())) for _ in range(8)]
 for thread in threads:
     thread.start()
-barrier_passed.set()
+while len(answered) < 7:
+    time.sleep(0.001)
+print(len(reads), len(loading._sleepers))
+go_on.set()
 for thread in threads:
     thread.join()
-print(len(loads), set(armed) == {8}, len(armed))
+print(len(reads), len(loading._sleepers), len(answered))
 """
-    assert child(code).stdout == "1 True 8\n"
+    )
+    assert child(code).stdout == "1 0\n1 8 8\n"
+
+
+# The first file that is read takes its time.
+SLOW = """
+import os, sys, threading, time
+from dirac_perfpatch import background, extension_metadata, loading, status, toggles
+real, go_on, reads = toggles.draft, threading.Event(), []
+def draft(*args):
+    reads.append(1)
+    if len(reads) == 1:
+        go_on.wait(15)
+    return real(*args)
+toggles.draft = draft
+"""
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_child_that_was_forked_in_the_middle_of_a_start_does_it_anew(child: Any, asks: bool) -> None:
+    """Whether it asks for the extensions again or not, it neither waits for ever nor stays half patched."""
+    code = f"""
+background._FIRST = 0.01
+thread = threading.Thread(target=extension_metadata)
+thread.start()
+while not reads:
+    time.sleep(0.001)
+pid = os.fork()
+if not pid:
+    if {asks}:
+        print(extension_metadata(), flush=True)
+    end = time.monotonic() + 5
+    while {{entry["state"] for entry in status()}} != {{"armed"}} and time.monotonic() < end:
+        time.sleep(0.01)
+    print({{entry["state"] for entry in status()}}, len(os.listdir("/proc/self/task")), flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+go_on.set()
+thread.join()
+print({{entry["state"] for entry in status()}}, len(reads))
+"""
+    answer = child(SLOW + code)
+    child_said = [ANSWER.replace('"', "'")] * asks + ["{'armed'} 2"]
+    assert (answer.stdout.splitlines(), answer.stderr) == ([*child_said, "{'armed'} 1"], "")
+
+
+def test_an_import_in_the_start_that_another_thread_is_in_and_asks(child: Any, tmp_path: Path) -> None:
+    """Each would wait for the other."""
+    folder = tmp_path / "libraries"
+    folder.mkdir()
+    (folder / "wrapt.py").write_text("import sys\nsys.inside.set()\nsys.arming.wait(10)\nsys.ask()\n")
+    code = """
+sys.inside, sys.arming, sys.ask = threading.Event(), threading.Event(), extension_metadata
+thread = threading.Thread(target=__import__, args=("wrapt",), daemon=True)
+thread.start()
+sys.inside.wait(10)
+def take_up(name):
+    sys.arming.set()
+    import wrapt
+loading._take_up = take_up
+go_on.set()
+print(extension_metadata())
+"""
+    assert child(SLOW + code, folder).stdout == ANSWER.replace('"', "'") + "\n"
+
+
+def test_a_signal_handler_that_asks_in_the_middle_of_a_start(child: Any) -> None:
+    code = """
+import signal
+signal.signal(signal.SIGALRM, lambda *_: (print(extension_metadata()), go_on.set()))
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+print(extension_metadata(), len(loading._sleepers))
+"""
+    assert child(SLOW + code).stdout == "{'priority': -8524}\n{'priority': -8524} 8\n"
+
+
+def test_a_status_in_the_middle_of_a_start(child: Any) -> None:
+    code = """
+real_take_up = loading._take_up
+def take_up(name):
+    real_take_up(name)
+    status()
+loading._take_up = take_up
+go_on.set()
+print(extension_metadata(), {entry["state"] for entry in status()})
+"""
+    answer = child(SLOW + code)
+    assert (answer.stdout, answer.stderr) == ("{'priority': -8524} {'armed'}\n", "")
+
+
+def test_a_nonsense_word_in_the_variable_keeps_the_host_stock(child: Any) -> None:
+    """Also later, when the file is looked at, which would switch everything on."""
+    code = """
+from dirac_perfpatch import live
+background._FIRST = live._PAUSE = live._SETTLING = 0.01
+go_on.set()
+extension_metadata()
+time.sleep(0.3)
+print({entry["state"] for entry in status()}, len(os.listdir("/proc/self/task")))
+"""
+    answer = child(SLOW + code, DIRAC_PERFPATCH="of")
+    assert answer.stdout == "{'off'} 1\n"
+    assert answer.stderr == "dirac-perfpatch: DIRAC_PERFPATCH=of: must be on or off; DIRAC runs unpatched\n"
 
 
 def test_a_start_inside_a_start_does_not_hang(child: Any) -> None:
     """Arming may import, and what that imports may look for extensions again."""
     code = """
 from dirac_perfpatch import extension_metadata, toggles
-real = toggles.load
-def load(*args):
+real = toggles.draft
+def draft(*args):
     print(extension_metadata())
     return real(*args)
-toggles.load = load
+toggles.draft = draft
 print(extension_metadata())
 """
     assert child(code).stdout == "{'priority': -8524}\n{'priority': -8524}\n"
@@ -340,7 +435,7 @@ def test_an_error_that_cannot_even_be_shown_does_not_reach_the_host(child: Any) 
 def test_a_start_that_raised_shows_in_the_status(child: Any) -> None:
     """It must not look as if nothing had been tried."""
     code = "from dirac_perfpatch import toggles\ndef fail(*args):\n    raise RuntimeError('on purpose')\n"
-    answer = child(code + "toggles.load = fail\n" + ASK + STATES)
+    answer = child(code + "toggles.draft = fail\n" + ASK + STATES)
     states = json.loads(answer.stdout.splitlines()[1])
     assert [(name, state) for name, state, _ in states] == [(name, "off") for name in NAMES]
     assert all("on purpose" in reason for _, _, reason in states)

@@ -74,6 +74,35 @@ def test_many_threads_say_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(stream.getvalue().split("\n")) == sorted(["", *(f"dirac-perfpatch: number {n}" for n in range(5))])
 
 
+@pytest.mark.parametrize("meanwhile", ["notices.say_once('handler')", "child()"])
+def test_a_signal_handler_or_a_fork_in_the_middle_of_it(child: Any, meanwhile: str) -> None:
+    code = f"""
+import os, sys, threading
+from dirac_perfpatch import notices
+def child():
+    def fork():
+        if not os.fork():
+            notices.say_once("child")
+            os._exit(0)
+        os.wait()
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+class Said(dict):
+    def add(self, line):
+        self.setdefault(line, None)
+    def setdefault(self, line, value):
+        if not self:
+            self["begun"] = None
+            {meanwhile}
+        return super().setdefault(line, value)
+notices._said = Said()
+notices.say_once("first")
+"""
+    other = "handler" if "handler" in meanwhile else "child"
+    assert child(code).stderr == f"dirac-perfpatch: {other}\ndirac-perfpatch: first\n"
+
+
 class _Broken(io.StringIO):
     def write(self, text: str) -> int:
         raise OSError("disk full")

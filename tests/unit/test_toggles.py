@@ -11,7 +11,18 @@ import pytest
 
 from dirac_perfpatch import toggles
 from dirac_perfpatch.patches import CATALOGUE
-from dirac_perfpatch.toggles import Comparison, Toggle, ToggleError, Toggles, Trial, draft, load, override
+from dirac_perfpatch.toggles import (
+    Comparison,
+    Toggle,
+    ToggleError,
+    Toggles,
+    Trial,
+    draft,
+    draft_again,
+    find,
+    override,
+    switched_off,
+)
 
 NAMES = [patch.name for patch in CATALOGUE]
 KNOWN = ", ".join(NAMES)
@@ -23,6 +34,12 @@ TRIALS = "by, share, window_seconds"
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "my.yaml"
+
+
+def load(root: str | None, environment: dict[str, str]) -> Toggles:
+    """As a start does."""
+    off = switched_off(environment)
+    return Toggles(off, {}) if off else draft(find(root, environment)).toggles()
 
 
 def _load(file: Path, content: str | bytes | None = None) -> Toggles:
@@ -76,12 +93,19 @@ def test_the_shipped_file_read_as_a_user_s_own_says_the_same(file: Path) -> None
     assert _load(file).source == str(file)
 
 
-@pytest.mark.parametrize("content", ["", "\n", "# only a comment", "\n  # one\n\n# two\n", "---\n", "null\n", "{}"])
-def test_a_file_that_says_nothing_keeps_the_defaults(file: Path, content: str) -> None:
-    assert _load(file, content) == Toggles(str(file), load(None, {}).patches, True, COMPARISON)
+NOTHING = ["", "\n", "# only a comment", "\n  # one\n\n# two\n", "---\n", "null\n", "{}", "\ufeff"]
+NOTHING += ["patches:\n", "patches: {}\n", "comparison:\npatches:\n  error_stack: {}\n"]
 
 
-@pytest.mark.parametrize("content", ["patches:\n", "patches: {}\n", "patches: ~\n", "enabled: on\n", "enabled: yes"])
+@pytest.mark.parametrize("content", NOTHING)
+def test_a_file_that_says_nothing_is_no_reason_to_switch_anything_on(file: Path, content: str) -> None:
+    """A full disk leaves an empty file of one that said off."""
+    error = "says nothing; write `enabled: on` alone for the defaults, or `enabled: off`"
+    assert _refused(file, content) == error
+    assert draft(str(file), content).toggles().patches == load(None, {}).patches  # `set` may write into it
+
+
+@pytest.mark.parametrize("content", ["patches:\nkeep_on_update: on\n", "enabled: on\n", "enabled: yes"])
 def test_what_a_file_does_not_mention_keeps_its_default(file: Path, content: str) -> None:
     assert _load(file, content).patches == load(None, {}).patches
 
@@ -188,6 +212,37 @@ def test_what_an_editor_may_do_to_a_file(file: Path, change: object) -> None:
     found = _load(file, change(text))  # type: ignore[operator]
     assert _on(found) == [name for name in NAMES if name != "error_stack"]
     assert found.patches["proxy_loading"].options == {"max_proxies": 7}
+
+
+CUT = [
+    "enabled: on\npatches:\n  dms_helpers: off\n  error_stack: off\n",
+    "patches:\n  error_stack: off\n  dms_helpers:\n    enabled: off\n",
+    "# why\nenabled: off\n\npatches:\n  error_stack: ab\n  # more\n  proxy_loading:\n    max_proxies: 5\n",
+    "\ufeffpatches: {error_stack: off, dms_helpers: ab}\r\nenabled: on\r\n",
+    "comparison:\n  follow_configuration: on\n  share: 0.25\nkeep_on_update: off\npatches:\n  error_stack: ab\n",
+]
+
+
+@pytest.mark.parametrize("text", [*CUT, Path(toggles.SHIPPED).read_text().replace("lookup: on", "lookup: off")])
+def test_wherever_a_file_is_cut_off_nothing_changes(file: Path, text: str) -> None:
+    """In a running process; and of a new text, cut within a line, no patch that is not in it any more is switched."""
+    before = draft(str(file), text)
+    new = text.replace("o", "\u03bf", 1) if "#" in text[: text.index("o")] else "# new\n" + text
+    found, modes = set(), set()
+    for length in range(0, len(text), 1 if len(text) < 500 else 7):
+        for cut in (text[:length], new[:length].rstrip("\n")):
+            file.write_bytes(cut.encode())
+            if cut.strip() == "enabled: on":
+                continue  # that is how to ask for the defaults
+            try:
+                now = draft_again(str(file), before).toggles()
+            except ToggleError as error:
+                assert str(error).startswith(f"{file}:")
+            else:
+                modes.add(str([toggle.mode for toggle in now.patches.values()]))
+                found |= {str(now[1:])} if text.startswith(cut) else set()
+    assert found <= {str(before.toggles()[1:])}
+    assert modes <= {str([toggle.mode for toggle in before.toggles().patches.values()])}
 
 
 # Which file is read
@@ -538,13 +593,13 @@ def test_a_root_without_etc_has_the_defaults(tmp_path: Path) -> None:
 
 _AS_NOBODY = """
 import os
-from dirac_perfpatch.toggles import load, ToggleError
+from dirac_perfpatch.toggles import draft, find, ToggleError
 import yaml
-load(None)
+draft(find(None))
 if os.geteuid() == 0:
     os.seteuid(65534)
 try:
-    print(load({root!r}).source)
+    print(draft(find({root!r})).source)
 except ToggleError as error:
     print(error)
 """
@@ -581,8 +636,8 @@ def test_a_special_file_does_not_block(file: Path, child: object, kind: str) -> 
     else:
         file.symlink_to("/dev/zero" if kind == "device" else "/dev/ptmx")
     answer = child(  # type: ignore[operator]
-        "from dirac_perfpatch.toggles import load, ToggleError\n"
-        "try:\n    load(None)\nexcept ToggleError as error:\n    print(error)",
+        "from dirac_perfpatch.toggles import draft, find, ToggleError\n"
+        "try:\n    draft(find(None))\nexcept ToggleError as error:\n    print(error)",
         DIRAC_PERFPATCH_CONFIG=str(file),
     )
     assert (answer.stdout, answer.stderr) == (f"{file}: is not a regular file\n", "")
@@ -592,8 +647,9 @@ def test_without_pyyaml_a_file_that_needs_it_is_told(file: Path, tmp_path: Path,
     (tmp_path / "yaml.py").write_text("raise ImportError('broken on purpose')")
     file.write_text("patches: {error_stack: off}\n")
     code = (
-        "from dirac_perfpatch.toggles import load, ToggleError\n"
-        "try:\n    print(load(None).patches['error_stack'].on)\nexcept ToggleError as error:\n    print(error)"
+        "from dirac_perfpatch.toggles import draft, find, ToggleError\n"
+        "try:\n    print(draft(find(None)).toggles().patches['error_stack'].on)\n"
+        "except ToggleError as error:\n    print(error)"
     )
     answer = child(code, tmp_path, DIRAC_PERFPATCH_CONFIG=str(file))  # type: ignore[operator]
     assert answer.stdout == f"{file}: cannot be read without PyYAML (ImportError: broken on purpose)\n"
