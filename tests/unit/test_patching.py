@@ -31,7 +31,7 @@ SECRET = "password=hunter2"
 
 @pytest.fixture(autouse=True)
 def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(notices, "_said", {})
 
 
 def _fine(site: Site) -> None:
