@@ -219,7 +219,7 @@ go_on.set()
 thread.join()
 print({{entry["state"] for entry in status()}}, len(reads))
 """
-    answer = child(SLOW + code)
+    answer = child(SLOW + code, PYTHONWARNINGS="ignore")  # Python warns of the fork
     child_said = [ANSWER.replace('"', "'")] * asks + ["{'armed'} 2"]
     assert (answer.stdout.splitlines(), answer.stderr) == ([*child_said, "{'armed'} 1"], "")
 
