@@ -31,8 +31,8 @@ def when_complete(name: str, callback: Callback) -> None:
         name: The module's full name. It is not imported.
         callback: Called once, in the thread that imports the module, before the import statement returns. (If
             another thread begins or ends its import at this very moment, or it is executed without the import system:
-            at the next import of anything, at the latest.) It must not raise: the exception would be raised into the
-            host's import.
+            at the next import of anything, at the latest. If another thread executes it without the import system, it
+            may come too early.) It must not raise: the exception would be raised into the host's import.
     """
     _waiting[name, callback] = None
     _take_place()
@@ -101,12 +101,13 @@ def _is_to_be_executed(module: Any, spec: Any) -> bool:
     names = _dictionary(module)
     if "__builtins__" not in names and str(getattr(spec, "origin", None)).endswith(".py"):
         return True  # executing it puts them there, first of all
-    for top in sys._current_frames().values():
-        frame: FrameType | None = top
-        while frame is not None:
-            if frame.f_globals is names and frame.f_code.co_name == "<module>":
-                return True
-            frame = frame.f_back
+    # In this thread only: to walk the frames of a thread that runs crashes Python 3.11. Whoever finds a module that
+    # another thread is executing incomplete, tries again later.
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals is names and frame.f_code.co_name == "<module>":
+            return True
+        frame = frame.f_back
     return False
 
 

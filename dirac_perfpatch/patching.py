@@ -440,6 +440,8 @@ class _Fitting:
         self.reason = ""
         self.sites: list[Site] = []  # the last one is of the module as it is now, the others of what was there before
         self.callback: imports.Callback | None = None
+        # Failed on something that was not there: perhaps another thread was executing the module by hand.
+        self.incomplete = False
 
     def look(self) -> tuple[str, str]:
         """The state and the reason, by what is there now."""
@@ -489,7 +491,7 @@ class Switch:
         def complete(module: ModuleType) -> None:
             self._put_on(fitting, module)
 
-        fitting.state, fitting.reason = ARMED, f"waits for {fitting.module}"
+        fitting.state, fitting.reason, fitting.incomplete = ARMED, f"waits for {fitting.module}", False
         fitting.callback = complete
         try:
             for module in fitting.target.modules:
@@ -534,13 +536,15 @@ class Switch:
             self._take_off_one(fitting)
 
     def catch_up(self) -> None:
-        """Look again for modules that are waited for, and put targets on again whose module has been executed again.
+        """Look again for modules that are waited for or were not complete, and put targets on again whose module was
+        executed again.
 
         What was put on before stays: who holds an object of the module as it was calls that one. Never raises.
         """
         with _changing:
             for fitting in self._fittings:
-                if fitting.state == ARMED or (fitting.sites and fitting.sites[-1].is_reloaded()):
+                reloaded = fitting.sites and fitting.sites[-1].is_reloaded()
+                if fitting.state == ARMED or fitting.incomplete or reloaded:
                     self._stop_waiting(fitting)
                     self._arm_one(fitting)
 
@@ -549,7 +553,8 @@ class Switch:
             fitting.state, fitting.reason = FAILED, str(error)
             say_once(f"{error}; DIRAC runs its own code where a patch needs it")
             return
-        text = str(error) if isinstance(error, UnknownHost) else f"{type(error).__name__}: {error}"
+        fitting.incomplete = isinstance(error, UnknownHost)
+        text = str(error) if fitting.incomplete else f"{type(error).__name__}: {error}"
         fitting.state, fitting.reason = FAILED, text
         target = f"{fitting.module}.{fitting.target.attribute}"
         say_once(f"{self.patch.name}: cannot patch {target}: {text}; DIRAC runs its own code there")
@@ -579,7 +584,7 @@ class Switch:
         while fitting.sites:
             fitting.sites[-1].undo()
             fitting.sites.pop()
-        fitting.state, fitting.reason = OFF, ""
+        fitting.state, fitting.reason, fitting.incomplete = OFF, "", False
 
     def _stop_waiting(self, fitting: _Fitting) -> None:
         if fitting.callback is not None:

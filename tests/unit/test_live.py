@@ -294,7 +294,8 @@ write("enabled: on\\n")
 look()
 executed()
 look()
-print(sorted({{loading.switches[name]._summary()[0] for name in ("connection_checkout", "connection_eviction")}}))
+names = ("connection_checkout", "connection_eviction")
+print(sorted({{one.state for name in names for one in loading.switches[name]._fittings}}))
 """
     said, told = run(LOOK + code)
     assert said == [*["['armed']"] * 2, "['failed']"] * 2  # there is nothing in it
@@ -394,7 +395,7 @@ def test_options_are_taken_up(run: Any) -> None:
     code = """
 write("patches:\\n  error_stack:\\n    recheck_seconds: 7\\n")
 until_end = time.monotonic() + 10
-while loading.switches["error_stack"]._fittings[-1].site.options != {"recheck_seconds": 7}:
+while loading.switches["error_stack"]._fittings[-1].sites[-1].options != {"recheck_seconds": 7}:
     assert time.monotonic() < until_end
     time.sleep(0.005)
 print(on())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -134,6 +135,30 @@ def test_armed_applied_and_off_again(modules: Any) -> None:
     assert vars(host.Pool)["get"] is original
     assert type(original) is FunctionType
     assert (pool.get("a", end="!"), host.Small().get(), bound("b")) == ("a!", "none.", "b.")
+
+
+def test_a_module_that_another_thread_executes_by_hand_is_patched_when_it_is_complete(
+    modules: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put into sys.modules before it runs; found half there, it is looked at again."""
+    path = modules("host", "import sys\nsys.in_the_middle()\n" + HOST)
+    arrived, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(sys, "in_the_middle", lambda: (arrived.set(), go_on.wait(10)), raising=False)
+    spec = importlib.util.spec_from_file_location("host", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "host", module)
+    thread = threading.Thread(target=spec.loader.exec_module, args=(module,))
+    thread.start()
+    assert arrived.wait(10)
+    switch = _switch(lambda site: site.wrap("Pool.get", functools.partial(_louder, site)))
+    switch.arm()
+    assert switch.status()["state"] == "failed"
+    go_on.set()
+    thread.join(10)
+    assert switch.status()["state"] == "applied"
+    switch.take_off()
 
 
 def test_taken_off_before_its_module_came(modules: Any) -> None:

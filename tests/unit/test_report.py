@@ -278,7 +278,7 @@ def test_numbers_that_are_hard_together(tmp_path: Path) -> None:
 def test_a_name_is_a_name_in_plots_too(tmp_path: Path) -> None:
     """Dollars begin formulas in matplotlib."""
     names = ["$\\bad{$", "$x$", "\\$", "a & b", "long " * 100]
-    spools.write(tmp_path, [_small(target=name, pid=pid) for pid, name in enumerate(names)])
+    spools.write(tmp_path, [_small(windows=20, target=name, pid=pid) for pid, name in enumerate(names)])
     page = as_html(_report(tmp_path))
     plots = "".join(re.findall(r"<svg .*?</svg>", page, re.S))
     for name in names[:4]:
