@@ -51,7 +51,7 @@ def _compare(patch: str, patched: bool, call: Callable[[], Any]) -> dict[str, fl
     arms: Any = importlib.import_module("dirac_perfpatch.comparison.arms")
     trial = importlib.import_module("dirac_perfpatch.toggles").Trial("process", 0.5, 3600)
     timed = importlib.import_module("dirac_perfpatch.bench").timed
-    switch = loading.switches[patch]
+    switch = loading.plugin.switches[patch]
     best = {"plain": float("inf"), "recorded": float("inf")}
     for _ in range(ROUNDS):
         for name in best:

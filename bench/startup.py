@@ -117,15 +117,15 @@ def main() -> None:
         # The function itself must not be wrapped: it looks at who calls it. All that it does is import and start these.
         loading: Any = importlib.import_module("dirac_perfpatch.loading")
         switch = importlib.import_module("dirac_perfpatch.patching").Switch
-        start = watch.time(loading.start)
+        start = watch.time(loading.plugin.start)
 
         def start_and_note() -> None:
             start()
             after_load.append(watch.seconds)
 
-        loading.start = start_and_note
+        loading.plugin.start = start_and_note
         # Patches are imported and armed when their modules come, and put on.
-        loading._arm = watch.time(loading._arm)
+        loading.plugin._load = watch.time(loading.plugin._load)
         switch._put_on = watch.time(switch._put_on)
         return function
 

@@ -28,7 +28,7 @@ def extension_metadata() -> dict[str, Any]:
         host.hide(sys._getframe(1), _PRIORITY)
         from dirac_perfpatch import loading
 
-        loading.start()
+        loading.plugin.start()
     except Exception as error:  # whatever it is, the host goes on
         _say_not_loaded(error)
     return {"priority": _PRIORITY}
@@ -45,7 +45,7 @@ def status() -> list[dict[str, Any]]:
     """
     from dirac_perfpatch import loading
 
-    return loading.status()
+    return loading.plugin.status()
 
 
 _said_not_loaded = False

@@ -353,7 +353,7 @@ def _alternate(case: Case, size: int, measure: Measure, rounds: int) -> tuple[fl
     """The minimum in microseconds with the patch taken off, and with the patch on."""
     from dirac_perfpatch import loading
 
-    switch = loading.switches[case.patch]
+    switch = loading.plugin.switches[case.patch]
     fastest = {False: math.inf, True: math.inf}
     try:
         for _ in range(rounds):

@@ -171,7 +171,7 @@ def _entries() -> list[dict[str, Any]]:
 
 
 def _exit_code(states: Sequence[str]) -> int:
-    if loading.problem:
+    if loading.plugin.problem:
         return UNUSABLE
     return BAD if {FAILED, TRIPPED}.intersection(states) else OK
 
@@ -181,10 +181,10 @@ def _status(options: argparse.Namespace) -> int:
     entries, tripped = _entries(), _tripped_elsewhere()
     code = _exit_code([entry["state"] for entry in [*entries, *tripped]])
     if options.json:
-        answer = {"dirac": release, "toggles": loading.source, "patches": entries, "running": tripped}
+        answer = {"dirac": release, "toggles": loading.plugin.source, "patches": entries, "running": tripped}
         _tell(json.dumps(answer, indent=2))
         return code
-    _tell(f"DIRAC {release}, toggles from {loading.source}")
+    _tell(f"DIRAC {release}, toggles from {loading.plugin.source}")
     _print_table([("patch", "state", "reason"), *((e["name"], e["state"], e["reason"]) for e in entries)])
     for entry in tripped:
         _tell(f"{entry['name']} has tripped in {entry['component']}, process {entry['pid']}: {entry['reason']}")
@@ -197,7 +197,7 @@ def _tripped_elsewhere() -> list[dict[str, Any]]:
     from dirac_perfpatch.comparison.spool_reading import Unusable, list_files, read_file
 
     found = []
-    for path in list_files(filter(None, [loading.spool()]), []):
+    for path in list_files(filter(None, [loading.plugin.spool()]), []):
         try:
             snapshot = read_file(path, blocks=False)
         except (OSError, Unusable):
@@ -225,7 +225,7 @@ def _runs(pid: int) -> bool:
 def _check(options: argparse.Namespace) -> int:
     release = _load_host()
     entries = _entries()
-    if loading.problem:
+    if loading.plugin.problem:
         return UNUSABLE
     rows = []
     for patch, entry in zip(CATALOGUE, entries):
@@ -243,7 +243,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _compare(patch: Patch, database: Database | None) -> tuple[str, str]:
     """Ask twice with the patch on, the second time to be answered from what it keeps, and once with it off."""
-    switch = loading.switches[patch.name]
+    switch = loading.plugin.switches[patch.name]
     answers = []
     try:
         for on in (True, True, False):
@@ -267,7 +267,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     release = _load_host()
     entries = _entries()
-    if loading.problem:
+    if loading.plugin.problem:
         return UNUSABLE
     reasons = {e["name"]: "" if e["state"] == APPLIED else f"{e['state']}; {e['reason']}" for e in entries}
     found = bench.compare(reasons, options.db, options.rounds)
@@ -306,7 +306,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _spool() -> str:
     _load_host()
-    folder = loading.spool()
+    folder = loading.plugin.spool()
     if folder is None:
         raise _NoHost("this DIRAC does not say where its root is; name the folder of the spool")
     return folder

@@ -10,10 +10,10 @@ treated in the same way: it lacks our section also while the host is reading it 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from dirac_perfpatch import configuration, host, imports, loading, toggles
+from dirac_perfpatch import configuration, host, imports, toggles
 from dirac_perfpatch.notices import say, say_once
 
 # Seconds between two looks, and to the second look at what has changed.
@@ -27,13 +27,25 @@ class Follower:
     """Keeps the patches of this process as the toggles say.
 
     Args:
+        bring: Makes every patch what toggles say, and returns what has changed, in words.
+        draft: What was read at the start; None if it could not be used.
+        path: Where it was read.
+        problem: Why it could not be used; empty if it could.
         environment: Where the variable that names a file is looked up.
     """
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        bring: Callable[[toggles.Toggles], list[str]],
+        draft: toggles.Draft | None,
+        path: str,
+        problem: str,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._bring = bring
         self._environment = environment
-        self._draft = loading.first
-        self._path = loading.source
+        self._draft = draft
+        self._path = path
         # What was seen of the file last, and of the one that was read last. Nothing so far: the process has read one at
         # its start, but that may have changed since.
         self._seen: Any = None
@@ -43,7 +55,7 @@ class Follower:
         self._sections: Sections = []
         # What the patches were brought to.
         self._applied = self._draft and self._draft.toggles()
-        self._problems = {"file": loading.problem, "configuration": ""}
+        self._problems = {"file": problem, "configuration": ""}
 
     def look(self) -> float:
         """Look once, and do what follows from it. Never raises.
@@ -112,7 +124,7 @@ class Follower:
         wanted = _with_sections(draft, self._sections).toggles()
         if wanted == self._applied:
             return
-        changes = loading.apply(wanted)
+        changes = self._bring(wanted)
         self._applied = wanted
         if changes:
             say(f"toggles read again from {wanted.source}: {', '.join(changes)}")

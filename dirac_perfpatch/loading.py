@@ -1,13 +1,18 @@
 """The story of a start: read the toggles, wait for the modules of the patches that are on, and keep what status needs.
 And of what follows when the toggles change later.
 
-Runs inside the host's first look-up of its extensions, which in turn runs inside some half finished import. Nothing
-here imports a module of the host. A patch itself is imported and armed when a module comes that it waits for.
+It begins inside the host's first look-up of its extensions, which in turn runs inside some half finished import.
+Nothing here imports a module of the host. A patch's own module is imported when a module comes that it waits for.
+
+No lock, which could hang the host: a signal handler, what we import, or another thread may come in the middle of
+everything here. Each step is one operation on a dictionary, and who changes a patch looks afterwards whether the toggle
+is still the same.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -20,257 +25,242 @@ from dirac_perfpatch.patching import FAILED, OFF, Switch
 from dirac_perfpatch.toggles import Comparison, Draft, Toggle, ToggleError, Toggles
 
 if TYPE_CHECKING:
+    from dirac_perfpatch.comparison.running import Comparisons
     from dirac_perfpatch.live import Follower
-
-# Of the patches that are on, or were, and whose module has been imported.
-switches: dict[str, Switch] = {}
-source = "nothing yet"
-problem = ""
-first: Draft | None = None  # what was read at the start; None if it could not be used
 
 _KEEP = "keep_on_update"
 _UPDATES = "DIRAC.FrameworkSystem.Service.SystemAdministratorHandler"
 
-_toggles: dict[str, Toggle] = {}
-_comparison: Comparison | None = None
-_keeps = False
-_sleepers: dict[str, _Sleeper] = {}  # of the patches that are on, and whose module has not been imported when they came
-_failures: dict[str, str] = {}
-_taken_up: dict[str, tuple[Any, ...]] = {}  # what of each toggle the patches have been brought to
-_claims: dict[int, object] = {}  # by process: who has begun the start there
-_started = False
-_to_show = False  # a patch has tripped, and the spool does not say so yet
-_follower: Follower | None = None
 
+class Plugin:
+    """What the plugin is and does in one process."""
 
-def start() -> None:
-    """Load the toggles and wait for what is to be patched, once per process.
+    def __init__(self) -> None:
+        self.source = "nothing yet"
+        self.problem = ""
+        # Of the patches that are on, or were, and whose module has been imported.
+        self.switches: dict[str, Switch] = {}
+        self.toggles: dict[str, Toggle] = {}
+        self.background = Background(self._look_again, last=self._write_states)
+        self._first: Draft | None = None  # what was read at the start; None if it could not be used
+        self._comparison: Comparison | None = None
+        self._keeps = False
+        # Called when a module comes that a patch waits for: by name of patch, with the names of the modules.
+        self._waiting: dict[str, tuple[tuple[str, ...], Callable[..., None]]] = {}
+        self._failures: dict[str, str] = {}
+        self._taken_up: dict[str, tuple[Any, ...]] = {}  # what of each toggle the patches have been brought to
+        self._claims: dict[int, object] = {}  # by process: who has begun the start there
+        self._started = False
+        self._to_show = False  # a patch has tripped, and the spool does not say so yet
+        self._follower: Follower | None = None
 
-    Without a lock, which could hang the host: a signal handler, what we import, or another thread may ask meanwhile,
-    and finds the host as it is so far. A child of a fork that came in the middle of it, in another thread, does it
-    anew.
-    """
-    global _started, source, problem, first
-    claim = object()
-    if _started or _claims.setdefault(os.getpid(), claim) is not claim:
-        return
-    try:
-        source = toggles.switched_off()
-        if not source:
-            source = toggles.find(host.root_path())
-            if len(_claims) == 1:  # such a child has got its thread already
-                _background.start()
-            first = toggles.draft(source)
-            apply(first.toggles())
-    except Exception as error:
-        problem = str(error) if isinstance(error, ToggleError) else f"{type(error).__name__}: {error}"
-        say_once(f"{problem}; DIRAC runs unpatched")
-    _started = True
+    def start(self) -> None:
+        """Load the toggles and wait for what is to be patched, once per process.
 
+        Who asks meanwhile finds the host as it is so far. A child of a fork that came in the middle of it, in another
+        thread, does it anew.
+        """
+        claim = object()
+        if self._started or self._claims.setdefault(os.getpid(), claim) is not claim:
+            return
+        try:
+            self.source = toggles.switched_off()
+            if not self.source:
+                self.source = toggles.find(host.root_path())
+                if len(self._claims) == 1:  # such a child has got its thread already
+                    self.background.start()
+                self._first = toggles.draft(self.source)
+                self.apply(self._first.toggles())
+        except Exception as error:
+            self.problem = str(error) if isinstance(error, ToggleError) else f"{type(error).__name__}: {error}"
+            say_once(f"{self.problem}; DIRAC runs unpatched")
+        self._started = True
 
-def apply(wanted: Toggles) -> list[str]:
-    """Make every patch what the toggles say, at the start or later. Never raises.
+    def apply(self, wanted: Toggles) -> list[str]:
+        """Make every patch what the toggles say, at the start or later. Never raises.
 
-    A patch that has tripped stays so until the process ends, whatever they say. A child of a fork that came in the
-    middle of it does the rest when it is asked for the same again.
+        A patch that has tripped stays so until the process ends, whatever they say. A child of a fork that came in the
+        middle of it does the rest when it is asked for the same again.
 
-    Args:
-        wanted: The toggles.
+        Args:
+            wanted: The toggles.
 
-    Returns:
-        What has changed, in words.
-    """
-    global source, problem, _comparison, _keeps
-    source, problem, _comparison = wanted.source, "", wanted.comparison
-    changes = []
-    for name, toggle in wanted.patches.items():
-        _toggles[name] = toggle
-        if _effect(toggle) != _taken_up.get(name, (toggles.OFF,)):
-            changes.append(f"{name} {toggle.mode}")
-            _take_up(name)
-            _taken_up[name] = _effect(toggle)
-    if wanted.keep_on_update != _keeps:
-        changes.append(f"keep_on_update {toggles.ON if wanted.keep_on_update else toggles.OFF}")
-        _keep(wanted.keep_on_update)
-        _keeps = wanted.keep_on_update
-    return changes
+        Returns:
+            What has changed, in words.
+        """
+        self.source, self.problem, self._comparison = wanted.source, "", wanted.comparison
+        changes = []
+        for name, toggle in wanted.patches.items():
+            self.toggles[name] = toggle
+            effect = self._effect(toggle)
+            if effect != self._taken_up.get(name, (toggles.OFF,)):
+                changes.append(f"{name} {toggle.mode}")
+                self._take_up(name)
+                self._taken_up[name] = effect
+        if wanted.keep_on_update != self._keeps:
+            changes.append(f"{_KEEP} {toggles.ON if wanted.keep_on_update else toggles.OFF}")
+            self._keep(wanted.keep_on_update)
+            self._keeps = wanted.keep_on_update
+        return changes
 
+    def _effect(self, toggle: Toggle) -> tuple[Any, ...]:
+        """What of a toggle makes a difference."""
+        if not toggle.on:
+            return (toggle.mode,)
+        return (*toggle, self._comparison) if toggle.mode == toggles.AB else (toggle.mode, toggle.options)
 
-def _effect(toggle: Toggle) -> tuple[Any, ...]:
-    """What of a toggle makes a difference."""
-    if not toggle.on:
-        return (toggle.mode,)
-    return (*toggle, _comparison) if toggle.mode == toggles.AB else (toggle.mode, toggle.options)
+    def _take_up(self, name: str) -> None:
+        if name in self.switches:
+            self._bring(name)
+        elif self.toggles[name].on:
+            self._wait(name, patches.WAITED_FOR[name], self._load)
+        else:
+            self._wait_no_longer(name)
 
+    def _bring(self, name: str) -> None:
+        """Bring a switch to what its toggle says.
 
-def _take_up(name: str) -> None:
-    if name in switches:
-        _bring(name)
-    elif _toggles[name].on:
-        _sleepers.setdefault(name, _Sleeper(patches.WAITED_FOR[name], _arm, name)).sleep()
-    elif name in _sleepers:
-        _sleepers.pop(name).stay()
+        This may run inside an import, while the thread that takes up toggles waits for that import. So who has set the
+        switch looks if the toggle is still the same; the last one to do so has set what it is now.
+        """
+        toggle = None
+        while toggle is not self.toggles[name]:
+            toggle = self.toggles[name]
+            self._set(self.switches[name], toggle)
 
+    def _set(self, switch: Switch, toggle: Toggle) -> None:
+        switch.take_off()
+        if toggle.on:
+            switch.configure(toggle.options)
+        if toggle.mode == toggles.AB:
+            check_one_in = self._comparison.check_one_in if self._comparison else 0
+            self._comparisons().begin(switch, toggle.trial, check_one_in, self.spool())
+        elif toggle.on:
+            switch.arm()
 
-def _bring(name: str) -> None:
-    """Bring a switch to what its toggle says.
+    def spool(self) -> str | None:
+        """The folder for what is recorded: that of the toggles, or of the installation; None if there is neither."""
+        from dirac_perfpatch.comparison.spool import default_folder
 
-    Not under a lock: this may run inside an import, while the thread that takes up toggles waits for that import. So
-    who has set the switch looks if the toggle is still the same; the last one to do so has set what it is now.
-    """
-    toggle = None
-    while toggle is not _toggles[name]:
-        toggle = _toggles[name]
-        _set(switches[name], toggle)
+        return (self._comparison.spool if self._comparison else "") or default_folder(host.root_path())
 
+    def _comparisons(self) -> Comparisons:
+        from dirac_perfpatch.comparison.running import Comparisons  # only in processes that compare something
 
-def _set(switch: Switch, toggle: Toggle) -> None:
-    switch.take_off()
-    if toggle.on:
-        switch.configure(toggle.options)
-    if toggle.mode == toggles.AB:
-        from dirac_perfpatch.comparison import running  # only in processes that compare something
+        known = vars(self)
+        found: Comparisons = known.get("_compared") or known.setdefault("_compared", Comparisons(self.switches))
+        return found
 
-        running.begin(switch, toggle.trial, _comparison.check_one_in if _comparison else 0, spool())
-    elif toggle.on:
-        switch.arm()
+    def _show_trip(self) -> None:
+        """Have a snapshot left, so that who looks at the spool sees a patch that has tripped. Not by the call that
+        trips: it would wait for the file system."""
+        self._to_show = True
 
+    def _write_states(self, last: bool = True) -> None:
+        """In the background, and by its thread at the end of the process."""
+        if self._to_show:
+            self._to_show = False
+            with contextlib.suppress(Exception):  # the operator was told on standard error
+                self._comparisons().write_states(self.spool(), last)
 
-def spool() -> str | None:
-    """The folder for what is recorded: that of the toggles, or of the installation; None if there is neither."""
-    from dirac_perfpatch.comparison.spool import default_folder
+    def _look_again(self) -> float:
+        """In the background. What it needs is imported there: most commands end before."""
+        self.start()  # for a child of a fork that came in the middle of it
+        if not self._started:
+            return 1  # another thread is in the middle of it
+        for switch in list(self.switches.values()):
+            switch.catch_up()
+        self._write_states(last=False)
+        return self.follower().look()
 
-    return (_comparison.spool if _comparison else "") or default_folder(host.root_path())
-
-
-def _show_trip() -> None:
-    """Have a snapshot left, so that who looks at the spool sees a patch that has tripped. Not by the call that trips:
-    it would wait for the file system."""
-    global _to_show
-    _to_show = True
-
-
-def _write_states(last: bool = True) -> None:
-    """In the background, and by its thread at the end of the process."""
-    global _to_show
-    if _to_show:
-        _to_show = False
-        with contextlib.suppress(Exception):  # the operator was told on standard error
-            from dirac_perfpatch.comparison import running
-
-            running.write_states(spool(), last)
-
-
-def _look_again() -> float:
-    """In the background. What it needs is imported there: most commands end before."""
-    global _follower
-    start()  # for a child of a fork that came in the middle of it
-    if not _started:
-        return 1  # another thread is in the middle of it
-    for switch in list(switches.values()):
-        switch.catch_up()
-    _write_states(last=False)
-    if _follower is None:
+    def follower(self) -> Follower:
+        """What follows the toggles in this process."""
         from dirac_perfpatch.live import Follower
 
-        _follower = Follower()
-    return _follower.look()
+        if self._follower is None:
+            self._follower = Follower(self.apply, self._first, self.source, self.problem)
+        return self._follower
 
+    def _wait(self, name: str, modules: tuple[str, ...], load: Callable[[str], None]) -> None:
+        """Load something when the first of the modules that it waits for is there, or when status asks."""
+        _, callback = self._waiting.setdefault(name, (modules, functools.partial(load, name)))
+        for module in modules:
+            imports.when_complete(module, callback)
 
-_background = Background(_look_again, last=_write_states)
+    def _wait_no_longer(self, name: str) -> None:
+        waiting = self._waiting.pop(name, None)
+        if waiting is not None:
+            for module in waiting[0]:
+                imports.forget(module, waiting[1])
 
-
-class _Sleeper:
-    """Arms something when the first of the modules that it waits for is there, or when it is woken."""
-
-    def __init__(self, modules: tuple[str, ...], arm: Callable[[str], None], name: str) -> None:
-        self._modules = modules
-        self._arm = arm
-        self._name = name
-
-    def sleep(self) -> None:
-        for module in self._modules:
-            imports.when_complete(module, self.wake)
-
-    def wake(self, module: object = None) -> None:
+    def _load(self, name: str, module: object = None) -> None:
         """Never raises: it may run inside an import of the host. A second time does no harm."""
-        self.stay()
-        self._arm(self._name)
+        self._wait_no_longer(name)
+        try:
+            switch = Switch(patches.load(name), {}, self._show_trip)
+        except Exception as error:
+            self._failures[name] = f"{type(error).__name__}: {error}"
+            say_once(f"{name}: {self._failures[name]}; DIRAC runs its own code there")
+            return
+        # Of several threads only one gets to put it on.
+        if self.switches.setdefault(name, switch) is switch:
+            self._bring(name)
 
-    def stay(self) -> None:
-        """Wait no longer."""
-        for name in self._modules:
-            imports.forget(name, self.wake)
-
-
-def _arm(name: str) -> None:
-    try:
-        switch = Switch(patches.load(name), {}, _show_trip)
-    except Exception as error:
-        _failures[name] = f"{type(error).__name__}: {error}"
-        say_once(f"{name}: {_failures[name]}; DIRAC runs its own code there")
-        return
-    # Of several threads only one gets to arm.
-    if switches.setdefault(name, switch) is switch:
-        _bring(name)
-
-
-def _keep(on: bool) -> None:
-    if on:
-        _sleepers.setdefault(_KEEP, _Sleeper((_UPDATES,), _arm_keeping, _KEEP)).sleep()
-        return
-    if _KEEP in _sleepers:
-        _sleepers.pop(_KEEP).stay()
-    keeping = sys.modules.get("dirac_perfpatch.keeping")
-    if keeping is not None:
-        keeping.SWITCH.take_off()
-
-
-def _arm_keeping(name: str) -> None:
-    """Never raises: the patches do not depend on it."""
-    try:
-        from dirac_perfpatch import keeping
-
-        keeping.SWITCH.arm()
-    except Exception as error:
-        say_once(f"{name}: {type(error).__name__}: {error}; an update of DIRAC will leave the plugin out")
-
-
-def status() -> list[dict[str, Any]]:
-    """See :func:`dirac_perfpatch.status`."""
-    for name in patches.WAITED_FOR:
-        sleeper = _sleepers.get(name)
-        if sleeper is not None:
-            sleeper.wake()
-    imports.look()
-    return [_entry(name) for name in patches.WAITED_FOR]
-
-
-def _entry(name: str) -> dict[str, Any]:
-    on = _is_on(name)
-    if on:
-        remark = _failures.get(name, "")
-    elif _claims:
-        remark = problem or f"switched off by {source}"
-    else:
-        remark = "DIRAC has not looked for its extensions yet"
-    if name in switches:
-        entry = switches[name].status()
+    def _keep(self, on: bool) -> None:
         if on:
-            missing = [other for other in switches[name].patch.wants if not _is_on(other)]
-            remark = f"gives less without {', '.join(missing)}" if missing else ""
-        entry["reason"] = "; ".join(filter(None, (entry["reason"], remark)))
-        return entry
-    # It is off, or its own module cannot be imported.
-    state = FAILED if on else OFF
-    targets = []
-    with contextlib.suppress(Exception):
-        targets = [
-            {"module": target.modules[0], "attribute": target.attribute, "state": state, "reason": ""}
-            for target in patches.load(name).targets
-        ]
-    return {"name": name, "state": state, "reason": remark, "targets": targets, "failures": 0}
+            self._wait(_KEEP, (_UPDATES,), self._load_keeping)
+            return
+        self._wait_no_longer(_KEEP)
+        keeping = sys.modules.get("dirac_perfpatch.keeping")
+        if keeping is not None:
+            keeping.SWITCH.take_off()
+
+    def _load_keeping(self, name: str, module: object = None) -> None:
+        """Never raises: the patches do not depend on it."""
+        self._wait_no_longer(name)
+        try:
+            from dirac_perfpatch import keeping
+
+            keeping.SWITCH.arm()
+        except Exception as error:
+            say_once(f"{name}: {type(error).__name__}: {error}; an update of DIRAC will leave the plugin out")
+
+    def status(self) -> list[dict[str, Any]]:
+        """See :func:`dirac_perfpatch.status`."""
+        for name in patches.WAITED_FOR:
+            if name in self._waiting:
+                self._load(name)
+        imports.look()
+        return [self._entry(name) for name in patches.WAITED_FOR]
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        on = self._is_on(name)
+        if on:
+            remark = self._failures.get(name, "")
+        elif self._claims:
+            remark = self.problem or f"switched off by {self.source}"
+        else:
+            remark = "DIRAC has not looked for its extensions yet"
+        if name in self.switches:
+            entry = self.switches[name].status()
+            if on:
+                missing = [other for other in self.switches[name].patch.wants if not self._is_on(other)]
+                remark = f"gives less without {', '.join(missing)}" if missing else ""
+            entry["reason"] = "; ".join(filter(None, (entry["reason"], remark)))
+            return entry
+        # It is off, or its own module cannot be imported.
+        state = FAILED if on else OFF
+        targets = []
+        with contextlib.suppress(Exception):
+            targets = [
+                {"module": target.modules[0], "attribute": target.attribute, "state": state, "reason": ""}
+                for target in patches.load(name).targets
+            ]
+        return {"name": name, "state": state, "reason": remark, "targets": targets, "failures": 0}
+
+    def _is_on(self, name: str) -> bool:
+        return name in self.toggles and self.toggles[name].on
 
 
-def _is_on(name: str) -> bool:
-    return name in _toggles and _toggles[name].on
+# That of this process. A test may make another one.
+plugin = Plugin()

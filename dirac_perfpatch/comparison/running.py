@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from dirac_perfpatch import loading
 from dirac_perfpatch.comparison.arms import Comparison, arm_of_process
 from dirac_perfpatch.comparison.keeper import Keeper
 from dirac_perfpatch.comparison.spool import component, host_name
@@ -17,61 +17,70 @@ from dirac_perfpatch.patching import Switch
 from dirac_perfpatch.toggles import Trial
 
 
-def begin(switch: Switch, trial: Trial, check_one_in: int, spool: str | None) -> None:
-    """Arm a patch in comparison with stock; without, if that cannot be done here. Never raises.
+class Comparisons:
+    """The patches of this process that are compared with stock.
 
     Args:
-        switch: Of the patch; it is off.
-        trial: How calls are divided.
-        check_one_in: Of so many calls in the patched arm one is compared with stock; 0 for none.
-        spool: The folder for what is recorded; None if nobody knows one.
+        switches: By name, those of all patches.
     """
-    comparison = None
-    try:
-        import ddsketch.mapping  # noqa: F401  # now, and not in the middle of a call
 
-        patch = switch.patch.name
-        patched = arm_of_process(patch, host_name(), component(sys.argv), trial.share, os.environ)
-        comparison = Comparison(switch.patch, switch.guard, trial, check_one_in, patched)
-        _keeper(spool).add(comparison)
-    except Exception as error:
-        say_once(
-            f"{switch.patch.name}: cannot be compared with stock: {type(error).__name__}: {error}; it is on instead "
-            "(a comparison needs what dirac-perfpatch[ab] brings)"
-        )
+    def __init__(self, switches: Mapping[str, Switch]) -> None:
+        self._switches = switches
+        self._keeper = Keeper("", self._describe)
+
+    def begin(self, switch: Switch, trial: Trial, check_one_in: int, spool: str | None) -> None:
+        """Arm a patch in comparison with stock; without, if that cannot be done here. Never raises.
+
+        Args:
+            switch: Of the patch; it is off.
+            trial: How calls are divided.
+            check_one_in: Of so many calls in the patched arm one is compared with stock; 0 for none.
+            spool: The folder for what is recorded; None if nobody knows one.
+        """
         comparison = None
-    switch.arm(comparison)
+        try:
+            import ddsketch.mapping  # noqa: F401  # now, and not in the middle of a call
 
+            patch = switch.patch.name
+            patched = arm_of_process(patch, host_name(), component(sys.argv), trial.share, os.environ)
+            comparison = Comparison(switch.patch, switch.guard, trial, check_one_in, patched)
+            self._keeper_in(spool).add(comparison)
+        except Exception as error:
+            say_once(
+                f"{switch.patch.name}: cannot be compared with stock: {type(error).__name__}: {error}; it is on "
+                "instead (a comparison needs what dirac-perfpatch[ab] brings)"
+            )
+            comparison = None
+        switch.arm(comparison)
 
-def write_states(spool: str | None, last: bool) -> None:
-    """Leave snapshots from now on, also if nothing is compared: a patch has tripped.
+    def write_states(self, spool: str | None, last: bool) -> None:
+        """Leave snapshots from now on, also if nothing is compared: a patch has tripped.
 
-    Args:
-        spool: As for :func:`begin`.
-        last: The process ends. Then the calling thread writes, unless the keeper's does so anyway.
+        Args:
+            spool: As for :meth:`begin`.
+            last: The process ends. Then the calling thread writes, unless the keeper's does so anyway.
 
-    Raises:
-        LookupError: Nobody knows a folder.
-    """
-    _keeper(spool).show(last)
+        Raises:
+            LookupError: Nobody knows a folder.
+        """
+        self._keeper_in(spool).show(last)
 
+    def _keeper_in(self, spool: str | None) -> Keeper:
+        """The keeper, which moves when the folder changes."""
+        if spool is None:
+            raise LookupError("nobody says where the spool is: set comparison.spool")
+        self._keeper.folder = spool
+        return self._keeper
 
-def _keeper(spool: str | None) -> Keeper:
-    """The keeper of this process; it moves when the folder changes."""
-    if spool is None:
-        raise LookupError("nobody says where the spool is: set comparison.spool")
-    _KEEPER.folder = spool
-    return _KEEPER
-
-
-def _describe() -> dict[str, Any]:
-    patches, events = {}, {}
-    for name, switch in list(loading.switches.items()):
-        entry = switch.status()
-        patches[name] = {key: entry[key] for key in ("state", "reason", "failures", "mode")}
-        if switch.guard.events:
-            events[name] = dict(switch.guard.events)
-    return {"release": _version("DIRAC"), "plugin": _version("dirac-perfpatch"), "patches": patches, "events": events}
+    def _describe(self) -> dict[str, Any]:
+        patches, events = {}, {}
+        for name, switch in list(self._switches.items()):
+            entry = switch.status()
+            patches[name] = {key: entry[key] for key in ("state", "reason", "failures", "mode")}
+            if counted := switch.guard.events:
+                events[name] = counted
+        versions = {"release": _version("DIRAC"), "plugin": _version("dirac-perfpatch")}
+        return {**versions, "patches": patches, "events": events}
 
 
 @functools.cache
@@ -80,6 +89,3 @@ def _version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return ""
-
-
-_KEEPER = Keeper("", _describe)

@@ -112,7 +112,7 @@ def every_patch_on() -> Iterator[None]:
     from dirac_perfpatch import loading
 
     yield
-    for switch in loading.switches.values():
+    for switch in loading.plugin.switches.values():
         switch.guard.begin_anew()
         switch._tripped = ""
         switch.arm()
@@ -123,7 +123,7 @@ def stock(*names: str) -> Iterator[None]:
     """Take patches off for a while; all of them if none is named."""
     from dirac_perfpatch import loading
 
-    switches = [loading.switches[name] for name in names or loading.switches]
+    switches = [loading.plugin.switches[name] for name in names or loading.plugin.switches]
     for switch in switches:
         switch.take_off()
     try:

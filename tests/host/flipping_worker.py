@@ -95,7 +95,7 @@ for thread in threads:
 switched = forked = 0
 end = time.monotonic() + seconds
 while time.monotonic() < end:
-    switch = random.choice(list(loading.switches.values()))
+    switch = random.choice(list(loading.plugin.switches.values()))
     switch.take_off()
     time.sleep(random.random() / 500)
     switch.arm()

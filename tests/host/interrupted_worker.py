@@ -106,7 +106,7 @@ def _status() -> Callable[[], None]:
 
 
 def _switching() -> Callable[[], None]:
-    switch = loading.switches["extension_lookup"]
+    switch = loading.plugin.switches["extension_lookup"]
 
     def off_and_on() -> None:
         switch.take_off()
@@ -121,7 +121,7 @@ def _switching() -> Callable[[], None]:
 
 def _put_on_anew(name: str, **options: Any) -> None:
     dirac_perfpatch.status()
-    switch = loading.switches[name]
+    switch = loading.plugin.switches[name]
     switch.take_off()
     switch.configure(options)
     switch.arm()

@@ -335,9 +335,9 @@ import subprocess, sys
 from dirac_perfpatch import loading
 work(0.1)
 command = [os.path.join(os.path.dirname(sys.executable), "dirac-perfpatch"), "status"]
-spool = loading.spool()
+spool = loading.plugin.spool()
 print(subprocess.run(command, capture_output=True).returncode)
-loading.switches["error_stack"].trip("on purpose")
+loading.plugin.switches["error_stack"].trip("on purpose")
 end = time.monotonic() + 20
 while not (os.path.isdir(spool) and os.listdir(spool)):  # it is written in the background
     assert time.monotonic() < end

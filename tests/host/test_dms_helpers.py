@@ -233,7 +233,7 @@ def test_whatever_is_done_to_helpers_they_are_as_in_stock(steps: list[tuple[tupl
         for ours, theirs in helpers:
             for name, use in GETTERS.items():
                 assert outcome(use, ours) == outcome(use, theirs), name
-    assert loading.switches["dms_helpers"].guard.failures == 0
+    assert loading.plugin.switches["dms_helpers"].guard.failures == 0
 
 
 @pytest.mark.parametrize("copied", sorted(COPIES))

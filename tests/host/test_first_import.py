@@ -100,7 +100,7 @@ def test_no_target_exists_twice() -> None:
         "import DIRAC.Core.Utilities.Extensions as extensions\n"
         "extensions.extensionsByPriority()\n"
         "cli._load_targets()\n"
-        "for switch in loading.switches.values(): switch.take_off()\n"
+        "for switch in loading.plugin.switches.values(): switch.take_off()\n"
         "for name in ('ProxyInfo', 'ProxyFile', 'VOMS', 'X509Request', 'Locations', 'X509CRL'):\n"
         "    with contextlib.suppress(ImportError): importlib.import_module('DIRAC.Core.Security.' + name)\n"
         "for name in ('DIRAC.Core.DISET.RPCClient', 'DIRAC.Core.Tornado.Client.TornadoClient',\n"

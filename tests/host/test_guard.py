@@ -56,7 +56,7 @@ def test_a_failing_wrapper_trips_its_patch(
     assert _state(name)["failures"] == Guard.LIMIT
     assert "RuntimeError" in _state(name)["reason"]
     assert ask() == wanted  # the host's own code now
-    assert loading.switches[name].guard.failures == Guard.LIMIT
+    assert loading.plugin.switches[name].guard.failures == Guard.LIMIT
     said = [line for line in capsys.readouterr().err.splitlines() if "dirac-perfpatch: " in line]
     assert len(said) == 2  # the failure, and the trip
     assert not any("secret" in line for line in said)

@@ -12,8 +12,8 @@ import sys
 from DIRAC.Core.Utilities.Extensions import extensionsByPriority
 extensionsByPriority()
 from dirac_perfpatch import live, loading, status
-loading._background._pause()
-follower = live.Follower()
+loading.plugin.background._pause()
+follower = loading.plugin.follower()
 from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData
 helper = "DIRAC.ConfigurationSystem.Client.Helpers.Operations"
 
@@ -23,7 +23,7 @@ def option(path, value):
 def off():
     follower.look()
     follower.look()
-    return sorted(name for name, toggle in loading._toggles.items() if not toggle.on)
+    return sorted(name for name, toggle in loading.plugin.toggles.items() if not toggle.on)
 
 def write(text):
     open(sys.argv[-1], "w").write(text)
@@ -59,7 +59,7 @@ option("{_section("other")}/proxy_loading", "off")
 option("/DIRAC/VirtualOrganization", "vo")
 import DIRAC.ConfigurationSystem.Client.Helpers.Operations
 print(off())
-print(loading.source.partition(", ")[2])
+print(loading.plugin.source.partition(", ")[2])
 write("enabled: on\\n")
 print(off())
 """

@@ -34,7 +34,7 @@ def runs(name):
     "Whether a function of the package stands in the place of every target of the module."
     found = []
     for patch in reloaded[name]:
-        for target in loading.switches[patch].patch.targets:
+        for target in loading.plugin.switches[patch].patch.targets:
             if name in target.modules:
                 value = sys.modules[name]
                 for part in seams.get(patch, target.attribute).split("."):
@@ -56,7 +56,7 @@ else:
     time.sleep(6)
     states = ["applied"]
 after = list(map(runs, reloaded))
-for switch in loading.switches.values():
+for switch in loading.plugin.switches.values():
     switch.take_off()
 print(json.dumps([before, states, after, list(map(runs, reloaded))]))
 """
@@ -107,7 +107,7 @@ def test_a_reloaded_pool_serves_old_and_new_objects(mariadb: MariaDB) -> None:
         "def use(db): return [db._query('SELECT 1')['OK'] for _ in range(50)]\n"
         "for db in (old, new):\n"
         "    use(db); before = pings(db); use(db); print(pings(db) - before)\n"
-        "for switch in loading.switches.values(): switch.take_off()\n"
+        "for switch in loading.plugin.switches.values(): switch.take_off()\n"
         "for db in (old, new):\n"
         "    before = pings(db); use(db); print(pings(db) - before, type(db._getConnection()['Value']).__module__)\n"
     )

@@ -66,8 +66,8 @@ def test_the_attribute_is_the_original_object_again(name: str) -> None:
     with stock(name):
         originals = _objects(name)
         assert set(originals).isdisjoint(patched)
-        assert loading.switches[name].status()["state"] == "off"
-    assert loading.switches[name].status()["state"] == "applied"
+        assert loading.plugin.switches[name].status()["state"] == "off"
+    assert loading.plugin.switches[name].status()["state"] == "applied"
     assert set(_objects(name)).isdisjoint(originals)
     with stock(name):
         assert _objects(name) == originals
@@ -80,7 +80,7 @@ def test_the_original_is_what_the_host_defined() -> None:
         "import DIRAC.Core.Utilities.ReturnValues as r\n"
         "e.extensionsByPriority()\n"
         "from dirac_perfpatch import loading\n"
-        "[switch.take_off() for switch in loading.switches.values()]\n"
+        "[switch.take_off() for switch in loading.plugin.switches.values()]\n"
         "functions = (e.extensionsByPriority, m.ConnectionPool.get, m.MySQL._except, r.S_ERROR)\n"
         "print([(type(f).__name__, f.__code__.co_code.hex()) for f in functions])"
     )
@@ -112,6 +112,6 @@ def test_each_patch_is_switched_on_its_own() -> None:
     cli._load_targets()
     for patch in CATALOGUE:
         with stock(patch.name):
-            states = {name: switch.status()["state"] for name, switch in loading.switches.items()}
+            states = {name: switch.status()["state"] for name, switch in loading.plugin.switches.items()}
         assert states.pop(patch.name) == "off"
         assert set(states.values()) == {"applied"}

@@ -102,10 +102,10 @@ until("armed", "dms_helpers")
 
 
 LOOK = """
-loading._background._pause()  # the thread of the process itself
+loading.plugin.background._pause()  # the thread of the process itself
 def look():
     for _ in range(3):
-        loading._look_again()
+        loading.plugin._look_again()
     return on()
 """
 STAYS = "the toggles stay as they are"
@@ -138,7 +138,7 @@ def test_what_is_off_stays_off_when_the_file_is_lost(run: Any, off: str, left: s
 off, left = {off!r}, {left!r}
 print(look())
 file.unlink() if left is None else write(left)
-print(look(), look(), loading.source == str(file))
+print(look(), look(), loading.plugin.source == str(file))
 write(off)
 print(look())
 file.unlink() if left is None else write(left)
@@ -178,13 +178,13 @@ print(look())
 
 def test_a_file_that_comes_counts_and_does_not_go_again(run: Any) -> None:
     code = """
-print(look(), loading.source == loading.toggles.SHIPPED)
+print(look(), loading.plugin.source == loading.toggles.SHIPPED)
 write("")
 print(look())
 write("patches:\\n  error_stack: off\\n")
-print(look(), loading.source == str(file))
+print(look(), loading.plugin.source == str(file))
 file.unlink()
-print(look(), loading.source == str(file))
+print(look(), loading.plugin.source == str(file))
 write("enabled: on\\n")
 print(look())
 """
@@ -243,7 +243,7 @@ import threading
 whole = ["enabled: off\\n", "enabled: off\\npatches:\\n  error_stack: ab\\n", "patches:\\n  error_stack: off\\n"]
 broken = ["", "patches:\\n", "enabled: o", "enabled: on\\npatches:\\n  error_st", "enabled: on\\npat\\0", "\\xff"]
 print(look())
-loading._background._go_on()
+loading.plugin.background._go_on()
 seen, done = set(), threading.Event()
 def watch():
     while not done.is_set():
@@ -295,7 +295,7 @@ look()
 executed()
 look()
 names = ("connection_checkout", "connection_eviction")
-print(sorted({{one.state for name in names for one in loading.switches[name]._fittings}}))
+print(sorted({{one.state for name in names for one in loading.plugin.switches[name]._fittings}}))
 """
     said, told = run(LOOK + code)
     assert said == [*["['armed']"] * 2, "['failed']"] * 2  # there is nothing in it
@@ -325,13 +325,13 @@ def test_what_was_waited_for_is_no_longer(run: Any, tmp_path: Path) -> None:
     code = f"""
 write("enabled: off\\n")
 until_end = time.monotonic() + 10
-while loading.source != str(file):
+while loading.plugin.source != str(file):
     assert time.monotonic() < until_end
     time.sleep(0.005)
 import importlib
 ours = ("dirac_perfpatch.patches.dms_helpers", "dirac_perfpatch.keeping")
 def there():
-    loading._background._pause(), loading._background._go_on()  # all that changes has changed
+    loading.plugin.background._pause(), loading.plugin.background._go_on()  # all that changes has changed
     return [name in sys.modules for name in ours]
 there()
 for name in {names!r}:
@@ -350,24 +350,24 @@ import threading
 until("applied")
 write("enabled: off\\n")
 until("off")
-switch = loading.switches.pop("error_stack")  # as if its module had not come yet
+switch = loading.plugin.switches.pop("error_stack")  # as if its module had not come yet
 wanted = loading.toggles.draft(loading.toggles.SHIPPED).toggles()
-real = loading._set
+real = loading.plugin._set
 inside = threading.Event()
 def slow(switch, toggle):
     if threading.current_thread() is thread:
         inside.set()
         time.sleep(0.3)
     real(switch, toggle)
-loading._background._pause()
-loading._set = slow
-loading._toggles["error_stack"] = wanted.patches["error_stack"]
-thread = threading.Thread(target=loading._arm, args=("error_stack",))
+loading.plugin.background._pause()
+loading.plugin._set = slow
+loading.plugin.toggles["error_stack"] = wanted.patches["error_stack"]
+thread = threading.Thread(target=loading.plugin._load, args=("error_stack",))
 thread.start()
 inside.wait()
-loading.apply(loading.toggles.draft("FILE", "enabled: off").toggles())
+loading.plugin.apply(loading.toggles.draft("FILE", "enabled: off").toggles())
 thread.join()
-print(loading.switches["error_stack"].status()["state"], host.traceback is traceback)
+print(loading.plugin.switches["error_stack"].status()["state"], host.traceback is traceback)
 """
     assert run(code)[0] == ["off True"]
 
@@ -376,9 +376,9 @@ def test_only_what_makes_a_difference_is_touched(run: Any) -> None:
     """A patch that is on is not taken off for what concerns comparisons alone."""
     code = """
 until("applied")
-loading._background._pause()
+loading.plugin.background._pause()
 def apply(text):
-    print(loading.apply(loading.toggles.draft("FILE", text).toggles()))
+    print(loading.plugin.apply(loading.toggles.draft("FILE", text).toggles()))
 apply("comparison:\\n  share: 0.1\\n")
 apply("patches:\\n  error_stack: ab\\ncomparison:\\n  share: 0.1\\n")
 apply("patches:\\n  error_stack: ab\\ncomparison:\\n  share: 0.2\\n")
@@ -395,7 +395,7 @@ def test_options_are_taken_up(run: Any) -> None:
     code = """
 write("patches:\\n  error_stack:\\n    recheck_seconds: 7\\n")
 until_end = time.monotonic() + 10
-while loading.switches["error_stack"]._fittings[-1].sites[-1].options != {"recheck_seconds": 7}:
+while loading.plugin.switches["error_stack"]._fittings[-1].sites[-1].options != {"recheck_seconds": 7}:
     assert time.monotonic() < until_end
     time.sleep(0.005)
 print(on())
@@ -431,10 +431,10 @@ for word in ("a", "b"):
 def test_a_file_that_was_broken_at_the_start_is_mended(run: Any) -> None:
     code = """
 time.sleep(0.2)
-print(on(), loading.problem != "")
+print(on(), loading.plugin.problem != "")
 write("patches:\\n  dms_helpers: off\\n")
 until("applied")
-print(loading.problem)
+print(loading.plugin.problem)
 """
     said, told = run(code, "enabled: maybe\n")
     assert said == ["off True", ""]
@@ -444,7 +444,7 @@ print(loading.problem)
 
 def test_a_file_that_is_being_written_is_not_read_half(run: Any) -> None:
     code = """
-follower = live.Follower()
+follower = loading.plugin.follower()
 file.write_text("patches:\\n")
 assert follower.look() == live._SETTLING
 file.write_text("patches:\\n  error_stack: ab\\n")
@@ -470,13 +470,13 @@ follower.look()
 print(follower._draft.patches["error_stack"].mode)
 """
     # The thread of the process itself is kept out of it.
-    code = "loading._background._pause()\n" + code
+    code = "loading.plugin.background._pause()\n" + code
     assert run(code)[0] == ["on", "on", "off"]
 
 
 def test_a_tripped_patch_stays_tripped(run: Any) -> None:
     code = """
-loading.switches["error_stack"].trip("on purpose")
+loading.plugin.switches["error_stack"].trip("on purpose")
 for text in ("error_stack: off", "error_stack: on", "error_stack:\\n    recheck_seconds: 3"):
     write(f"patches:\\n  {text}\\n")
     time.sleep(0.3)
@@ -559,14 +559,14 @@ os.register_at_fork(before=look)
 def test_a_fork_in_the_middle_of_a_change_waits_only_for_so_long(run: Any) -> None:
     """The child does the rest of the change, also when it did not wait for the end."""
     code = """
-real = loading._take_up
+real = loading.plugin._take_up
 working = []
 def take_up(name):
     if name == "error_stack":
         working.append(1)
         time.sleep(SECONDS)
     real(name)
-loading._take_up = take_up
+loading.plugin._take_up = take_up
 def inside():
     global SECONDS
     SECONDS = 0
@@ -616,8 +616,8 @@ until("off")
 
 def test_a_signal_handler_that_forks_while_a_fork_waits(run: Any) -> None:
     code = """
-real = loading.apply
-loading.apply = lambda wanted: (time.sleep(0.6), real(wanted))[1]
+real = loading.plugin.apply
+loading.plugin.apply = lambda wanted: (time.sleep(0.6), real(wanted))[1]
 signal.signal(signal.SIGALRM, lambda *_: fork(lambda: None))
 write("patches:\\n  error_stack: off\\n")
 time.sleep(0.2)
@@ -631,7 +631,7 @@ print(len(os.listdir("/proc/self/task")))
 
 
 BACKGROUND = """
-loading._background._pause()
+loading.plugin.background._pause()
 from dirac_perfpatch.background import Background
 background._FIRST, background._PATIENCE = 0.01, 0.05
 wait = ran = 0
@@ -690,7 +690,7 @@ import _thread
 from dirac_perfpatch.background import Background
 def refused(*_):
     raise RuntimeError("can't start new thread")
-loading._background._pause()  # the thread of the process itself
+loading.plugin.background._pause()  # the thread of the process itself
 real, _thread.start_new_thread = _thread.start_new_thread, refused
 ran = []
 Background(lambda: ran.append(1) or 0.01).start()
@@ -705,7 +705,7 @@ print(bool(ran))
 def test_an_exit_in_the_middle_of_a_change(run: Any) -> None:
     """The thread is not stopped while it writes to standard error, and does not keep the process."""
     code = """
-loading.apply = lambda wanted: time.sleep(60)
+loading.plugin.apply = lambda wanted: time.sleep(60)
 write("patches:\\n  error_stack: off\\n")
 time.sleep(0.3)
 """
@@ -765,7 +765,7 @@ def test_a_patch_that_trips_does_not_wait_for_the_file_system(run: Any, tmp_path
     """Its snapshot is written in the background, and also if the process ends at once."""
     trip = """
 began = time.monotonic()
-loading.switches["error_stack"].trip("on purpose")
+loading.plugin.switches["error_stack"].trip("on purpose")
 print(time.monotonic() - began < 0.5)
 """
     hangs = "os.replace = lambda *paths, **folders: time.sleep(60)\n"
@@ -782,10 +782,10 @@ print(time.monotonic() - began < 0.5)
 
 def test_however_often_the_folder_changes_there_is_one_thread(run: Any, tmp_path: Path) -> None:
     code = f"""
-loading._background._pause()
+loading.plugin.background._pause()
 for number in range(30):
     text = f"patches:\\n  error_stack: ab\\ncomparison:\\n  spool: {tmp_path}/spool{{number}}\\n"
-    loading.apply(loading.toggles.draft("FILE", text).toggles())
+    loading.plugin.apply(loading.toggles.draft("FILE", text).toggles())
 print(len(os.listdir("/proc/self/task")))
 """
     assert run(code)[0] == ["2"]

@@ -172,11 +172,11 @@ for thread in threads:
     thread.start()
 while len(answered) < 7:
     time.sleep(0.001)
-print(len(reads), len(loading._sleepers))
+print(len(reads), len(loading.plugin._waiting))
 go_on.set()
 for thread in threads:
     thread.join()
-print(len(reads), len(loading._sleepers), len(answered))
+print(len(reads), len(loading.plugin._waiting), len(answered))
 """
     )
     assert child(code).stdout == "1 0\n1 8 8\n"
@@ -237,7 +237,7 @@ sys.inside.wait(10)
 def take_up(name):
     sys.arming.set()
     import wrapt
-loading._take_up = take_up
+loading.plugin._take_up = take_up
 go_on.set()
 print(extension_metadata())
 """
@@ -249,18 +249,18 @@ def test_a_signal_handler_that_asks_in_the_middle_of_a_start(child: Any) -> None
 import signal
 signal.signal(signal.SIGALRM, lambda *_: (print(extension_metadata()), go_on.set()))
 signal.setitimer(signal.ITIMER_REAL, 0.1)
-print(extension_metadata(), len(loading._sleepers))
+print(extension_metadata(), len(loading.plugin._waiting))
 """
     assert child(SLOW + code).stdout == "{'priority': -8524}\n{'priority': -8524} 8\n"
 
 
 def test_a_status_in_the_middle_of_a_start(child: Any) -> None:
     code = """
-real_take_up = loading._take_up
+real_take_up = loading.plugin._take_up
 def take_up(name):
     real_take_up(name)
     status()
-loading._take_up = take_up
+loading.plugin._take_up = take_up
 go_on.set()
 print(extension_metadata(), {entry["state"] for entry in status()})
 """
@@ -418,7 +418,7 @@ def test_a_broken_shipped_file_does_not_reach_the_host(copy: Path, child: Any, c
     ],
 )
 def test_a_start_that_raises_does_not_reach_the_host(child: Any, error: str) -> None:
-    code = "from dirac_perfpatch import loading\ndef fail():\n    raise " + error + "\nloading.start = fail\n" + ASK
+    code = "from dirac_perfpatch import loading\ndef fail():\n    raise " + error + "\nloading.plugin.start = fail\n" + ASK
     answer = child(code)
     assert answer.stdout == ANSWER + "\n"
     assert len(_lines(answer)) == 1
@@ -427,7 +427,7 @@ def test_a_start_that_raises_does_not_reach_the_host(child: Any, error: str) -> 
 
 def test_an_error_that_cannot_even_be_shown_does_not_reach_the_host(child: Any) -> None:
     error = "type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})"
-    answer = child(f"from dirac_perfpatch import loading\ndef fail():\n    raise {error}\nloading.start = fail\n" + ASK)
+    answer = child(f"from dirac_perfpatch import loading\ndef fail():\n    raise {error}\nloading.plugin.start = fail\n" + ASK)
     assert answer.stdout == ANSWER + "\n"
     assert len(_lines(answer)) <= 1
 
@@ -451,7 +451,7 @@ def test_a_start_that_raised_shows_in_the_status(child: Any) -> None:
         "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 2)",
     ],
 )
-@pytest.mark.parametrize("break_start", ["", "loading.start = None", "toggles.SHIPPED = '/no/such/file'"])
+@pytest.mark.parametrize("break_start", ["", "loading.plugin.start = None", "toggles.SHIPPED = '/no/such/file'"])
 def test_a_missing_standard_error_is_no_reason_to_fail(child: Any, stream: str, break_start: str) -> None:
     """And the line does not go to standard output instead, which scripts parse."""
     code = f"import sys\nfrom dirac_perfpatch import loading, toggles\n{break_start}\n{stream}\n{ASK}"
