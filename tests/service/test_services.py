@@ -197,6 +197,9 @@ for url in sys.argv[1:]:
 """
 
 
+DEFAULTS = "enabled: on\n"
+
+
 def toggles(installation: Installation) -> Path:
     """The file that the services of an installation look for."""
     return installation.folder / "server" / "etc" / "patches.yaml"
@@ -239,6 +242,9 @@ def test_a_patch_is_switched_off_and_on_in_a_running_service(
     assert becomes(installation, {"connection_checkout": "off"})
     assert installation.log(FILE_CATALOG).read_text().count("connection_checkout must be on, off or ab") == 1
     toggles(installation).unlink()
+    time.sleep(4)
+    assert becomes(installation, {"connection_checkout": "off"}), "a file that vanishes switches nothing on"
+    toggles(installation).write_text(DEFAULTS)
     assert becomes(installation, {"connection_checkout": there})
     assert pings() < 10
 
@@ -292,7 +298,7 @@ def test_a_patch_under_comparison_is_switched_off_in_a_running_service(
     assert checkouts(between) == checkouts(after)
     assert sum(checkouts(after).values()) >= sum(checkouts(before).values()) > 0
     assert after["patches"]["connection_eviction"]["mode"] == "ab"
-    toggles(installation).unlink()
+    toggles(installation).write_text(DEFAULTS)
     assert becomes(installation, {"connection_checkout": "applied"})
 
 
@@ -321,7 +327,7 @@ def test_the_configuration_system_overrides_the_file(installations: dict[str, In
     assert becomes(installation, {"connection_checkout": there, "error_stack": "off"})
     set_options(of_vo, {"error_stack": "on", "proxy_loading/enabled": "off", "proxy_loading/max_proxies": "10"})
     assert becomes(installation, {"connection_checkout": there, "error_stack": there, "proxy_loading": "off"})
-    toggles(installation).unlink()
+    toggles(installation).write_text(DEFAULTS)
     assert becomes(installation, {"proxy_loading": there})
     for service in installation.services:
         assert "Traceback" not in installation.log(service).read_text()
