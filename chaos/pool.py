@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections import Counter
 from typing import Any
 
+from lab import inside
+
 Answer = dict[str, Any]
 
-
 _connected: dict[str, Any] = {}
+
+
+def load() -> None:
+    """Load DIRAC, the plugin and what it patches."""
+    inside.load()
+    importlib.import_module("DIRAC.Core.Utilities.MySQL")
 
 
 def connect(account: dict[str, Any]) -> Any:

@@ -22,9 +22,10 @@ from .interpreters import find_interpreter, python_interpreters
 
 PLUGIN = "dirac-perfpatch"
 
-# Each line of releases that is supported, and one release that has the changes in-tree.
-RELEASES = ("8.0.86", "9.0.28", "9.1.8", "9.1.22")
-IN_TREE = "9.1.22"
+# Each line of releases that is supported. The last two are the pair to compare: the latest release that the plugin is
+# for, and one that has the changes in-tree.
+COMPARED, IN_TREE = "9.1.8", "9.1.22"
+RELEASES = ("8.0.86", "9.0.28", COMPARED, IN_TREE)
 DEFAULT_PYTHON = "3.11"
 
 # gfal2-python does not build on Debian 12 and nothing here needs it: this marker is never true.
@@ -55,6 +56,26 @@ class Host:
     @property
     def site_packages(self) -> Path:
         return self.folder / "lib" / f"python{self.version}" / "site-packages"
+
+    def process_env(self, root: Path, library: Path | None = None, **more: str) -> dict[str, str]:
+        """The whole environment of a process of this host.
+
+        root: of its DIRAC, a folder that is there and takes its temporary files; library: of lab.folder.library(), what
+        it can import besides; more: variables.
+        """
+        keep = {name: os.environ[name] for name in ("HOME", "LANG", "USER", "LOGNAME") if name in os.environ}
+        return {
+            **keep,
+            "PATH": os.pathsep.join([str(self.bin), os.environ.get("PATH", os.defpath)]),
+            # Never the configuration of whoever runs this.
+            "DIRAC_ROOT_PATH": str(root),
+            "DIRACSYSCONFIG": str(root / "etc" / "dirac.cfg"),
+            "TMPDIR": str(root),
+            # A block-buffered log would hide how far a process has come.
+            "PYTHONUNBUFFERED": "1",
+            **({"PYTHONPATH": str(library)} if library else {}),
+            **more,
+        }
 
 
 def matrix() -> list[tuple[str, str]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 
 from . import processes
+from .folder import make
 
 # Nothing waits for the disk: that would hide the client's own cost. What was committed survives kill() all the same, as
 # it is in the kernel's hands by then; only a crash of the whole machine loses it.
@@ -41,9 +40,8 @@ class MariaDB:
         self._process: subprocess.Popen[bytes] | None = None
         self._own_connections = 0
         # A socket's path may have 107 characters, which a deep data folder exceeds.
-        self._short = Path(tempfile.mkdtemp(prefix="lab-mariadb-"))
+        self._short = make("lab-mariadb-")
         self.socket = self._short / "socket"
-        atexit.register(shutil.rmtree, self._short, True)
 
     def start(self, timeout: float = 60.0) -> MariaDB:
         """Start the server and wait until it answers.

@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +23,9 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start a process that is killed when this one ends, however it ends.
 
-    command: the program and its arguments; log: the file that its output is added to; env: its whole environment;
-    talk: stdin and stdout are pipes to us, and only stderr goes to the log.
+    command: the program and its arguments; log: the file that its output is added to, in whose folder it runs: no
+    Python of ours is importable from there; env: its whole environment; talk: stdin and stdout are pipes to us, and
+    only stderr goes to the log.
     Returns: the Popen, in a process group of its own so that Ctrl-C reaches only us and we stop it in order.
     Errors: OSError when it cannot be started.
     """
@@ -36,6 +38,7 @@ def start(
                 stdout=subprocess.PIPE if talk else output,
                 stderr=output,
                 env=env,
+                cwd=log.parent,
                 start_new_session=True,
             )
 
@@ -58,6 +61,28 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def end_children(grace: float = 10.0) -> None:
+    """End every child of this process, whoever started it.
+
+    Those of start() at once; the others with SIGTERM, so that they end their own, and `grace` seconds later at once.
+    """
+    children = [int(pid) for tasks in Path("/proc/self/task").glob("*/children") for pid in tasks.read_text().split()]
+    for pid in children:
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(pid) == pid:
+                os.killpg(pid, signal.SIGKILL)
+            else:
+                os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    for pid in children:
+        # Gone when another thread has waited for it.
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            while os.waitpid(pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > deadline:
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(0.02)
 
 
 def free_port() -> int:

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT))
-
-from lab import hosts  # noqa: E402
-from lab.interpreters import python_interpreters  # noqa: E402
-from lab.machine import ensure_packages  # noqa: E402
+from lab import hosts
+from lab.command import end_when_told, say
+from lab.folder import CHECKOUT, library, temporary_folder
+from lab.interpreters import python_interpreters
+from lab.machine import ensure_packages
 
 STYLE = ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "wrapt>=1.14", "pytest>=7", "hypothesis>=6"]
 STYLE += ["prometheus_client>=0.20"]
@@ -34,8 +31,6 @@ UNIT = [
 MONITORING = [*UNIT, "prometheus_client>=0.20"]
 # Two at a time: the machines that this must pass on have two cores.
 WORKERS = 2
-
-_began = time.monotonic()
 
 
 class Stage:
@@ -63,11 +58,6 @@ class Stage:
         if code:
             print(output, flush=True)
         return code == 0
-
-
-def say(text: str) -> None:
-    """Show progress, with the seconds since the start."""
-    print(f"[{time.monotonic() - _began:5.0f} s] {text}", flush=True)
 
 
 def command(arguments: Sequence[str | Path], environment: dict[str, str] | None = None) -> tuple[int, str]:
@@ -118,13 +108,13 @@ def _monitoring() -> Stage:
     return Stage("monitoring tests, Debian's Prometheus", run)
 
 
-def _with_host(kind: str, release: str, version: str, library: Path) -> Stage:
+def _with_host(kind: str, release: str, version: str, modules: Path) -> Stage:
     def run() -> tuple[int, str]:
         host = hosts.environment(release, version, label="tests")
         pytest = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
         # Not `-m pytest`: that would put the checkout on the path, before the plugin that is installed.
         arguments = [host.python, "-c", pytest, "--rootdir", CHECKOUT, "-c", CHECKOUT / "pyproject.toml"]
-        return command([*arguments, CHECKOUT / "tests" / kind], _environment(PYTHONPATH=str(library)))
+        return command([*arguments, CHECKOUT / "tests" / kind], _environment(PYTHONPATH=str(modules)))
 
     return Stage(f"{kind} tests, DIRAC {release}, Python {version}", run)
 
@@ -175,6 +165,7 @@ def _close(done: Sequence[Stage]) -> None:
 
 
 def main() -> None:
+    end_when_told()
     ensure_packages()
     done: list[Stage] = []
     _run_all(_style(), done)
@@ -182,13 +173,10 @@ def main() -> None:
     _run_all([_monitoring()], done)
     matrix = hosts.matrix()
     _run_all([_install(*pair) for pair in matrix], done, workers=1)
-    library = Path(tempfile.mkdtemp(prefix="perfpatch-library-"))
-    try:
-        (library / "lab").symlink_to(CHECKOUT / "lab")
+    with temporary_folder("perfpatch-library-") as folder:
+        modules = library(folder / "library", "lab")
         for kind in ("host", "service"):
-            _run_all([_with_host(kind, *pair, library) for pair in matrix], done)
-    finally:
-        shutil.rmtree(library)
+            _run_all([_with_host(kind, *pair, modules) for pair in matrix], done)
     _run_all([_uninstall(release) for release in hosts.RELEASES], done)
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
     _run_all([Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))], done)

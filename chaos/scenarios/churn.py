@@ -9,7 +9,8 @@ from typing import Any
 
 from chaos.arms import Account, Arm, Arms
 from chaos.pool import Failures, connect, connect_directly, connection_id, entries
-from chaos.result import PATCHED, STOCK, Row, as_stock
+from chaos.result import Row, as_stock
+from lab.arms import PATCHED, STOCK
 
 AT_ONCE = 20
 KILLED = 2  # of them, while they hold their connection: a dead connection is left behind, too

@@ -9,7 +9,8 @@ from typing import Any
 
 from chaos.arms import Account, Arm, Arms
 from chaos.pool import connect
-from chaos.result import IN_TREE, PATCHED, Row, at_most, none, reported
+from chaos.result import Row, at_most, none, reported
+from lab.arms import IN_TREE, PATCHED
 
 QUERIES = 300
 HOLDERS = 100

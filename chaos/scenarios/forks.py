@@ -13,7 +13,8 @@ from typing import Any
 
 from chaos.arms import Account, Arm, Arms
 from chaos.pool import Failures, connect, connection_id
-from chaos.result import PATCHED, STOCK, Row, as_stock, none
+from chaos.result import Row, as_stock, none
+from lab.arms import PATCHED, STOCK
 
 WAYS = ("os._exit", "sys.exit", "multiprocessing")
 QUERIES = 20

@@ -5,7 +5,8 @@ from __future__ import annotations
 from chaos import load
 from chaos.arms import Arm, Arms
 from chaos.killing import Killer
-from chaos.result import PATCHED, STOCK, Row, none, reported
+from chaos.result import Row, none, reported
+from lab.arms import PATCHED, STOCK
 
 THREADS = 8
 EVERY = 0.1

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chaos import load
-from chaos.arms import Account, Arm, Arms, Driver
+from chaos.arms import Account, Arm, Arms
 from chaos.pool import Failures, connect
 from chaos.proxy import Proxy, can_vanish
 from chaos.result import Row, at_most, none, reported
+from lab.worker import Worker
 
 THREADS = 8
 PAUSE = 0.01
@@ -32,7 +33,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
 
     def one(arm: Arm) -> _Outcomes:
         with contextlib.ExitStack() as stack:
-            drivers = [stack.enter_context(arm.new_driver(toggles=text)) for text in toggles]
+            drivers = [stack.enter_context(arm.new_driver(text)) for text in toggles]
             return _Outcomes(
                 _under_load(arm, drivers[0], silence, lose=False),
                 _under_load(arm, drivers[0], silence, lose=True),
@@ -105,7 +106,7 @@ def _far_away(arm: Arm) -> Iterator[tuple[Proxy, Account]]:
         yield proxy, account
 
 
-def _under_load(arm: Arm, driver: Driver, silence: float, lose: bool) -> load.Outcome:
+def _under_load(arm: Arm, driver: Worker, silence: float, lose: bool) -> load.Outcome:
     with _far_away(arm) as (proxy, account):
         driver.call(load.start, account, THREADS, PAUSE)
         time.sleep(0.3)
@@ -118,7 +119,7 @@ def _under_load(arm: Arm, driver: Driver, silence: float, lose: bool) -> load.Ou
         return load.check(arm.server, account, driver.call(load.finish, 20))
 
 
-def _rested(arm: Arm, rest: float, drivers: list[Driver]) -> list[dict[str, int]]:
+def _rested(arm: Arm, rest: float, drivers: list[Worker]) -> list[dict[str, int]]:
     """Returns: for each driver the failures after a rest in which the connections were forgotten, counted."""
     with contextlib.ExitStack() as stack:
         for driver in drivers:

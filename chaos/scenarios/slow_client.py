@@ -27,13 +27,13 @@ def run(arms: Arms, short: bool) -> list[Row]:
                 arm.driver.call(load.start, account, THREADS, PAUSE)
                 for _ in range(halts):
                     time.sleep(0.3)
-                    os.kill(arm.driver.pid, signal.SIGSTOP)
+                    os.kill(arm.driver.process.pid, signal.SIGSTOP)
                     time.sleep(HALT)
-                    os.kill(arm.driver.pid, signal.SIGCONT)
+                    os.kill(arm.driver.process.pid, signal.SIGCONT)
                 time.sleep(0.3)
                 return load.check(arm.server, account, arm.driver.call(load.finish, 30))
             finally:
-                os.kill(arm.driver.pid, signal.SIGCONT)
+                os.kill(arm.driver.process.pid, signal.SIGCONT)
                 arm.server.execute(f"SET GLOBAL wait_timeout = {allowed}")
 
     outcomes = arms.together(one)
