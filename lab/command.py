@@ -36,9 +36,11 @@ def _end(number: int, _: Any) -> None:
     # Not by an exception: that would wait for every thread that waits for a process.
     for told in (signal.SIGINT, signal.SIGTERM):
         signal.signal(told, signal.SIG_IGN)
+    for _again in range(10):  # other threads go on until we exit: they may start processes and write files meanwhile
+        processes.end_children()
+        if folder.remove_all():
+            break
     processes.end_children()
-    folder.remove_all()
-    processes.end_children()  # what other threads have started meanwhile
     os._exit(128 + number)
 
 

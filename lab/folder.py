@@ -51,7 +51,8 @@ def library(folder: Path, *paths: str) -> Path:
 
 
 @atexit.register
-def remove_all() -> None:
-    """Remove every folder that make() has made."""
+def remove_all() -> bool:
+    """Remove every folder that make() has made. Returns: whether all are gone."""
     for folder in _made:
         shutil.rmtree(folder, ignore_errors=True)
+    return not any(folder.exists() for folder in _made)

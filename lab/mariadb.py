@@ -136,11 +136,8 @@ class MariaDB:
         command = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db", *self._user(), *FAST]
         command += self._own_tmpdir()
         command.append("--auth-root-authentication-method=normal")
-        with open(self.log, "ab") as log:
-            result = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False
-            )
-        if result.returncode:
+        # A script that starts the server: in a group of its own, so that both end when we are told to.
+        if processes.start(command, self.log).wait():
             raise RuntimeError(f"mariadb-install-db failed:\n{self._tail()}")
 
     def _command(self, data: Path) -> list[str]:
