@@ -21,10 +21,10 @@ from matplotlib import pyplot  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
 from matplotlib.ticker import FuncFormatter  # noqa: E402
 
+from lab.exporter import Exporter  # noqa: E402
+from lab.folder import CHECKOUT  # noqa: E402
 from lab.prometheus import Prometheus  # noqa: E402
 from lab.spools import ARMS, TARGETS, Process  # noqa: E402
-
-from .fleet import CHECKOUT, exporter  # noqa: E402
 
 DASHBOARD = CHECKOUT / "monitoring" / "grafana-dashboard.json"
 SECONDS, WINDOW = 120, 5
@@ -54,11 +54,12 @@ UNITS: dict[str, Callable[[float], str]] = {
 def draw(folder: Path, figures: Path) -> None:
     """Record for two minutes, ask everything that the dashboard asks, and write `dashboard.png` into `figures`."""
     done = threading.Event()
-    with exporter(folder) as (address, _):
+    folder.mkdir()
+    with Exporter(folder / "spool") as exporter:
         worker = threading.Thread(target=_work, args=(folder / "spool", done))
         worker.start()
         try:
-            with Prometheus(folder / "prometheus", [address]) as server:
+            with Prometheus(folder / "prometheus", [exporter.address]) as server:
                 time.sleep(SECONDS)
                 picture = _picture(json.loads(DASHBOARD.read_text()), server, time.time())
         finally:
