@@ -15,7 +15,7 @@ from dirac_perfpatch.bench import CASES
 from lab import hosts
 from lab.arms import IN_TREE, PATCHED, environments
 from lab.command import end_when_told, save, say
-from lab.folder import temporary_folder
+from lab.folder import CHECKOUT, temporary_folder
 from lab.machine import ensure_packages
 from lab.mariadb import MariaDB
 
@@ -86,8 +86,8 @@ def _report(figures: dict[str, Any]) -> None:
 
 def _plot(figures: Path, folder: Path) -> None:
     tools = hosts.plain_environment("bench", ["matplotlib"])
-    script = Path(__file__).with_name("plots.py")
-    subprocess.run([str(tools / "python"), str(script), str(figures), str(folder)], check=True)
+    arguments = [str(path.resolve()) for path in (figures, folder)]
+    subprocess.run([str(tools / "python"), "-m", "bench.plots", *arguments], check=True, cwd=CHECKOUT)
     print(f"plots: {folder}")
 
 

@@ -21,6 +21,7 @@ from matplotlib import pyplot  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
 from matplotlib.ticker import FuncFormatter  # noqa: E402
 
+from lab.arms import PATCHED  # noqa: E402
 from lab.exporter import Exporter  # noqa: E402
 from lab.folder import CHECKOUT  # noqa: E402
 from lab.prometheus import Prometheus  # noqa: E402
@@ -81,7 +82,7 @@ def _work(spool: Path, done: threading.Event) -> None:
                 if process.snapshot["patches"][patch]["state"] == "tripped":
                     continue
                 process.record(patch, target, arm, 160 + 40 * number, errors=number % 3)
-                process.event(patch, "hits" if arm == "patched" else "misses", 100)
+                process.event(patch, "hits" if arm == PATCHED else "misses", 100)
             if number == 3 and passed > SECONDS * 0.7:
                 process.snapshot["patches"]["proxy_loading"].update(state="tripped", checked=12, differences=1)
             process.write()
@@ -165,7 +166,7 @@ def _lines(axes: Any, panel: dict[str, Any], server: Prometheus, now: float) -> 
         axes.stackplot(times, heights, labels=[name for name, _ in curves], alpha=0.6)
     else:
         for name, points in curves:
-            dashed = "--" if "patched" in name else "-"
+            dashed = "--" if PATCHED in name else "-"
             axes.plot(*zip(*points), dashed, linewidth=1.2, label=name)
     if custom["scaleDistribution"]["type"] == "log":
         axes.set_yscale("log")

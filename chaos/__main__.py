@@ -128,7 +128,7 @@ def _ours(log: Path) -> list[str]:
 def _save(path: Path, short: bool, sections: Sequence[Section]) -> None:
     figures = {
         "release": hosts.COMPARED,
-        "in-tree": hosts.IN_TREE,
+        IN_TREE: hosts.IN_TREE,
         "short": short,
         "seconds": round(seconds()),
         "scenarios": {title: [dataclasses.asdict(row) for row in rows] for title, rows in sections},

@@ -147,7 +147,7 @@ def _patch() -> dict[str, Any]:
         "by": "time",
         "share": 0.5,
         "window_seconds": 60.0,
-        "arm": "patched",
+        "arm": PATCHED,
         "failures": 0,
         "checked": 0,
         "differences": 0,

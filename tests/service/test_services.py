@@ -16,6 +16,7 @@ import questions
 
 from dirac_perfpatch import cli
 from lab import clients, inside
+from lab.arms import PATCHED, STOCK
 from lab.folder import library
 from lab.hosts import IN_TREE, Host
 from lab.installation import Installation
@@ -50,7 +51,7 @@ def installations(
             name: stack.enter_context(
                 Installation(host, database, folder / name, modules, env={"DIRAC_PERFPATCH": word}, prefix=f"{name}_")
             )
-            for name, word in (("patched", "on"), ("stock", "off"))
+            for name, word in ((PATCHED, "on"), (STOCK, "off"))
         }
 
 
@@ -68,13 +69,13 @@ def states(installation: Installation, service: str) -> dict[str, str]:
 
 def test_what_the_plugin_does_in_each_service(installations: dict[str, Installation], host: Host) -> None:
     for service in (FILE_CATALOG, DATA_STORE):
-        seen = states(installations["patched"], service)
+        seen = states(installations[PATCHED], service)
         wanted = "stood down" if host.release == IN_TREE else "applied"
         needed = {name: state for name, state in seen.items() if state != "armed"}
         assert set(needed.values()) == {wanted}
         assert {"extension_lookup", "error_stack", "proxy_loading", "connection_checkout"} <= set(needed)
         assert {"connection_eviction", "connection_close"} <= set(needed)
-        assert set(states(installations["stock"], service).values()) == {"off"}
+        assert set(states(installations[STOCK], service).values()) == {"off"}
 
 
 def test_the_same_work_without_a_failure_and_without_pings(
@@ -87,8 +88,8 @@ def test_the_same_work_without_a_failure_and_without_pings(
         assert failures(work(installation, 3, "work")) == []
         pings[name] = database.pings() - before
     if host.release != IN_TREE:
-        assert pings["stock"] > 100
-    assert pings["patched"] * 10 <= max(pings["stock"], 100)
+        assert pings[STOCK] > 100
+    assert pings[PATCHED] * 10 <= max(pings[STOCK], 100)
 
 
 def test_the_answers_are_those_of_stock(installations: dict[str, Installation]) -> None:
@@ -97,8 +98,8 @@ def test_the_answers_are_those_of_stock(installations: dict[str, Installation]) 
         with installation.client() as client:
             answers[name] = client.call(questions.ask)
             assert "dirac-perfpatch: " not in client.log.read_text()
-    assert answers["patched"] == answers["stock"]
-    assert len(answers["stock"]) == 36
+    assert answers[PATCHED] == answers[STOCK]
+    assert len(answers[STOCK]) == 36
 
 
 @pytest.mark.patched
@@ -153,7 +154,7 @@ def becomes(installation: Installation, wanted: dict[str, str], service: str = F
 def test_a_patch_is_switched_off_and_on_in_a_running_service(
     installations: dict[str, Installation], database: MariaDB, host: Host
 ) -> None:
-    installation = installations["patched"]
+    installation = installations[PATCHED]
     there = "stood down" if host.release == IN_TREE else "applied"
 
     def pings() -> int:
@@ -178,7 +179,7 @@ def test_a_patch_is_switched_off_and_on_in_a_running_service(
 
 
 def test_switching_under_load_fails_no_request(installations: dict[str, Installation], host: Host) -> None:
-    installation = installations["patched"]
+    installation = installations[PATCHED]
     there = "stood down" if host.release == IN_TREE else "applied"
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(work, installation, 8, "switching")
@@ -192,7 +193,7 @@ def test_switching_under_load_fails_no_request(installations: dict[str, Installa
 def test_a_patch_under_comparison_is_switched_off_in_a_running_service(
     installations: dict[str, Installation], tmp_path: Path
 ) -> None:
-    installation = installations["patched"]
+    installation = installations[PATCHED]
 
     def snapshot(wanted: Callable[[Any], bool]) -> Any:
         """The catalogue's snapshot, when it is as wanted; one is written every 10 s."""
@@ -231,7 +232,7 @@ def test_a_patch_under_comparison_is_switched_off_in_a_running_service(
 
 
 def test_the_configuration_system_overrides_the_file(installations: dict[str, Installation], host: Host) -> None:
-    installation = installations["patched"]
+    installation = installations[PATCHED]
     there = "stood down" if host.release == IN_TREE else "applied"
     of_vo = "/Operations/fakevo/Defaults/PerfPatch" if host.release.startswith("8.") else "/Operations/fakevo/PerfPatch"
 
