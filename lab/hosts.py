@@ -148,6 +148,12 @@ def remove_plugin(host: Host) -> None:
         _pip(host, "uninstall", PLUGIN)
 
 
+def clean_environment(**more: str) -> dict[str, str]:
+    """Our own environment without what would change how a tool or a test runs. more: variables to add."""
+    ours = ("DIRAC_PERFPATCH", "DIRAC_PERFPATCH_CONFIG", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "X509_USER_PROXY")
+    return {**{name: value for name, value in os.environ.items() if name not in ours}, **more}
+
+
 def _interpreter(python: StrPath | None) -> tuple[Path, str]:
     """(path, version) of the interpreter that is asked for."""
     wanted = str(python or DEFAULT_PYTHON)
@@ -210,14 +216,7 @@ def _uv() -> str:
 
 
 def _run(command: list[str]) -> None:
-    subprocess.run(command, env=_clean_environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
-
-
-def _clean_environment() -> dict[str, str]:
-    # A virtual environment that we run in must not leak into the one that we build.
-    return {
-        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
-    }
+    subprocess.run(command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
 
 
 @contextlib.contextmanager

@@ -63,17 +63,17 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def end_children(grace: float = 10.0) -> None:
-    """End every child of this process, whoever started it.
+def end_children(tell: bool, grace: float = 10.0) -> None:
+    """End every child of this process: those of start() at once, others when they have ended their own.
 
-    Those of start() at once; the others with SIGTERM, so that they end their own, and `grace` seconds later at once.
+    tell: whether the others are sent SIGTERM, or have been told already; grace: seconds that they have.
     """
     children = [int(pid) for tasks in Path("/proc/self/task").glob("*/children") for pid in tasks.read_text().split()]
     for pid in children:
         with contextlib.suppress(ProcessLookupError):
             if os.getpgid(pid) == pid:
                 os.killpg(pid, signal.SIGKILL)
-            else:
+            elif tell:
                 os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + grace
     for pid in children:

@@ -65,18 +65,13 @@ def command(arguments: Sequence[str | Path], environment: dict[str, str] | None 
     answer = subprocess.run(
         [str(argument) for argument in arguments],
         cwd=CHECKOUT,
-        env=_environment() if environment is None else environment,
+        env=environment or hosts.clean_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
     )
     return answer.returncode, answer.stdout.decode(errors="replace")
-
-
-def _environment(**more: str) -> dict[str, str]:
-    ours = ("DIRAC_PERFPATCH", "DIRAC_PERFPATCH_CONFIG", "PYTHONPATH", "VIRTUAL_ENV", "X509_USER_PROXY")
-    return {**{name: value for name, value in os.environ.items() if name not in ours}, **more}
 
 
 def _style() -> list[Stage]:
@@ -95,7 +90,7 @@ def _unit(version: str) -> Stage:
     def run() -> tuple[int, str]:
         python = hosts.plain_environment("unit", UNIT, version) / "python"
         # The checkout itself: these tests are about our code, not about how it is installed.
-        return command([python, "-m", "pytest", "tests/unit"], _environment(PYTHONPATH=str(CHECKOUT)))
+        return command([python, "-m", "pytest", "tests/unit"], hosts.clean_environment(PYTHONPATH=str(CHECKOUT)))
 
     return Stage(f"unit tests, Python {version}", run)
 
@@ -103,7 +98,7 @@ def _unit(version: str) -> Stage:
 def _monitoring() -> Stage:
     def run() -> tuple[int, str]:
         python = hosts.plain_environment("monitoring", MONITORING) / "python"
-        return command([python, "-m", "pytest", "tests/monitoring"], _environment(PYTHONPATH=str(CHECKOUT)))
+        return command([python, "-m", "pytest", "tests/monitoring"], hosts.clean_environment(PYTHONPATH=str(CHECKOUT)))
 
     return Stage("monitoring tests, Debian's Prometheus", run)
 
@@ -114,7 +109,7 @@ def _with_host(kind: str, release: str, version: str, modules: Path) -> Stage:
         pytest = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
         # Not `-m pytest`: that would put the checkout on the path, before the plugin that is installed.
         arguments = [host.python, "-c", pytest, "--rootdir", CHECKOUT, "-c", CHECKOUT / "pyproject.toml"]
-        return command([*arguments, CHECKOUT / "tests" / kind], _environment(PYTHONPATH=str(modules)))
+        return command([*arguments, CHECKOUT / "tests" / kind], hosts.clean_environment(PYTHONPATH=str(modules)))
 
     return Stage(f"{kind} tests, DIRAC {release}, Python {version}", run)
 
