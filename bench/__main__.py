@@ -58,7 +58,7 @@ def _measure(folder: Path, quick: bool) -> dict[str, Any]:
         per_call = calls.measure(running, database, sizes, calls.QUICK_ROUNDS if quick else calls.ROUNDS)
         say("start-up")
         starts = startup.measure(running, startup.QUICK if quick else startup.ROUNDS)
-        (patched,) = (arm for arm in running if arm.name == PATCHED)
+        patched = running.named(PATCHED)
         own_part = startup.measure_own_part(patched, 2 if quick else 6)
         recorded = patched.ask_anew(recording.compare)
     say("done")

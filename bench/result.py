@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lab.arms import IN_TREE, PATCHED, STOCK
+from lab.arms import ALL, PATCHED, STOCK
 from lab.table import Row, aligned
 
 from .goals import Goal
 from .recording import CALLS
 
-_HEADER = (STOCK, PATCHED, IN_TREE, "stock/patched", "patched/in-tree")
+_HEADER = (*ALL, "stock/patched", "patched/in-tree")
 
 
 def calls_table(calls: dict[str, Any], labels: dict[tuple[str, int], str]) -> str:
@@ -57,5 +57,5 @@ def number(value: float) -> str:
 
 
 def _figures(found: dict[str, Any]) -> list[str]:
-    stock, patched, in_tree = (found[arm]["us"] for arm in (STOCK, PATCHED, IN_TREE))
+    stock, patched, in_tree = (found[arm]["us"] for arm in ALL)
     return [*map(number, (stock, patched, in_tree)), f"{number(stock / patched)} x", f"{patched / in_tree:.2f} x"]

@@ -112,10 +112,10 @@ def _section(scenario: ModuleType, arms: Arms, short: bool) -> Section:
 
 def _plugin_row(arms: Arms) -> Row:
     """Whether the three patches are still on after all this: one that tripped meets many goals, as stock does."""
-    (arm,) = (arm for arm in arms if arm.name == PATCHED)
-    states = arm.driver.call(inside.plugin_states)
+    arm = arms.named(PATCHED)
+    states = arm.worker.call(inside.plugin_states)
     off = [f"{name} is {states.get(name)}" for name in PATCHES if states.get(name) != "applied"]
-    words = {line for log in arm.folder.glob("driver-*.log") for line in _ours(log)}
+    words = {line for log in arm.folder.rglob("*.log") for line in _ours(log)}
     return Row(
         "patches that are no longer applied", {PATCHED: len(off)}, "0", not off, "; ".join([*off, *sorted(words)])
     )

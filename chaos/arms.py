@@ -16,7 +16,7 @@ from lab.worker import Worker
 
 from . import pool
 
-# How a driver knows a database: host, port, user, password and name. Plain data, as it goes through JSON.
+# How a worker knows a database: host, port, user, password and name. Plain data, as it goes through JSON.
 Account = dict[str, Any]
 
 PATCHES = ("connection_checkout", "connection_eviction", "connection_close")
@@ -40,14 +40,14 @@ class Arm:
         self._data = folder / "data"
         self.server = MariaDB(self.folder / "mariadb")
         self._numbers = itertools.count(1)
-        self._driver: Worker | None = None
+        self._worker: Worker | None = None
 
     def start(self) -> None:
-        """Start the server and the driver. Errors: RuntimeError when one does not come up or the plugin is not on."""
+        """Start the server and the worker. Errors: RuntimeError when one does not come up or the plugin is not on."""
         # A copy: to initialise one takes seconds of the processor's time.
         shutil.copytree(self._data, self.server.folder / "data")
         self.server.start()
-        states = self.driver.call(inside.plugin_states)
+        states = self.worker.call(inside.plugin_states)
         on = [name for name in PATCHES if states.get(name) == "applied"]
         if on != self._patches:
             raise RuntimeError(f"{self.name}: the plugin's patches are {states}")
@@ -58,14 +58,14 @@ class Arm:
         self.server.kill()
 
     @property
-    def driver(self) -> Worker:
-        """The arm's driver, which serves most scenarios; started anew after reset()."""
-        if self._driver is None:
-            self._driver = self.new_driver()
-        return self._driver
+    def worker(self) -> Worker:
+        """The arm's worker, which serves most scenarios; started anew after reset()."""
+        if self._worker is None:
+            self._worker = self.new_worker()
+        return self._worker
 
-    def new_driver(self, toggles: str = "") -> Worker:
-        """Start a driver: a process with a real DIRAC in it.
+    def new_worker(self, toggles: str = "") -> Worker:
+        """Start a worker: a process with a real DIRAC in it.
 
         toggles: the text of a patches.yaml; empty means the plugin's defaults. Errors: RuntimeError when it does not
         come up.
@@ -76,15 +76,15 @@ class Arm:
             path = self.folder / f"patches-{number}.yaml"
             path.write_text(toggles)
             env["DIRAC_PERFPATCH_CONFIG"] = str(path)
-        driver = Worker(self.host.python, self.folder / f"driver-{number}.log", env)
-        driver.call(pool.load)
-        return driver
+        worker = Worker(self.host.python, self.folder / f"worker-{number}.log", env)
+        worker.call(pool.load)
+        return worker
 
     def reset(self) -> None:
-        """Give up the driver after it failed; the next scenario gets another one."""
-        if self._driver:
-            self._driver.kill()
-            self._driver = None
+        """Give up the worker after it failed; the next scenario gets another one."""
+        if self._worker:
+            self._worker.kill()
+            self._worker = None
 
     @contextlib.contextmanager
     def account(self, **changes: Any) -> Iterator[Account]:

@@ -1,4 +1,4 @@
-"""DIRAC's `MySQL` class and its pool, as the scenarios use them inside a driver."""
+"""DIRAC's `MySQL` class and its pool, as the scenarios use them inside a worker."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def shorten_retries(seconds: float) -> None:
 
 
 def connect_directly(account: dict[str, Any]) -> Any:
-    """A connection that no pool knows, to look at the server and to kill from inside a driver."""
+    """A connection that no pool knows, to look at the server and to kill from inside a worker."""
     import MySQLdb
 
     return MySQLdb.connect(

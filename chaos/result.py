@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-from lab.arms import IN_TREE, PATCHED, STOCK
+from lab.arms import ALL, PATCHED, STOCK
 from lab.table import Row as Line
 from lab.table import aligned
 
 Figure = Union[int, float, str]
-ARMS = (STOCK, PATCHED, IN_TREE)
 
 
 @dataclass
@@ -70,7 +69,7 @@ def chance(figures: Mapping[str, int], most: int | None = None) -> int:
 
 def table(sections: Sequence[tuple[str, Sequence[Row]]]) -> str:
     """The table: a section per scenario, its title above its rows."""
-    lines: list[Line] = [("", *ARMS, "goal", "", "note")]
+    lines: list[Line] = [("", *ALL, "goal", "", "note")]
     for title, rows in sections:
         lines.append(title)
         for row in rows:
@@ -92,7 +91,7 @@ def missed(sections: Sequence[tuple[str, Sequence[Row]]]) -> list[str]:
 
 
 def _cells(row: Row) -> list[str]:
-    return [_figure(row.figures.get(arm, "-")) for arm in ARMS]
+    return [_figure(row.figures.get(arm, "-")) for arm in ALL]
 
 
 def _figure(figure: Figure) -> str:

@@ -12,7 +12,7 @@ from lab.hosts import Host
 from lab.mariadb import MariaDB
 from lab.worker import Worker
 
-from . import driver, probe
+from . import clients, probe
 
 SERVICES = (*installation.SERVICES, "WorkloadManagement/PilotManager")
 ROLES = ("user", "agent")
@@ -73,8 +73,8 @@ class Arm:
         self.installation.stop()
 
     def ask(self, role: str, *order: Any) -> Any:
-        """Give a client an order and wait for its answer: see driver.do(). Errors: as for Worker.call()."""
-        return self._clients[role].call(driver.do, role, *order)
+        """Give a client an order and wait for its answer: see clients.do(). Errors: as for Worker.call()."""
+        return self._clients[role].call(clients.do, role, *order)
 
     def insert_pending_records(self, timeout: float = 30.0) -> None:
         """Have the DataStore insert the records that wait, and wait until it has.

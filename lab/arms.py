@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from . import hosts
 from .folder import CHECKOUT
 
-STOCK, PATCHED, IN_TREE = "stock", "patched", "in-tree"
+ALL = STOCK, PATCHED, IN_TREE = "stock", "patched", "in-tree"
 
 
 class Named(Protocol):
@@ -24,6 +24,11 @@ Result = TypeVar("Result")
 
 class Arms(list[Arm]):
     """The arms in the order of the table."""
+
+    def named(self, name: str) -> Arm:
+        """The arm of this name. Errors: ValueError when there is none."""
+        (found,) = (arm for arm in self if arm.name == name)
+        return found
 
     def in_turn(self, action: Callable[[Arm], Result]) -> dict[str, Result]:
         """Do it in one arm after the other, where it is the processor's time that counts.

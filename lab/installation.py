@@ -72,7 +72,7 @@ class Installation:
         return self.layout.url(service)
 
     def log(self, service: str) -> Path:
-        """The file with the service's output."""
+        """The file with the output of a service."""
         return self.folder / "log" / (service.replace("/", "_") + ".log")
 
     @property
@@ -126,7 +126,7 @@ class Installation:
         admin: with the host certificate instead of the user's proxy.
         """
         env = self._environment("server") if admin else self._environment("client", X509_USER_PROXY=str(self.proxy))
-        return Worker(self.host.python, self.log(f"client {next(self._clients)}"), env)
+        return Worker(self.host.python, self.log(f"client-{next(self._clients)}"), env)
 
     def run(self, function: Callable[..., Any], *arguments: Any, admin: bool = False, timeout: float = 300.0) -> Any:
         """Call a function in a client of its own. Arguments, return and errors: as client() and Worker.call()."""

@@ -37,7 +37,7 @@ class Worker:
         function: any at the top of a module that the host's Python can import; arguments: plain data, as the answer is;
         timeout: seconds.
         Errors: RuntimeError with the traceback when it raises there; RuntimeError or TimeoutError with the end of the
-        log when no answer comes: the process is of no more use then.
+        log when no answer comes, and the process is killed then.
         """
         assert self.process.stdin
         order = json.dumps([function.__module__, function.__qualname__, arguments])
@@ -67,6 +67,7 @@ class Worker:
         assert stdout
         # One answer per order, so nothing is left in the buffer that select() would not see.
         if not select.select([stdout], [], [], timeout)[0]:
+            self.kill()
             raise TimeoutError(f"no answer within {timeout:.0f} s:\n{self.log_end()}")
         line = stdout.readline()
         if not line:
