@@ -36,14 +36,10 @@ def _end(number: int, _: Any) -> None:
     # Not by an exception: that would wait for every thread that waits for a process.
     for told in (signal.SIGINT, signal.SIGTERM):
         signal.signal(told, signal.SIG_IGN)
-    # A terminal tells our children, too, when Ctrl-C is pressed.
-    processes.end_children(tell=number != signal.SIGINT)
-    # Other threads go on until we exit: they may start processes and write files meanwhile.
-    for _ in range(10):
+    processes.end_children()
+    for _ in range(10):  # other threads go on until we exit: they may write files meanwhile
         if folder.remove_all():
             break
-        processes.end_children(tell=True)
-    processes.end_children(tell=True)
     os._exit(128 + number)
 
 

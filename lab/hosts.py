@@ -12,12 +12,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
+from .folder import make
 from .interpreters import find_interpreter, python_interpreters
 
 PLUGIN = "dirac-perfpatch"
@@ -132,14 +132,14 @@ def install_plugin(host: Host, checkout: StrPath, *extras: str) -> None:
     Errors: CalledProcessError when it cannot be built or installed.
     """
     skip = shutil.ignore_patterns(".git", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "venv", ".venv")
-    with tempfile.TemporaryDirectory(prefix="perfpatch-") as temporary:
-        source, wheels = Path(temporary, "source"), Path(temporary, "wheels")
-        shutil.copytree(checkout, source, ignore=skip)
-        _run([_uv(), "build", "--quiet", "--wheel", "--python", str(host.python), "-o", str(wheels), str(source)])
-        (wheel,) = wheels.glob("*.whl")
-        with _lock(host.folder.name):
-            wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
-            _pip(host, "install", "--reinstall-package", PLUGIN, wanted)
+    source = make("perfpatch-build-") / "source"
+    shutil.copytree(checkout, source, ignore=skip)
+    wheels = source.with_name("wheels")
+    _run([_uv(), "build", "--quiet", "--wheel", "--python", str(host.python), "-o", str(wheels), str(source)])
+    (wheel,) = wheels.glob("*.whl")
+    with _lock(host.folder.name):
+        wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
+        _pip(host, "install", "--reinstall-package", PLUGIN, wanted)
 
 
 def remove_plugin(host: Host) -> None:

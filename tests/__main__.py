@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lab import hosts
+from lab import hosts, processes
 from lab.command import end_when_told, say
-from lab.folder import CHECKOUT, library, temporary_folder
+from lab.folder import CHECKOUT, library, make
 from lab.interpreters import python_interpreters
 from lab.machine import ensure_packages
 
@@ -62,16 +61,12 @@ class Stage:
 
 def command(arguments: Sequence[str | Path], environment: dict[str, str] | None = None) -> tuple[int, str]:
     """Run a command in the checkout. Returns: its exit code, and its output of both kinds."""
-    answer = subprocess.run(
-        [str(argument) for argument in arguments],
-        cwd=CHECKOUT,
-        env=environment or hosts.clean_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    return answer.returncode, answer.stdout.decode(errors="replace")
+    folder = make("perfpatch-stage-")
+    # What it leaves there goes with it. Some tests are other users for a while.
+    folder.chmod(0o711)
+    env = {**(environment or hosts.clean_environment()), "TMPDIR": str(folder)}
+    code = processes.start(list(map(str, arguments)), folder / "output", env, folder=CHECKOUT).wait()
+    return code, (folder / "output").read_text(errors="replace")
 
 
 def _style() -> list[Stage]:
@@ -168,10 +163,9 @@ def main() -> None:
     _run_all([_monitoring()], done)
     matrix = hosts.matrix()
     _run_all([_install(*pair) for pair in matrix], done, workers=1)
-    with temporary_folder("perfpatch-library-") as folder:
-        modules = library(folder / "library", "lab")
-        for kind in ("host", "service"):
-            _run_all([_with_host(kind, *pair, modules) for pair in matrix], done)
+    modules = library(make("perfpatch-library-") / "library", "lab")
+    for kind in ("host", "service"):
+        _run_all([_with_host(kind, *pair, modules) for pair in matrix], done)
     _run_all([_uninstall(release) for release in hosts.RELEASES], done)
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
     _run_all([Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))], done)
