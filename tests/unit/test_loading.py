@@ -407,6 +407,9 @@ def test_a_broken_shipped_file_does_not_reach_the_host(copy: Path, child: Any, c
     assert answer.stderr.endswith("; DIRAC runs unpatched\n")
 
 
+FAIL = "from dirac_perfpatch import loading\ndef fail():\n    raise {}\nloading.plugin.start = fail\n"
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -418,10 +421,7 @@ def test_a_broken_shipped_file_does_not_reach_the_host(copy: Path, child: Any, c
     ],
 )
 def test_a_start_that_raises_does_not_reach_the_host(child: Any, error: str) -> None:
-    code = (
-        "from dirac_perfpatch import loading\ndef fail():\n    raise " + error + "\nloading.plugin.start = fail\n" + ASK
-    )
-    answer = child(code)
+    answer = child(f"{FAIL.format(error)}{ASK}")
     assert answer.stdout == ANSWER + "\n"
     assert len(_lines(answer)) == 1
     assert answer.stderr.startswith("dirac-perfpatch: ")
@@ -429,9 +429,7 @@ def test_a_start_that_raises_does_not_reach_the_host(child: Any, error: str) -> 
 
 def test_an_error_that_cannot_even_be_shown_does_not_reach_the_host(child: Any) -> None:
     error = "type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})"
-    answer = child(
-        f"from dirac_perfpatch import loading\ndef fail():\n    raise {error}\nloading.plugin.start = fail\n" + ASK
-    )
+    answer = child(f"{FAIL.format(error)}{ASK}")
     assert answer.stdout == ANSWER + "\n"
     assert len(_lines(answer)) <= 1
 
