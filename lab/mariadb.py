@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import processes
@@ -25,15 +26,16 @@ FAST = [
 class MariaDB:
     """One server. A context manager: started on entry, stopped on exit.
 
-    folder: holds the data and the log; an existing one is used again.
+    folder: holds the data and the log; an existing one is used again; options: for the server besides.
     """
 
     host = "127.0.0.1"
     user = "dirac"
     password = "password"
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(self, folder: Path, port: int | None = None, options: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
+        self._options = options
         self.port = port or processes.free_port()
         self.log = self.folder / "mariadb.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -151,6 +153,7 @@ class MariaDB:
             "--max-connections=500",
             *self._user(),
             *FAST,
+            *self._options,
         ]
 
     def _own_tmpdir(self) -> list[str]:

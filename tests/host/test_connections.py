@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import DIRAC
 import MySQLdb
 import MySQLdb.cursors
 import pytest
 from conftest import run, stock
 from DIRAC.Core.Utilities import MySQL as module
 
+from dirac_perfpatch import loading
 from dirac_perfpatch.patching import without_stacks
 from lab.mariadb import MariaDB
 
@@ -595,6 +599,29 @@ def test_a_default_timeout_of_the_process_leaves_the_sockets_as_they_are(mariadb
     )
     answer = run(code)
     assert answer.stdout.split("\n")[:2] == ["True [1, 5, 5]", "True"], answer.stderr
+
+
+def test_statements_and_answers_of_megabytes_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TLS the socket may be readable without an answer, and a record may be half there."""
+    certificates = Path(DIRAC.__file__).parent / "Core" / "Security" / "test" / "certs"
+    certificate, key = (certificates / "host" / f"host{part}.pem" for part in ("cert", "key"))
+    options = [f"--ssl-cert={certificate}", f"--ssl-key={key}", "--max-allowed-packet=64M"]
+    with MariaDB(tmp_path / "tls", options=options) as server:
+        server.execute("CREATE DATABASE work; CREATE TABLE work.texts (t LONGTEXT)")
+        connect = functools.partial(MySQLdb.connect, ssl={"ca": str(certificates / "ca" / "ca.cert.pem")})
+        monkeypatch.setattr(module.MySQLdb, "connect", connect)
+        db = module.MySQL(server.host, server.user, server.password, "work", port=server.port)
+        assert db._query("SHOW STATUS LIKE 'Ssl_cipher'")["Value"][0][1]
+        before = server.pings()
+        text = "x" * 12_000_000
+        for _ in range(3):
+            assert db._update(f"INSERT INTO texts VALUES ('{text}')")["OK"]
+            assert db._query("SELECT t FROM texts LIMIT 1")["Value"] == ((text,),)
+        assert server.pings() - before <= 3  # a session ticket makes the socket readable once, and is pinged for
+        number = connection_id(db)
+        kill(server, number)
+        assert connection_id(db) != number
+        assert loading.plugin.switches["connection_checkout"].guard.failures == 0
 
 
 @pytest.mark.parametrize("path", ["ConnectionPool.get", "MySQL._query", "MySQL._update", "MySQL._except"])

@@ -29,7 +29,7 @@ from conftest import run
 
 from dirac_perfpatch import keeping
 from dirac_perfpatch.patching import APPLIED, FAILED, Switch
-from dirac_perfpatch.toggles import FILE_VARIABLE, ToggleError, load
+from dirac_perfpatch.toggles import SHIPPED, ToggleError, draft
 
 REPOSITORY = Path(__file__).parents[2]
 VERSION = distribution("dirac-perfpatch").version
@@ -361,15 +361,15 @@ def test_has_a_switch_of_its_own(tmp_path: Path) -> None:
 def test_is_on_unless_it_or_the_main_switch_is_off(text: str, wanted: bool, tmp_path: Path) -> None:
     path = tmp_path / "patches.yaml"
     path.write_text(text)
-    assert load(None, {FILE_VARIABLE: str(path)}).keep_on_update is wanted
-    assert load(None, {}).keep_on_update
+    assert draft(str(path)).toggles().keep_on_update is wanted
+    assert draft(SHIPPED).toggles().keep_on_update
 
 
 def test_a_bad_switch_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "patches.yaml"
     path.write_text("enabled: on\nkeep_on_update: maybe\n")
     with pytest.raises(ToggleError, match=r"patches.yaml:2: keep_on_update must be on or off"):
-        load(None, {FILE_VARIABLE: str(path)})
+        draft(str(path))
 
 
 def test_an_update_that_is_not_known_is_left_alone(
