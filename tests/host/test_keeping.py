@@ -356,7 +356,7 @@ def test_has_a_switch_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [("", True), ("patches:", True), ("keep_on_update: on", True), ("enabled: false\nkeep_on_update: on", False)],
+    [("enabled: on", True), ("keep_on_update: on", True), ("enabled: false\nkeep_on_update: on", False)],
 )
 def test_is_on_unless_it_or_the_main_switch_is_off(text: str, wanted: bool, tmp_path: Path) -> None:
     path = tmp_path / "patches.yaml"

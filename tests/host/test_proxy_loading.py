@@ -256,6 +256,24 @@ def test_a_user_who_may_not_read_it_gets_the_error_of_stock(reachable_proxy: Pat
     assert [answer[0] for answer in answers] == [True] * 4 + [False, True, False]
 
 
+def test_a_file_system_user_who_may_not_read_it_gets_the_error_of_stock(reachable_proxy: Path) -> None:
+    """setfsuid(2), which a file server in the process may use for a while: the effective user stays what it was."""
+    code = (
+        "import ctypes, sys, time\n"
+        "from DIRAC.Core.Utilities.Extensions import extensionsByPriority\n"
+        "extensionsByPriority()\n"
+        "from DIRAC.Core.Security.X509Chain import X509Chain\n"
+        f"load = lambda: X509Chain().loadProxyFromFile({str(reachable_proxy)!r})['OK']\n"
+        "warm = [load(), time.sleep(0.2), load(), load()]\n"
+        "ctypes.CDLL(None).setfsuid(65534)\n"
+        "refused = load()\n"
+        "ctypes.CDLL(None).setfsuid(0)\n"
+        "print(warm[-1], refused, load())\n"
+    )
+    answers = [run(code, DIRAC_PERFPATCH=word).stdout.splitlines()[-1] for word in ("on", "off")]
+    assert answers == ["True False True"] * 2
+
+
 def test_callers_cannot_reach_each_other(proxy: Path) -> None:
     warm(str(proxy))
     wanted = dump(str(proxy))
