@@ -6,50 +6,33 @@ A first run installs what is missing. Figures of different runs or machines are 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shutil
-import signal
 import subprocess
-import sys
-import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dirac_perfpatch.bench import CASES
 from lab import hosts
+from lab.arms import IN_TREE, PATCHED, environments
+from lab.command import end_when_told, save, say
+from lab.folder import CHECKOUT, temporary_folder
 from lab.machine import ensure_packages
 from lab.mariadb import MariaDB
 
 from . import arms, calls, goals, recording, result, startup
 
-_began = time.monotonic()
-
 
 def main() -> None:
     options = _options()
-    # So that everything is stopped when we are told to end, and not only at Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_when_told()
     ensure_packages()
-    folder = Path(tempfile.mkdtemp(prefix="perfpatch-bench-"))
-    try:
+    with temporary_folder("perfpatch-bench-") as folder:
         figures = _measure(folder, options.quick)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     _report(figures)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(figures, indent=1))
-    print(f"\nfigures: {options.json}")
+    print()
+    save(options.json, figures)
     if options.figures:
         _plot(options.json, options.figures)
-
-
-def say(text: str) -> None:
-    """Show progress, with the seconds since the start."""
-    print(f"[{time.monotonic() - _began:5.0f} s] {text}", flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -67,22 +50,20 @@ def _options() -> argparse.Namespace:
 def _measure(folder: Path, quick: bool) -> dict[str, Any]:
     """All figures, as plain data for JSON."""
     say("installing DIRAC and the plugin (the first time takes a minute)")
-    environments = arms.environments()
-    with MariaDB(folder / "mariadb") as database, arms.started(environments, folder) as workers:
+    installed = {**environments("bench", "ab"), IN_TREE: hosts.environment(hosts.IN_TREE)}
+    with MariaDB(folder / "mariadb") as database, arms.started(installed, folder) as running:
         # Each arm holds up to 200 connections at one time.
         database.execute("SET GLOBAL max_connections = 1000; CREATE DATABASE bench")
         sizes = calls.QUICK if quick else calls.SIZES
-        per_call = calls.measure(workers, database, sizes, calls.QUICK_ROUNDS if quick else calls.ROUNDS, say)
+        per_call = calls.measure(running, database, sizes, calls.QUICK_ROUNDS if quick else calls.ROUNDS)
         say("start-up")
-        starts = startup.measure(workers, startup.QUICK if quick else startup.ROUNDS)
-        own_part = startup.measure_own_part(workers, 2 if quick else 6)
-        recorded = recording.measure(workers)
+        starts = startup.measure(running, startup.QUICK if quick else startup.ROUNDS)
+        patched = running.named(PATCHED)
+        own_part = startup.measure_own_part(patched, 2 if quick else 6)
+        recorded = patched.ask_anew(recording.compare)
     say("done")
     return {
-        "releases": {name: host.release for name, host in environments.items()},
-        "python": hosts.DEFAULT_PYTHON,
-        "cores": os.cpu_count(),
-        "machine": platform.platform(),
+        "releases": {name: host.release for name, host in installed.items()},
         "calls": per_call,
         "starts": starts,
         "own part": own_part,
@@ -105,8 +86,8 @@ def _report(figures: dict[str, Any]) -> None:
 
 def _plot(figures: Path, folder: Path) -> None:
     tools = hosts.plain_environment("bench", ["matplotlib"])
-    script = Path(__file__).with_name("plots.py")
-    subprocess.run([str(tools / "python"), str(script), str(figures), str(folder)], check=True)
+    arguments = [str(path.resolve()) for path in (figures, folder)]
+    subprocess.run([str(tools / "python"), "-m", "bench.plots", *arguments], check=True, cwd=CHECKOUT)
     print(f"plots: {folder}")
 
 

@@ -3,111 +3,69 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lab import hosts, processes
+from lab import inside
+from lab.arms import PATCHED, Arms
+from lab.folder import library
+from lab.hosts import Host
 from lab.mariadb import MariaDB
+from lab.worker import Worker
 
-STOCK, PATCHED, IN_TREE = "stock", "patched", "in-tree"
-RELEASE = "9.1.8"
-CHECKOUT = Path(__file__).resolve().parents[1]
+from . import prepared
 
 
 class Arm:
     """One arm.
 
-    name: as in the table; host: the environment; folder: for all arms, with the folders `library` and `unplugged` that
-    hold what the workers import.
+    name: as in the table; host: the environment; folder: for all arms; modules: what its workers can import besides.
+    Where the plugin is not installed, its package is among them, but no entry point leads to it, so it is never loaded.
     """
 
-    def __init__(self, name: str, host: hosts.Host, folder: Path) -> None:
+    def __init__(self, name: str, host: Host, folder: Path, modules: Path) -> None:
         self.name = name
         self.host = host
-        self._folder = folder
+        # As an administrator's: a process that is started with it knows nothing of us.
+        self.env = host.process_env(folder)
+        self._worker_env = host.process_env(folder, modules)
         self._log = folder / f"{name}.log"
-        self._process = processes.start(
-            [str(host.python), str(folder / "library" / "bench" / "worker.py")],
-            self._log,
-            self.environment(library=True),
-            talk=True,
-        )
+        self.worker = self._new_worker()
 
-    def environment(self, library: bool = False) -> dict[str, str]:
-        """The whole environment of a process of this arm.
+    def ask_anew(self, function: Callable[[], Any]) -> Any:
+        """Call a function in a worker of its own, which has not loaded DIRAC. Errors: as for Worker.call()."""
+        with self._new_worker() as worker:
+            return worker.call(function)
 
-        library: whether it is to import our own modules. Where the plugin is not installed, its package is importable
-        then, but no entry point leads to it, so it is never loaded.
+    def prepare(self, case: str, size: int, database: MariaDB) -> int:
+        """Have a call prepared. Returns: how many calls make one repetition.
+
+        Errors: RuntimeError when the plugin's patch of it is not as this arm wants it.
         """
-        keep = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "PATH") if name in os.environ}
-        if library and self.name != PATCHED:
-            keep["PYTHONPATH"] = str(self._folder / "unplugged")
-        return {
-            **keep,
-            # No configuration of whoever runs this: none is needed, and his own must not be found.
-            "DIRAC_ROOT_PATH": str(self._folder),
-            "DIRACSYSCONFIG": str(self._folder / "dirac.cfg"),
-            "PYTHONUNBUFFERED": "1",
-        }
-
-    def wait(self) -> None:
-        """Wait until the worker is ready. Errors: RuntimeError when it ends instead."""
-        self._answer()
-
-    def ask(self, *order: Any) -> Any:
-        """Give the worker an order and wait for its answer. Errors: RuntimeError when it ends instead."""
-        stdin = self._process.stdin
-        assert stdin
-        stdin.write(json.dumps(order).encode() + b"\n")
-        stdin.flush()
-        return self._answer()
-
-    def open(self, case: str, size: int, database: MariaDB) -> None:
-        """Have a call prepared. Errors: RuntimeError when the plugin's patch of it is not as this arm wants it."""
         account = [database.host, database.port, database.user, database.password, "bench"]
-        on = self.ask("open", case, size, account)
+        on = self.worker.call(prepared.prepare, case, size, account)
         if on != (self.name == PATCHED):
             raise RuntimeError(f"{self.name}: the patch for {case} is {'on' if on else 'not on'}")
+        return int(self.worker.call(prepared.warm))
 
-    def stop(self) -> None:
-        """End the worker."""
-        processes.kill(self._process)
-
-    def _answer(self) -> Any:
-        stdout = self._process.stdout
-        assert stdout
-        line = stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name}: the worker ended:\n{self._log.read_text()[-3000:]}")
-        return json.loads(line)
-
-
-def environments() -> dict[str, hosts.Host]:
-    """The arms' environments by name. Only the patched one has ever had the plugin in it."""
-    patched = hosts.environment(RELEASE, label="bench")
-    hosts.install_plugin(patched, CHECKOUT, "ab")
-    return {STOCK: hosts.environment(RELEASE), PATCHED: patched, IN_TREE: hosts.environment(hosts.IN_TREE)}
+    def _new_worker(self) -> Worker:
+        return Worker(self.host.python, self._log, self._worker_env)
 
 
 @contextlib.contextmanager
-def started(environments: dict[str, hosts.Host], folder: Path) -> Iterator[list[Arm]]:
+def started(environments: dict[str, Host], folder: Path) -> Iterator[Arms[Arm]]:
     """All arms with their workers, ready for orders; stopped at the end.
 
     environments: by name of arm; folder: for their files.
     """
-    for library, package in (("library", "bench"), ("unplugged", "dirac_perfpatch")):
-        (folder / library).mkdir()
-        (folder / library / package).symlink_to(CHECKOUT / package)
-    found: list[Arm] = []
-    try:
-        for name, host in environments.items():
-            found.append(Arm(name, host, folder))
-        for arm in found:
-            arm.wait()
-        yield found
-    finally:
-        for arm in found:
-            arm.stop()
+    plugged = library(folder / "plugged", "lab", "bench")
+    unplugged = library(folder / "unplugged", "lab", "bench", "dirac_perfpatch")
+    with contextlib.ExitStack() as stack:
+        arms = Arms(
+            Arm(name, host, folder, plugged if name == PATCHED else unplugged) for name, host in environments.items()
+        )
+        for arm in arms:
+            stack.enter_context(arm.worker)
+        arms.together(lambda arm: arm.worker.call(inside.load))
+        yield arms

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
+from lab.arms import Arms
+from lab.command import say
 from lab.mariadb import MariaDB
 
+from . import prepared
 from .arms import Arm
 
 # The sizes that are measured, by case of dirac_perfpatch.bench; the quick ones are what the table and the goals need.
@@ -36,12 +36,10 @@ _SLOW_SECONDS = 1.0
 Figures = dict[str, dict[int, dict[str, dict[str, float]]]]
 
 
-def measure(
-    arms: list[Arm], database: MariaDB, sizes: dict[str, list[int]], rounds: int, say: Callable[[str], None]
-) -> Figures:
+def measure(arms: Arms[Arm], database: MariaDB, sizes: dict[str, list[int]], rounds: int) -> Figures:
     """Measure everything.
 
-    sizes: by case; rounds: repetitions of each call in each arm; say: shows progress.
+    sizes: by case; rounds: repetitions of each call in each arm.
     """
     found: Figures = {}
     for case, wanted in sizes.items():
@@ -50,24 +48,18 @@ def measure(
     return found
 
 
-def _point(arms: list[Arm], database: MariaDB, case: str, size: int, rounds: int) -> dict[str, dict[str, float]]:
-    def prepare(arm: Arm) -> int:
-        arm.open(case, size, database)
-        return int(arm.ask("warm"))
-
-    with ThreadPoolExecutor(len(arms)) as pool:
-        calls = dict(zip((arm.name for arm in arms), pool.map(prepare, arms)))
+def _point(arms: Arms[Arm], database: MariaDB, case: str, size: int, rounds: int) -> dict[str, dict[str, float]]:
+    calls = arms.together(lambda arm: arm.prepare(case, size, database))
     times: dict[str, list[float]] = {arm.name: [] for arm in arms}
     for number in range(rounds):
-        # Each goes first as often as the others: what one leaves behind must not always hit the same arm.
-        for arm in arms[number % len(arms) :] + arms[: number % len(arms)]:
+        for arm in arms.rotated(number):
             spent = sum(times[arm.name]) * calls[arm.name] / 1e6
             if len(times[arm.name]) < 3 or spent < _SLOW_SECONDS:
-                times[arm.name].append(arm.ask("measure", calls[arm.name]))
-    for arm in arms:
-        arm.ask("close")
-    return {name: _figure(values) for name, values in times.items()}
+                times[arm.name].append(arm.worker.call(prepared.measure, calls[arm.name]))
+    arms.in_turn(lambda arm: arm.worker.call(prepared.close))
+    return {name: figure(values) for name, values in times.items()}
 
 
-def _figure(values: list[float]) -> dict[str, Any]:
-    return {"us": min(values), "median": statistics.median(values), "repetitions": len(values)}
+def figure(values: list[float], unit: str = "us") -> dict[str, float]:
+    """What is kept of the repetitions of one thing."""
+    return {unit: min(values), "median": statistics.median(values), "repetitions": len(values)}

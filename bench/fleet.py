@@ -16,17 +16,17 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from lab import hosts, processes
+from lab import hosts
+from lab.command import end_when_told, say
+from lab.exporter import Exporter
 from lab.folder import temporary_folder
 from lab.prometheus import Prometheus, program
+from lab.table import Row, aligned
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 NEEDED = [
     "wrapt>=1.14",
     "PyYAML>=5.4",
@@ -47,12 +47,14 @@ def main() -> None:
     if importlib.util.find_spec("ddsketch") is None:
         python = hosts.plain_environment("fleet", NEEDED) / "python"
         os.execv(python, [str(python), "-m", "bench.fleet", *sys.argv[1:]])
+    end_when_told()
     with temporary_folder("perfpatch-fleet-") as folder:
         for patches in (("connection_checkout",), None):
-            _measure(folder / ("all" if patches is None else "one"), patches)
+            print("\n" + aligned(_measure(folder / ("one" if patches else "all"), patches)) + "\n", flush=True)
         if options.figures:
-            from . import panels
+            from . import panels  # with matplotlib, which the Python that we are started with need not have
 
+            say("the dashboard's panels")
             panels.draw(folder / "panels", options.figures)
 
 
@@ -62,69 +64,52 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measure(folder: Path, patches: Sequence[str] | None) -> None:
+def _measure(folder: Path, patches: Sequence[str] | None) -> list[Row]:
+    """The figures, as a table's rows. patches: those that are in ab; None for all."""
     from lab.spools import PATCHES, Process
 
-    _say("")
-    _say(f"{PROCESSES} processes of {COMPONENTS} components, in ab: {' '.join(patches) if patches else 'all patches'}")
+    compared = f"in ab: {' '.join(patches or ['all patches'])}"
+    say(f"{PROCESSES} processes of {COMPONENTS} components, {compared}")
+    folder.mkdir()
     written = [Process(folder / "spool", f"System/Service{n % COMPONENTS}", pid=n) for n in range(PROCESSES)]
     for process in written:
         process.fill(patches or PATCHES)
         process.write()
+    sizes = [process.path.stat().st_size for process in written]
     began = time.monotonic()
-    with exporter(folder) as (address, pid):
-        _say(f"  start of the exporter   {time.monotonic() - began:7.2f} s")
-        sizes = [process.path.stat().st_size for process in written]
-        _say(f"  a process's file        {statistics.median(sizes) / 1e3:7.0f} kB")
-        _say(f"  the spool of a host     {sum(sizes) / 1e6:7.1f} MB")
-        began = _cpu_seconds(pid)
+    with Exporter(folder / "spool") as exporter:
+        start = time.monotonic() - began
+        pid = exporter.process.pid
+        cpu = _cpu_seconds(pid)
         scrapes = []
         for _ in range(SCRAPES):
             for process in written:
                 process.fill(patches or PATCHES, calls=1600)
                 process.write()
-            scrapes.append(_scrape(address))
-        used = (_cpu_seconds(pid) - began) / SCRAPES
-        text = scrapes[-1][1]
+            began = time.monotonic()
+            text = exporter.text()
+            scrapes.append(time.monotonic() - began)
+        cpu = _cpu_seconds(pid) - cpu
+        resident = _resident(pid)
         series = sum(1 for line in text.splitlines() if not line.startswith("#"))
-        _say(f"  a scrape                {len(text) / 1e3:7.0f} kB")
-        _say(f"  time of a scrape        {statistics.median(seconds for seconds, _ in scrapes):7.2f} s")
-        _say(f"  processor time of one   {used:7.2f} s")
-        _say(f"  memory of the exporter  {_resident(pid) / 1e6:7.0f} MB")
-        _say(f"  series of a host        {series:7d}")
-        _say(f"  series of {HOSTS} hosts   {series * HOSTS / 1e6:7.1f} million")
-        _say(f"  samples per second      {series * HOSTS / INTERVAL:7.0f}, scraped every {INTERVAL} s")
         memory = _memory_per_series(folder, text, series)
-        _say(f"  memory of Prometheus    {memory * series * HOSTS / 1e9:7.1f} GB: {memory / 1e3:.1f} kB per series")
     size = _bytes_per_sample(folder, text)
-    day = size * series * HOSTS * 86400 / INTERVAL
-    _say(f"  disk of Prometheus      {day / 1e9:7.1f} GB a day: {size:.2f} bytes per sample")
-
-
-@contextmanager
-def exporter(folder: Path) -> Iterator[tuple[str, int]]:
-    """`dirac-perfpatch export` of `folder / "spool"`: its "host:port", and its process's number."""
-    folder.mkdir(parents=True, exist_ok=True)
-    port = processes.free_port()
-    command = [sys.executable, "-m", "dirac_perfpatch.cli", "export", "--spool", str(folder / "spool")]
-    command += ["--address", "127.0.0.1", "--port", str(port)]
-    log = folder / "exporter.log"
-    process = processes.start(command, log, {**os.environ, "PYTHONPATH": str(CHECKOUT)})
-    try:
-        while b"serving" not in log.read_bytes():
-            if process.poll() is not None:
-                raise RuntimeError(log.read_text())
-            time.sleep(0.05)
-        yield f"127.0.0.1:{port}", process.pid
-    finally:
-        processes.stop([process])
-
-
-def _scrape(address: str) -> tuple[float, str]:
-    began = time.monotonic()
-    with urllib.request.urlopen(f"http://{address}/metrics") as answer:
-        text = answer.read().decode()
-    return time.monotonic() - began, text
+    samples = series * HOSTS / INTERVAL
+    return [
+        (compared, ""),
+        ("start of the exporter", f"{start:.2f} s"),
+        ("a process's file", f"{statistics.median(sizes) / 1e3:.0f} kB"),
+        ("the spool of a host", f"{sum(sizes) / 1e6:.1f} MB"),
+        ("a scrape", f"{len(text) / 1e3:.0f} kB"),
+        ("time of a scrape", f"{statistics.median(scrapes):.2f} s"),
+        ("processor time of one", f"{cpu / SCRAPES:.2f} s"),
+        ("memory of the exporter", f"{resident / 1e6:.0f} MB"),
+        ("series of a host", str(series)),
+        (f"series of {HOSTS} hosts", f"{series * HOSTS / 1e6:.1f} million"),
+        (f"samples per second, scraped every {INTERVAL} s", f"{samples:.0f}"),
+        (f"memory of Prometheus, {memory / 1e3:.1f} kB per series", f"{memory * series * HOSTS / 1e9:.1f} GB"),
+        (f"disk of Prometheus a day, {size:.2f} bytes per sample", f"{size * samples * 86400 / 1e9:.1f} GB"),
+    ]
 
 
 def _memory_per_series(folder: Path, text: str, series: int) -> float:
@@ -190,10 +175,6 @@ def _resident(pid: int) -> int:
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert match
     return int(match[1]) * 1024
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .arms import IN_TREE, PATCHED, STOCK
+from lab.arms import IN_TREE, PATCHED, STOCK
 
 # Of two equal commands that are started in turn one is the faster by this much, by chance.
 START_FACTOR = 1.03

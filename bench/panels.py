@@ -21,10 +21,11 @@ from matplotlib import pyplot  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
 from matplotlib.ticker import FuncFormatter  # noqa: E402
 
+from lab.arms import PATCHED  # noqa: E402
+from lab.exporter import Exporter  # noqa: E402
+from lab.folder import CHECKOUT  # noqa: E402
 from lab.prometheus import Prometheus  # noqa: E402
 from lab.spools import ARMS, TARGETS, Process  # noqa: E402
-
-from .fleet import CHECKOUT, exporter  # noqa: E402
 
 DASHBOARD = CHECKOUT / "monitoring" / "grafana-dashboard.json"
 SECONDS, WINDOW = 120, 5
@@ -54,11 +55,12 @@ UNITS: dict[str, Callable[[float], str]] = {
 def draw(folder: Path, figures: Path) -> None:
     """Record for two minutes, ask everything that the dashboard asks, and write `dashboard.png` into `figures`."""
     done = threading.Event()
-    with exporter(folder) as (address, _):
+    folder.mkdir()
+    with Exporter(folder / "spool") as exporter:
         worker = threading.Thread(target=_work, args=(folder / "spool", done))
         worker.start()
         try:
-            with Prometheus(folder / "prometheus", [address]) as server:
+            with Prometheus(folder / "prometheus", [exporter.address]) as server:
                 time.sleep(SECONDS)
                 picture = _picture(json.loads(DASHBOARD.read_text()), server, time.time())
         finally:
@@ -80,7 +82,7 @@ def _work(spool: Path, done: threading.Event) -> None:
                 if process.snapshot["patches"][patch]["state"] == "tripped":
                     continue
                 process.record(patch, target, arm, 160 + 40 * number, errors=number % 3)
-                process.event(patch, "hits" if arm == "patched" else "misses", 100)
+                process.event(patch, "hits" if arm == PATCHED else "misses", 100)
             if number == 3 and passed > SECONDS * 0.7:
                 process.snapshot["patches"]["proxy_loading"].update(state="tripped", checked=12, differences=1)
             process.write()
@@ -164,7 +166,7 @@ def _lines(axes: Any, panel: dict[str, Any], server: Prometheus, now: float) -> 
         axes.stackplot(times, heights, labels=[name for name, _ in curves], alpha=0.6)
     else:
         for name, points in curves:
-            dashed = "--" if "patched" in name else "-"
+            dashed = "--" if PATCHED in name else "-"
             axes.plot(*zip(*points), dashed, linewidth=1.2, label=name)
     if custom["scaleDistribution"]["type"] == "log":
         axes.set_yscale("log")

@@ -1,4 +1,4 @@
-"""A plot per growth curve. Runs where matplotlib is: `python plots.py FIGURES.json FOLDER`."""
+"""A plot per growth curve. Runs where matplotlib is: `python -m bench.plots FIGURES.json FOLDER`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator  # noqa: E402
 
+from lab.arms import IN_TREE, PATCHED, STOCK  # noqa: E402
+
 # File, title and x axis, by case.
 PLOTS = {
     'S_ERROR("x")': ("s_error", 'S_ERROR("x"): depth of the stack', "frames"),
@@ -22,7 +24,7 @@ PLOTS = {
     "ConnectionPool.get": ("connection_pool", "ConnectionPool.get: threads that hold a connection", "threads"),
 }
 # Colour, marker and line, by arm: to be told apart in grey, too.
-STYLES = {"stock": ("#b2182b", "s", "-"), "patched": ("#1b7837", "o", "-"), "in-tree": ("#2166ac", "^", "--")}
+STYLES = {STOCK: ("#b2182b", "s", "-"), PATCHED: ("#1b7837", "o", "-"), IN_TREE: ("#2166ac", "^", "--")}
 
 
 def main() -> None:
@@ -44,7 +46,7 @@ def _draw(figures: dict[str, Any], points: dict[str, Any], title: str, unit: str
     sizes = [int(size) for size in points]
     for arm, (colour, marker, line) in STYLES.items():
         times = [found[arm]["us"] for found in points.values()]
-        label = f"{arm} ({figures['releases'][arm]}{' + plugin' * (arm == 'patched')})"
+        label = f"{arm} ({figures['releases'][arm]}{' + plugin' * (arm == PATCHED)})"
         axes.plot(sizes, times, color=colour, marker=marker, linestyle=line, label=label)
     axes.set(xscale="log", yscale="log", title=title, xlabel=unit, ylabel="microseconds per call")
     axes.set_xticks(sizes, [str(size) for size in sizes])

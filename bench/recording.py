@@ -1,44 +1,30 @@
-"""What it costs a call to be recorded while its patch is `ab`. A script for the patched host's Python: prints JSON."""
+"""What it costs a call to be recorded while its patch is `ab`. Runs in the patched host."""
 
 from __future__ import annotations
 
 import importlib
-import json
-import os
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from lab.arms import PATCHED, STOCK
 
 FRAMES = 20
 ROUNDS = 40
 # Arm -> {"plain": us, "recorded": us}: the patched arm's is a cached call, the stock arm's one of the fastest there is.
-CALLS = {"patched": "extensionsByPriority()", "stock": f'S_ERROR("x"), {FRAMES} frames'}
+CALLS = {PATCHED: "extensionsByPriority()", STOCK: f'S_ERROR("x"), {FRAMES} frames'}
+_FRAMES_BELOW = 8  # what the frames of the worker and of this module cost is not the call's
 _REPETITION_SECONDS = 0.004
 
 
-def measure(arms: list[Any]) -> dict[str, dict[str, float]]:
-    """Microseconds per call, not recorded and recorded, by arm.
-
-    arms: of bench.arms.Arm.
-    """
-    (arm,) = (arm for arm in arms if arm.name == "patched")
-    command = [str(arm.host.python), str(Path(__file__))]
-    answer = subprocess.run(command, env=arm.environment(), stdout=subprocess.PIPE, check=True)
-    return dict(json.loads(answer.stdout))
-
-
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+def compare() -> dict[str, dict[str, float]]:
+    """In a worker of the patched host: microseconds per call, not recorded and recorded, by arm."""
     extensions: Any = importlib.import_module("DIRAC.Core.Utilities.Extensions")
     extensions.extensionsByPriority()
     error = importlib.import_module("DIRAC").S_ERROR
-    found = {
-        "patched": _compare("extension_lookup", True, extensions.extensionsByPriority),
-        "stock": _compare("error_stack", False, lambda: _deep(FRAMES - 2, error)),
+    return {
+        PATCHED: _compare("extension_lookup", True, extensions.extensionsByPriority),
+        STOCK: _compare("error_stack", False, lambda: _deep(FRAMES - _FRAMES_BELOW, error)),
     }
-    print(json.dumps(found), file=answers)
 
 
 def _deep(frames: int, error: Callable[[str], Any]) -> Any:
@@ -68,7 +54,3 @@ def _compare(patch: str, patched: bool, call: Callable[[], Any]) -> dict[str, fl
             number = max(1, int(_REPETITION_SECONDS / timed(call, 10) * 1e6))
             best[name] = min(best[name], timed(call, number), timed(call, number))
     return best
-
-
-if __name__ == "__main__":
-    main()

@@ -5,48 +5,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .arms import IN_TREE, PATCHED, STOCK
+from lab.arms import ALL, PATCHED, STOCK
+from lab.table import Row, aligned
+
 from .goals import Goal
 from .recording import CALLS
 
-_HEADER = (STOCK, PATCHED, IN_TREE, "stock/patched", "patched/in-tree")
+_HEADER = (*ALL, "stock/patched", "patched/in-tree")
 
 
 def calls_table(calls: dict[str, Any], labels: dict[tuple[str, int], str]) -> str:
     """Microseconds per call, and ratios. Arguments: as in bench.goals.of_calls()."""
-    rows: list[Sequence[str]] = [("microseconds per call", *_HEADER)]
+    rows: list[Row] = [("microseconds per call", *_HEADER)]
     for case, points in calls.items():
         rows += [[labels[case, size], *_figures(found)] for size, found in points.items()]
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def starts_table(starts: dict[str, Any], own_part: dict[str, Any]) -> str:
     """Milliseconds from the start of a command to its end, and the plugin's own part of one."""
-    rows: list[Sequence[str]] = [("milliseconds per start", STOCK, PATCHED, "patched/stock")]
+    rows: list[Row] = [("milliseconds per start", STOCK, PATCHED, "patched/stock")]
     for name, found in starts.items():
         stock, patched = found[STOCK]["ms"], found[PATCHED]["ms"]
         rows.append([name, number(stock), number(patched), f"{patched / stock:.2f} x"])
     parts = {name: f"{found['ms']:.1f}" for name, found in own_part.items()}
     words = f"{parts['load']} ms in the first look-up, {parts['hooks']} ms in hooks, {parts['both']} ms in all"
-    return f"{_aligned(rows)}\nthe plugin's own part of a start: {words}"
+    return f"{aligned(rows)}\nthe plugin's own part of a start: {words}"
 
 
 def recording_table(recording: dict[str, dict[str, float]]) -> str:
     """Microseconds per call without and with recording."""
-    rows: list[Sequence[str]] = [("microseconds per call", "on or off", "recorded (ab)", "costs")]
+    rows: list[Row] = [("microseconds per call", "on or off", "recorded (ab)", "costs")]
     for arm, found in recording.items():
         plain, recorded = found["plain"], found["recorded"]
         rows.append((f"{CALLS[arm]}, {arm}", number(plain), number(recorded), f"{recorded - plain:.2f} us"))
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def goals_table(goals: Sequence[Goal]) -> str:
     """What was asked for and what was reached."""
-    rows = [("goal for the patched arm", "reached", "at most", "which is", "")]
+    rows: list[Row] = [("goal for the patched arm", "reached", "at most", "which is", "")]
     for goal in goals:
         verdict = "met" if goal.met else f"MISSED by {(goal.figure / goal.most - 1) * 100:.0f} %"
         rows.append((goal.call, number(goal.figure), number(goal.most), goal.limit, verdict))
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def number(value: float) -> str:
@@ -55,11 +57,5 @@ def number(value: float) -> str:
 
 
 def _figures(found: dict[str, Any]) -> list[str]:
-    stock, patched, in_tree = (found[arm]["us"] for arm in (STOCK, PATCHED, IN_TREE))
+    stock, patched, in_tree = (found[arm]["us"] for arm in ALL)
     return [*map(number, (stock, patched, in_tree)), f"{number(stock / patched)} x", f"{patched / in_tree:.2f} x"]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

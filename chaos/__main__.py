@@ -10,10 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
-import os
-import platform
-import signal
 import sys
 import time
 import traceback
@@ -21,31 +17,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from lab import hosts
-from lab.folder import temporary_folder
+from lab import hosts, inside
+from lab.arms import IN_TREE, PATCHED, STOCK
+from lab.command import end_when_told, save, say, seconds
+from lab.folder import CHECKOUT, library, temporary_folder
 from lab.machine import ensure_packages
 from lab.mariadb import MariaDB
 
-from . import driver, scenarios
+from . import scenarios
 from .arms import PATCHES, Arm, Arms
-from .result import IN_TREE, PATCHED, STOCK, Row, missed, table
+from .result import Row, missed, table
 
-RELEASE = "9.1.8"
-CHECKOUT = Path(__file__).resolve().parents[1]
 Section = tuple[str, Sequence[Row]]
-
-_began = time.monotonic()
 
 
 def main() -> None:
     options = _options()
-    # So that everything is stopped when we are told to end, and not only at Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_when_told()
     ensure_packages()
-    patched, in_tree = (hosts.environment(release, label="tests") for release in (RELEASE, hosts.IN_TREE))
+    patched, in_tree = (hosts.environment(release, label="tests") for release in (hosts.COMPARED, hosts.IN_TREE))
     if not options.no_install:
         hosts.install_plugin(patched, CHECKOUT)
-    say(f"DIRAC {RELEASE} stock and patched, {hosts.IN_TREE} in-tree; starting a MariaDB server for each")
+    say(f"DIRAC {patched.release} stock and patched, {in_tree.release} in-tree; starting a MariaDB server for each")
     with temporary_folder("perfpatch-chaos-") as folder, _started(folder, patched, in_tree) as arms:
         sections = [_section(scenario, arms, options.short) for scenario in _chosen(options.only)]
         sections = [(title, rows) for title, rows in sections if rows]
@@ -57,13 +50,8 @@ def main() -> None:
     problems = missed(sections)
     for problem in problems:
         print("goal missed:", problem)
-    print(f"{'SOME GOALS MISSED' if problems else 'every goal met'}, {time.monotonic() - _began:.0f} s")
+    print(f"{'SOME GOALS MISSED' if problems else 'every goal met'}, {seconds():.0f} s")
     sys.exit(1 if problems else 0)
-
-
-def say(text: str) -> None:
-    """Show progress, with the seconds since the start."""
-    print(f"[{time.monotonic() - _began:5.0f} s] {text}", flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -92,20 +80,12 @@ def _chosen(names: Sequence[str] | None) -> list[ModuleType]:
 @contextlib.contextmanager
 def _started(folder: Path, patched: hosts.Host, in_tree: hosts.Host) -> Iterator[Arms]:
     """The arms, running; stopped at the end."""
-    library = folder / "library"
-    library.mkdir()
-    for package in ("chaos", "lab"):
-        os.symlink(CHECKOUT / package, library / package)
+    modules = library(folder / "library", "chaos", "lab")
     with MariaDB(folder / "template"):
         pass
-    os.rename(folder / "template" / "data", folder / "data")
-    arms = Arms(
-        [
-            Arm(STOCK, patched, False, folder),
-            Arm(PATCHED, patched, True, folder),
-            Arm(IN_TREE, in_tree, False, folder),
-        ]
-    )
+    (folder / "template" / "data").rename(folder / "data")
+    wanted = ((STOCK, patched, False), (PATCHED, patched, True), (IN_TREE, in_tree, False))
+    arms = Arms(Arm(name, host, plugin, folder, modules) for name, host, plugin in wanted)
     try:
         arms.together(Arm.start)
         yield arms
@@ -132,10 +112,10 @@ def _section(scenario: ModuleType, arms: Arms, short: bool) -> Section:
 
 def _plugin_row(arms: Arms) -> Row:
     """Whether the three patches are still on after all this: one that tripped meets many goals, as stock does."""
-    (arm,) = (arm for arm in arms if arm.name == PATCHED)
-    states = arm.driver.call(driver.plugin_states)
+    arm = arms.named(PATCHED)
+    states = arm.worker.call(inside.plugin_states)
     off = [f"{name} is {states.get(name)}" for name in PATCHES if states.get(name) != "applied"]
-    words = {line for log in arm.folder.glob("driver-*.log") for line in _ours(log)}
+    words = {line for log in arm.folder.rglob("*.log") for line in _ours(log)}
     return Row(
         "patches that are no longer applied", {PATCHED: len(off)}, "0", not off, "; ".join([*off, *sorted(words)])
     )
@@ -147,16 +127,13 @@ def _ours(log: Path) -> list[str]:
 
 def _save(path: Path, short: bool, sections: Sequence[Section]) -> None:
     figures = {
-        "release": RELEASE,
-        "in-tree": hosts.IN_TREE,
+        "release": hosts.COMPARED,
+        IN_TREE: hosts.IN_TREE,
         "short": short,
-        "seconds": round(time.monotonic() - _began),
-        "cores": os.cpu_count(),
-        "machine": platform.platform(),
+        "seconds": round(seconds()),
         "scenarios": {title: [dataclasses.asdict(row) for row in rows] for title, rows in sections},
     }
-    path.write_text(json.dumps(figures, indent=1))
-    print(f"figures: {path}")
+    save(path, figures)
 
 
 if __name__ == "__main__":

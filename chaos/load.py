@@ -41,7 +41,7 @@ class Outcome:
 
 
 class _Load:
-    """Runs in a driver."""
+    """Runs in a worker."""
 
     def __init__(self, account: dict[str, Any], threads: int, pause: float) -> None:
         self._db = connect(account)
@@ -91,7 +91,7 @@ _running: list[_Load] = []
 
 
 def start(account: dict[str, Any], threads: int, pause: float) -> None:
-    """Start a load in the driver; returns when each thread has its connection.
+    """Start a load in the worker; returns when each thread has its connection.
 
     threads: how many; pause: mean seconds that a thread waits between two statements; 0: as fast as it goes.
     """

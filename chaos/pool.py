@@ -1,15 +1,23 @@
-"""DIRAC's `MySQL` class and its pool, as the scenarios use them inside a driver."""
+"""DIRAC's `MySQL` class and its pool, as the scenarios use them inside a worker."""
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections import Counter
 from typing import Any
 
+from lab import inside
+
 Answer = dict[str, Any]
 
-
 _connected: dict[str, Any] = {}
+
+
+def load() -> None:
+    """Load DIRAC, the plugin and what it patches."""
+    inside.load()
+    importlib.import_module("DIRAC.Core.Utilities.MySQL")
 
 
 def connect(account: dict[str, Any]) -> Any:
@@ -36,7 +44,7 @@ def shorten_retries(seconds: float) -> None:
 
 
 def connect_directly(account: dict[str, Any]) -> Any:
-    """A connection that no pool knows, to look at the server and to kill from inside a driver."""
+    """A connection that no pool knows, to look at the server and to kill from inside a worker."""
     import MySQLdb
 
     return MySQLdb.connect(

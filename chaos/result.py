@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
 
+from lab.arms import ALL, PATCHED, STOCK
+from lab.table import Row as Line
+from lab.table import aligned
+
 Figure = Union[int, float, str]
-STOCK, PATCHED, IN_TREE = "stock", "patched", "in-tree"
-ARMS = (STOCK, PATCHED, IN_TREE)
 
 
 @dataclass
@@ -67,16 +69,15 @@ def chance(figures: Mapping[str, int], most: int | None = None) -> int:
 
 def table(sections: Sequence[tuple[str, Sequence[Row]]]) -> str:
     """The table: a section per scenario, its title above its rows."""
-    head = _line("", ARMS, "goal", "", "note")
-    lines = [head, "-" * (len(head) + 56)]
+    lines: list[Line] = [("", *ALL, "goal", "", "note")]
     for title, rows in sections:
         lines.append(title)
         for row in rows:
             verdict = "" if row.met is None else ("met" if row.met else "MISSED")
             notes = textwrap.wrap(row.note, 60) or [""]
-            lines.append(_line("  " + row.label, _cells(row), row.goal, verdict, notes[0]))
-            lines += [_line("", ("", "", ""), "", "", note) for note in notes[1:]]
-    return "\n".join(line.rstrip() for line in lines)
+            lines.append(("  " + row.label, *_cells(row), row.goal, verdict, notes[0]))
+            lines += [("", "", "", "", "", "", note) for note in notes[1:]]
+    return aligned(lines, left=(0, 4, 5, 6))
 
 
 def missed(sections: Sequence[tuple[str, Sequence[Row]]]) -> list[str]:
@@ -90,12 +91,8 @@ def missed(sections: Sequence[tuple[str, Sequence[Row]]]) -> list[str]:
 
 
 def _cells(row: Row) -> list[str]:
-    return [_figure(row.figures.get(arm, "-")) for arm in ARMS]
+    return [_figure(row.figures.get(arm, "-")) for arm in ALL]
 
 
 def _figure(figure: Figure) -> str:
     return f"{figure:.2f}" if isinstance(figure, float) else str(figure)
-
-
-def _line(label: str, cells: Sequence[str], goal: str, verdict: str, note: str) -> str:
-    return f"{label:<52}" + "".join(f"{cell:>9}" for cell in cells) + f"  {goal:<13} {verdict:<7} {note}"

@@ -1,22 +1,17 @@
 """Times the nine targets and the requests from outside, in a process of either arm. Runs in the host's Python.
 
 The probe is put on last, on top of the plugin's wrappers or of stock code alike, so that it costs both arms the same.
-As a script it stands in for dirac-service: `python probe.py SYSTEM/SERVICE`. The service then writes what it has
-counted to $PERFPATCH_DEMO_COUNTS/<process id>.json at every SIGUSR1.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
-from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
+
+from lab import inside
 
 # Functions that other modules have bound under their own name: the probe replaces each of those names.
 FUNCTIONS = {
@@ -66,10 +61,15 @@ def install() -> None:
             _replace_method(label, getattr(sys.modules[module], owner), name)
 
 
+def install_in_service() -> None:
+    """The same in a service, and time what it does for each request."""
+    install()
+    _time_requests()
+
+
 def counts() -> dict[str, Any]:
-    """What was counted in this process: {"times": ..., "plugin": what the plugin says of itself, None without it}."""
-    plugin = sys.modules.get("dirac_perfpatch")
-    return {"times": times, "plugin": plugin.status() if plugin else None}
+    """What was counted in this process: {"times": ..., "plugin": what the plugin says of itself}."""
+    return {"times": times, "plugin": inside.plugin_status()}
 
 
 def _replace_everywhere(label: str, original: Any) -> None:
@@ -109,7 +109,7 @@ def _replace_method(label: str, owner: type, name: str) -> None:
 
 
 def _time_requests() -> None:
-    """Time what the service does for a request: from the arguments' arrival to the answer's dispatch."""
+    """Time a request from the arguments' arrival to the answer's dispatch."""
     from DIRAC.Core.DISET.RequestHandler import RequestHandler
 
     name = "_RequestHandler__RPCCallFunction"
@@ -123,40 +123,3 @@ def _time_requests() -> None:
             times.setdefault(f"request {method}", []).append(perf_counter_ns() - start)
 
     setattr(RequestHandler, name, timed)
-
-
-def _write_counts(*_: Any) -> None:
-    path = Path(os.environ["PERFPATCH_DEMO_COUNTS"], f"{os.getpid()}.json")
-    path.with_suffix(".part").write_text(json.dumps(counts()))
-    path.with_suffix(".part").rename(path)
-
-
-def _insert_pending_records(*_: Any) -> None:
-    """Have the DataStore do now what its timer has it do once in a minute: insert the records that wait."""
-    from DIRAC.AccountingSystem.Service.DataStoreHandler import DataStoreHandler
-
-    database = DataStoreHandler._DataStoreHandler__acDB
-    threading.Thread(target=database.loadPendingRecords, daemon=True).start()
-
-
-def main() -> None:
-    from DIRAC.Core.DISET.ServiceReactor import ServiceReactor
-    from DIRAC.Core.scripts.dirac_service import main as dirac_service
-
-    serve = ServiceReactor.serve
-
-    def serve_probed(self: Any) -> Any:
-        # Now the service has loaded all that it needs, and its main thread can take signal handlers.
-        install()
-        _time_requests()
-        signal.signal(signal.SIGUSR1, _write_counts)
-        signal.signal(signal.SIGUSR2, _insert_pending_records)
-        return serve(self)
-
-    ServiceReactor.serve = serve_probed
-    sys.argv[0] = "dirac-service"
-    dirac_service()
-
-
-if __name__ == "__main__":
-    main()

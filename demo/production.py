@@ -14,6 +14,7 @@ from typing import Any
 from dirac_perfpatch.patches import WAITED_FOR
 from lab.hosts import Host
 from lab.mariadb import MariaDB
+from lab.table import aligned
 
 from .arms import ROLES, Arm
 from .result import Tally
@@ -26,31 +27,31 @@ _APART = 4.0
 
 
 def compare(
-    host: Host, database: MariaDB, folder: Path, seconds: float, page: Path, tallies: dict[str, Tally]
+    host: Host, database: MariaDB, folder: Path, library: Path, seconds: float, page: Path, tallies: dict[str, Tally]
 ) -> list[str]:
     """Run an installation under comparison and report.
 
-    host: with the plugin and its extras; folder: for files, with the `library` of the arms; seconds: how long; page:
-    where the HTML goes; tallies: what the demo has measured itself.
+    host: with the plugin and its extras; folder, library: as for an arm; seconds: how long; page: where the HTML goes;
+    tallies: what the demo has measured itself.
     Returns: what is to be printed. Errors: RuntimeError when the report cannot be made.
     """
+    folder.mkdir()
     spool = folder / "spool"
     toggles = folder / "patches.yaml"
     comparison = {"window_seconds": WINDOW_SECONDS, "spool": spool, "check_one_in": 500}
     lines = ["patches:", *(f"  {name}: ab" for name in WAITED_FOR)]
     lines += ["comparison:", *(f"  {key}: {value}" for key, value in comparison.items())]
     toggles.write_text("\n".join(lines) + "\n")
-    env = {"DIRAC_PERFPATCH_CONFIG": str(toggles)}
-    arm = Arm("compared", host, database, folder / "compared", folder / "library", env)
+    arm = Arm("compared", host, database, folder / "arm", library, {"DIRAC_PERFPATCH_CONFIG": str(toggles)})
     try:
         arm.start()
         arm.ask("user", "fill")
         _work(arm, seconds)
     finally:
         arm.stop()
-    table, found = _report(host, spool, page)
+    report, found = _report(host, spool, page)
     title = "A/B: what the services themselves recorded"
-    return ["", title, "", table, "", *_agreement(found, tallies), "", f"page: {page}"]
+    return ["", title, "", report, "", _agreement(found, tallies), "", f"page: {page}"]
 
 
 def _work(arm: Arm, seconds: float) -> None:
@@ -75,18 +76,19 @@ def _run(*command: str | Path) -> str:
     return answer.stdout.rstrip()
 
 
-def _agreement(found: Any, tallies: dict[str, Tally]) -> Iterator[str]:
-    """Lines that set the report's ratios beside those of the demo's own measurement."""
+def _agreement(found: Any, tallies: dict[str, Tally]) -> str:
+    """A table that sets the report's ratios beside those of the demo's own measurement."""
     stock, patched = tallies.values()
-    yield f"{'how many times as fast':<38}{'demo':>12}{'A/B':>12}   95 % interval"
+    rows = [("how many times as fast", "demo", "A/B", "95 % interval", "")]
     for target, ratio in _ratios(found):
         before, after = stock.times.get(target, []), patched.times.get(target, [])
         if not before or not after:
             continue
         own = statistics.median(before) / statistics.median(after)
         value, low, high = (ratio[key] for key in ("value", "low", "high"))
-        differ = "" if low / _APART <= own <= high * _APART else "  they differ"
-        yield f"{target:<38}{own:>12.4g}{value:>12.4g}   {low:.4g} to {high:.4g}{differ}"
+        differ = "" if low / _APART <= own <= high * _APART else "they differ"
+        rows.append((target, f"{own:.4g}", f"{value:.4g}", f"{low:.4g} to {high:.4g}", differ))
+    return aligned(rows, left=(0, 3, 4))
 
 
 def _ratios(found: Any) -> Iterator[tuple[str, dict[str, float]]]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab.table import Row, aligned
+
 from .probe import TARGETS
 
 
@@ -69,19 +71,18 @@ def _figures(durations: Sequence[int]) -> dict[str, float]:
 def table(tallies: dict[str, Tally]) -> str:
     """The table that the demo ends with. The first arm is what the second is compared with."""
     (first, stock), (second, patched) = tallies.items()
-    lines = [_row("", first, "", second, ""), _row("target", "calls", "per call", "calls", "per call", "ratio")]
-    lines.append("-" * len(lines[1]))
-    lines += [_times_row(label, label, stock, patched) for label in TARGETS]
-    lines += ["", "time inside the services, per request"]
     requests = sorted(label for label in {**stock.times, **patched.times} if label.startswith("request "))
-    lines += [_times_row("  " + label.split()[1], label, stock, patched) for label in requests]
-    lines.append(_all_requests_row(requests, stock, patched))
-    lines += ["", "the same work, as the database and the clients saw it"]
-    lines.append(_count_row("  MySQL round trips that were pings", stock.pings, patched.pings))
-    lines.append(_count_row("  MySQL connections opened", stock.connections, patched.connections))
-    lines.append(_count_row("  operations", stock.operations, patched.operations))
-    lines.append(_count_row("  failed operations", len(stock.failures), len(patched.failures)))
-    return "\n".join(lines)
+    rows: list[Row] = [("target", f"{first}: calls", "per call", f"{second}: calls", "per call", "ratio")]
+    rows += [_times_row(label, label, stock, patched) for label in TARGETS]
+    rows += ["", "time inside the services, per request"]
+    rows += [_times_row("  " + label.split()[1], label, stock, patched) for label in requests]
+    rows.append(_all_requests_row(requests, stock, patched))
+    rows += ["", "the same work, as the database and the clients saw it"]
+    rows.append(_count_row("  MySQL round trips that were pings", stock.pings, patched.pings))
+    rows.append(_count_row("  MySQL connections opened", stock.connections, patched.connections))
+    rows.append(_count_row("  operations", stock.operations, patched.operations))
+    rows.append(_count_row("  failed operations", len(stock.failures), len(patched.failures)))
+    return aligned(rows)
 
 
 def notes(tallies: dict[str, Tally]) -> list[str]:
@@ -90,35 +91,31 @@ def notes(tallies: dict[str, Tally]) -> list[str]:
     for name, tally in tallies.items():
         found += [f"{name}: {failure}" for failure in dict.fromkeys(tally.failures)]
         for process, states in tally.plugin.items():
-            for patch in states or []:
+            for patch in states:
                 # "armed" waits for a module that this process never imports.
                 if patch["state"] not in ("applied", "armed"):
                     found.append(f"{name}, {process}: {patch['name']} is {patch['state']}: {patch['reason']}")
     return found
 
 
-def _row(label: str, *cells: str) -> str:
-    return f"{label:<38}" + "".join(f"{cell:>12}" for cell in cells)
-
-
-def _times_row(label: str, key: str, stock: Tally, patched: Tally) -> str:
+def _times_row(label: str, key: str, stock: Tally, patched: Tally) -> Row:
     before, after = stock.times.get(key, []), patched.times.get(key, [])
     if not before or not after:
-        return _row(label, str(len(before)), "", str(len(after)), "", "")
+        return (label, str(len(before)), "", str(len(after)), "", "")
     # The median: one pause of the machine must not decide the figure of a call that is made a few dozen times.
     was, now = statistics.median(before), statistics.median(after)
-    return _row(label, str(len(before)), _time(was), str(len(after)), _time(now), _ratio(was, now))
+    return (label, str(len(before)), _time(was), str(len(after)), _time(now), _ratio(was, now))
 
 
-def _all_requests_row(requests: list[str], stock: Tally, patched: Tally) -> str:
+def _all_requests_row(requests: list[str], stock: Tally, patched: Tally) -> Row:
     before = [duration for label in requests for duration in stock.times.get(label, [])]
     after = [duration for label in requests for duration in patched.times.get(label, [])]
     was, now = statistics.fmean(before), statistics.fmean(after)
-    return _row("  all (mean)", str(len(before)), _time(was), str(len(after)), _time(now), _ratio(was, now))
+    return ("  all (mean)", str(len(before)), _time(was), str(len(after)), _time(now), _ratio(was, now))
 
 
-def _count_row(label: str, was: int, now: int) -> str:
-    return _row(label, str(was), "", str(now), "", _ratio(was, now) if was and now and was != now else "")
+def _count_row(label: str, was: int, now: int) -> Row:
+    return (label, str(was), "", str(now), "", _ratio(was, now) if was and now and was != now else "")
 
 
 def _time(nanoseconds: float) -> str:

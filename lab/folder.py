@@ -1,7 +1,8 @@
-"""A temporary folder for the files of one run."""
+"""Folders that go with this process: for the files of one run, and for what a host's process may import."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import shutil
 import sys
@@ -9,20 +10,49 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+CHECKOUT = Path(__file__).resolve().parents[1]
 
-@contextlib.contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
-    """A temporary folder, which is left behind only when something fails: it has all the logs.
+_made: set[Path] = set()
+
+
+def make(prefix: str) -> Path:
+    """A new temporary folder, which is removed when this process ends.
 
     prefix: what its name begins with.
     """
     folder = Path(tempfile.mkdtemp(prefix=prefix))
+    _made.add(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder, which is left behind only when something fails: it has all the logs. prefix: see make()."""
+    folder = make(prefix)
     try:
         yield folder
     except Exception:
+        _made.discard(folder)
         print(f"the logs are in {folder}", file=sys.stderr)
         raise
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def library(folder: Path, *paths: str) -> Path:
+    """Make a folder for PYTHONPATH that has some packages or modules of the checkout, as links, and nothing else.
+
+    The checkout itself must never be importable in a host: the plugin would be seen where it is not installed.
+    paths: relative to the checkout. Returns: the folder.
+    """
+    folder.mkdir(parents=True)
+    for path in paths:
+        (folder / Path(path).name).symlink_to(CHECKOUT / path)
+    return folder
+
+
+@atexit.register
+def remove_all() -> bool:
+    """Remove every folder that make() has made. Returns: whether all are gone."""
+    for folder in _made:
+        shutil.rmtree(folder, ignore_errors=True)
+    return not any(folder.exists() for folder in _made)

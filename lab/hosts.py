@@ -12,19 +12,20 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
+from .folder import make
 from .interpreters import find_interpreter, python_interpreters
 
 PLUGIN = "dirac-perfpatch"
 
-# Each line of releases that is supported, and one release that has the changes in-tree.
-RELEASES = ("8.0.86", "9.0.28", "9.1.8", "9.1.22")
-IN_TREE = "9.1.22"
+# Each line of releases that is supported. The last two are the pair to compare: the latest release that the plugin is
+# for, and one that has the changes in-tree.
+COMPARED, IN_TREE = "9.1.8", "9.1.22"
+RELEASES = ("8.0.86", "9.0.28", COMPARED, IN_TREE)
 DEFAULT_PYTHON = "3.11"
 
 # gfal2-python does not build on Debian 12 and nothing here needs it: this marker is never true.
@@ -55,6 +56,26 @@ class Host:
     @property
     def site_packages(self) -> Path:
         return self.folder / "lib" / f"python{self.version}" / "site-packages"
+
+    def process_env(self, root: Path, library: Path | None = None, **more: str) -> dict[str, str]:
+        """The whole environment of a process of this host.
+
+        root: of its DIRAC, a folder that is there and takes its temporary files; library: of lab.folder.library(), what
+        it can import besides; more: variables.
+        """
+        keep = {name: os.environ[name] for name in ("HOME", "LANG", "USER", "LOGNAME") if name in os.environ}
+        return {
+            **keep,
+            "PATH": os.pathsep.join([str(self.bin), os.environ.get("PATH", os.defpath)]),
+            # Never the configuration of whoever runs this.
+            "DIRAC_ROOT_PATH": str(root),
+            "DIRACSYSCONFIG": str(root / "etc" / "dirac.cfg"),
+            "TMPDIR": str(root),
+            # A block-buffered log would hide how far a process has come.
+            "PYTHONUNBUFFERED": "1",
+            **({"PYTHONPATH": str(library)} if library else {}),
+            **more,
+        }
 
 
 def matrix() -> list[tuple[str, str]]:
@@ -111,20 +132,26 @@ def install_plugin(host: Host, checkout: StrPath, *extras: str) -> None:
     Errors: CalledProcessError when it cannot be built or installed.
     """
     skip = shutil.ignore_patterns(".git", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "venv", ".venv")
-    with tempfile.TemporaryDirectory(prefix="perfpatch-") as temporary:
-        source, wheels = Path(temporary, "source"), Path(temporary, "wheels")
-        shutil.copytree(checkout, source, ignore=skip)
-        _run([_uv(), "build", "--quiet", "--wheel", "--python", str(host.python), "-o", str(wheels), str(source)])
-        (wheel,) = wheels.glob("*.whl")
-        with _lock(host.folder.name):
-            wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
-            _pip(host, "install", "--reinstall-package", PLUGIN, wanted)
+    source = make("perfpatch-build-") / "source"
+    shutil.copytree(checkout, source, ignore=skip)
+    wheels = source.with_name("wheels")
+    _run([_uv(), "build", "--quiet", "--wheel", "--python", str(host.python), "-o", str(wheels), str(source)])
+    (wheel,) = wheels.glob("*.whl")
+    with _lock(host.folder.name):
+        wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
+        _pip(host, "install", "--reinstall-package", PLUGIN, wanted)
 
 
 def remove_plugin(host: Host) -> None:
     """Take the plugin out again; nothing happens when it is not there."""
     with _lock(host.folder.name):
         _pip(host, "uninstall", PLUGIN)
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """Our own environment without what would change how a tool or a test runs. more: variables to add."""
+    ours = ("DIRAC_PERFPATCH", "DIRAC_PERFPATCH_CONFIG", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "X509_USER_PROXY")
+    return {**{name: value for name, value in os.environ.items() if name not in ours}, **more}
 
 
 def _interpreter(python: StrPath | None) -> tuple[Path, str]:
@@ -189,14 +216,7 @@ def _uv() -> str:
 
 
 def _run(command: list[str]) -> None:
-    subprocess.run(command, env=_clean_environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
-
-
-def _clean_environment() -> dict[str, str]:
-    # A virtual environment that we run in must not leak into the one that we build.
-    return {
-        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
-    }
+    subprocess.run(command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
 
 
 @contextlib.contextmanager

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 
 from . import processes
+from .folder import make
 
 # Nothing waits for the disk: that would hide the client's own cost. What was committed survives kill() all the same, as
 # it is in the kernel's hands by then; only a crash of the whole machine loses it.
@@ -41,9 +39,8 @@ class MariaDB:
         self._process: subprocess.Popen[bytes] | None = None
         self._own_connections = 0
         # A socket's path may have 107 characters, which a deep data folder exceeds.
-        self._short = Path(tempfile.mkdtemp(prefix="lab-mariadb-"))
+        self._short = make("lab-mariadb-")
         self.socket = self._short / "socket"
-        atexit.register(shutil.rmtree, self._short, True)
 
     def start(self, timeout: float = 60.0) -> MariaDB:
         """Start the server and wait until it answers.
@@ -86,9 +83,7 @@ class MariaDB:
             self.kill()
             raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def execute(self, sql: str, database: str = "") -> list[list[str]]:
@@ -138,11 +133,8 @@ class MariaDB:
         command = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db", *self._user(), *FAST]
         command += self._own_tmpdir()
         command.append("--auth-root-authentication-method=normal")
-        with open(self.log, "ab") as log:
-            result = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False
-            )
-        if result.returncode:
+        # A script that starts the server: in a group of its own, so that both end when we are told to.
+        if processes.start(command, self.log).wait():
             raise RuntimeError(f"mariadb-install-db failed:\n{self._tail()}")
 
     def _command(self, data: Path) -> list[str]:

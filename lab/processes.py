@@ -8,34 +8,47 @@ import random
 import signal
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # Linux sends the death signal when the *thread* that forked ends, so one thread that lasts starts them all.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lab-starter")
+_starting = threading.Lock()
+_ending = False
 _given: set[int] = set()
 
 
 def start(
-    command: Sequence[str], log: Path, env: dict[str, str] | None = None, *, talk: bool = False
+    command: Sequence[str],
+    log: Path,
+    env: dict[str, str] | None = None,
+    *,
+    talk: bool = False,
+    folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process that is killed when this one ends, however it ends.
 
-    command: the program and its arguments; log: the file that its output is added to; env: its whole environment;
-    talk: stdin and stdout are pipes to us, and only stderr goes to the log.
+    command: the program and its arguments; log: the file that its output is added to; env: its whole environment; talk:
+    stdin and stdout are pipes to us, and only stderr goes to the log; folder: where it runs, by default that of the
+    log, from where no Python of ours can be imported.
     Returns: the Popen, in a process group of its own so that Ctrl-C reaches only us and we stop it in order.
-    Errors: OSError when it cannot be started.
+    Errors: OSError when it cannot be started; RuntimeError after end_children().
     """
 
     def run() -> subprocess.Popen[bytes]:
-        with open(log, "ab") as output:
+        with _starting, open(log, "ab") as output:
+            if _ending:
+                raise RuntimeError("this process is ending")
             return subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *command],
                 stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if talk else output,
                 stderr=output,
                 env=env,
+                cwd=folder or log.parent,
                 start_new_session=True,
             )
 
@@ -58,6 +71,31 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def end_children(grace: float = 10.0) -> None:
+    """End every child of this process, those of start() at once, and start no more.
+
+    grace: seconds that the others have for it.
+    """
+    global _ending
+    with _starting:
+        _ending = True
+    children = [int(pid) for tasks in Path("/proc/self/task").glob("*/children") for pid in tasks.read_text().split()]
+    for pid in children:
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(pid) == pid:
+                os.killpg(pid, signal.SIGKILL)
+            else:
+                os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    for pid in children:
+        # Gone when another thread has waited for it.
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            while os.waitpid(pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > deadline:
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(0.02)
 
 
 def free_port() -> int:

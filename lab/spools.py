@@ -12,6 +12,9 @@ from typing import Any
 
 from ddsketch import DDSketch
 
+from .arms import PATCHED, STOCK
+from .hosts import COMPARED
+
 # Every target that is recorded, and seconds per call in the two arms.
 TARGETS = {
     ("extension_lookup", "extensionsByPriority"): (6e-3, 5e-7),
@@ -26,7 +29,7 @@ TARGETS = {
     ("connection_close", "PilotStatusAgent.execute"): (0.5, 0.5),
 }
 PATCHES = tuple(dict.fromkeys(patch for patch, _ in TARGETS))
-ARMS = ("stock", "patched")
+ARMS = (STOCK, PATCHED)
 BLOCKS = 1000
 
 
@@ -49,7 +52,7 @@ class Process:
             "format": 1,
             "host": host,
             "component": component,
-            "release": "9.1.8",
+            "release": COMPARED,
             "plugin": "0.1.0",
             "pid": pid,
             "started": self.started,
@@ -144,7 +147,7 @@ def _patch() -> dict[str, Any]:
         "by": "time",
         "share": 0.5,
         "window_seconds": 60.0,
-        "arm": "patched",
+        "arm": PATCHED,
         "failures": 0,
         "checked": 0,
         "differences": 0,

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT))
-
-from lab import hosts  # noqa: E402
-from lab.interpreters import python_interpreters  # noqa: E402
-from lab.machine import ensure_packages  # noqa: E402
+from lab import hosts, processes
+from lab.command import end_when_told, say
+from lab.folder import CHECKOUT, library, make
+from lab.interpreters import python_interpreters
+from lab.machine import ensure_packages
 
 STYLE = ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "wrapt>=1.14", "pytest>=7", "hypothesis>=6"]
 STYLE += ["prometheus_client>=0.20"]
@@ -34,8 +30,6 @@ UNIT = [
 MONITORING = [*UNIT, "prometheus_client>=0.20"]
 # Two at a time: the machines that this must pass on have two cores.
 WORKERS = 2
-
-_began = time.monotonic()
 
 
 class Stage:
@@ -65,28 +59,14 @@ class Stage:
         return code == 0
 
 
-def say(text: str) -> None:
-    """Show progress, with the seconds since the start."""
-    print(f"[{time.monotonic() - _began:5.0f} s] {text}", flush=True)
-
-
 def command(arguments: Sequence[str | Path], environment: dict[str, str] | None = None) -> tuple[int, str]:
     """Run a command in the checkout. Returns: its exit code, and its output of both kinds."""
-    answer = subprocess.run(
-        [str(argument) for argument in arguments],
-        cwd=CHECKOUT,
-        env=_environment() if environment is None else environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    return answer.returncode, answer.stdout.decode(errors="replace")
-
-
-def _environment(**more: str) -> dict[str, str]:
-    ours = ("DIRAC_PERFPATCH", "DIRAC_PERFPATCH_CONFIG", "PYTHONPATH", "VIRTUAL_ENV", "X509_USER_PROXY")
-    return {**{name: value for name, value in os.environ.items() if name not in ours}, **more}
+    folder = make("perfpatch-stage-")
+    # What it leaves there goes with it. Some tests are other users for a while.
+    folder.chmod(0o711)
+    env = {**(environment or hosts.clean_environment()), "TMPDIR": str(folder)}
+    code = processes.start(list(map(str, arguments)), folder / "output", env, folder=CHECKOUT).wait()
+    return code, (folder / "output").read_text(errors="replace")
 
 
 def _style() -> list[Stage]:
@@ -105,7 +85,7 @@ def _unit(version: str) -> Stage:
     def run() -> tuple[int, str]:
         python = hosts.plain_environment("unit", UNIT, version) / "python"
         # The checkout itself: these tests are about our code, not about how it is installed.
-        return command([python, "-m", "pytest", "tests/unit"], _environment(PYTHONPATH=str(CHECKOUT)))
+        return command([python, "-m", "pytest", "tests/unit"], hosts.clean_environment(PYTHONPATH=str(CHECKOUT)))
 
     return Stage(f"unit tests, Python {version}", run)
 
@@ -113,18 +93,18 @@ def _unit(version: str) -> Stage:
 def _monitoring() -> Stage:
     def run() -> tuple[int, str]:
         python = hosts.plain_environment("monitoring", MONITORING) / "python"
-        return command([python, "-m", "pytest", "tests/monitoring"], _environment(PYTHONPATH=str(CHECKOUT)))
+        return command([python, "-m", "pytest", "tests/monitoring"], hosts.clean_environment(PYTHONPATH=str(CHECKOUT)))
 
     return Stage("monitoring tests, Debian's Prometheus", run)
 
 
-def _with_host(kind: str, release: str, version: str, library: Path) -> Stage:
+def _with_host(kind: str, release: str, version: str, modules: Path) -> Stage:
     def run() -> tuple[int, str]:
         host = hosts.environment(release, version, label="tests")
         pytest = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
         # Not `-m pytest`: that would put the checkout on the path, before the plugin that is installed.
         arguments = [host.python, "-c", pytest, "--rootdir", CHECKOUT, "-c", CHECKOUT / "pyproject.toml"]
-        return command([*arguments, CHECKOUT / "tests" / kind], _environment(PYTHONPATH=str(library)))
+        return command([*arguments, CHECKOUT / "tests" / kind], hosts.clean_environment(PYTHONPATH=str(modules)))
 
     return Stage(f"{kind} tests, DIRAC {release}, Python {version}", run)
 
@@ -175,6 +155,7 @@ def _close(done: Sequence[Stage]) -> None:
 
 
 def main() -> None:
+    end_when_told()
     ensure_packages()
     done: list[Stage] = []
     _run_all(_style(), done)
@@ -182,13 +163,9 @@ def main() -> None:
     _run_all([_monitoring()], done)
     matrix = hosts.matrix()
     _run_all([_install(*pair) for pair in matrix], done, workers=1)
-    library = Path(tempfile.mkdtemp(prefix="perfpatch-library-"))
-    try:
-        (library / "lab").symlink_to(CHECKOUT / "lab")
-        for kind in ("host", "service"):
-            _run_all([_with_host(kind, *pair, library) for pair in matrix], done)
-    finally:
-        shutil.rmtree(library)
+    modules = library(make("perfpatch-library-") / "library", "lab")
+    for kind in ("host", "service"):
+        _run_all([_with_host(kind, *pair, modules) for pair in matrix], done)
     _run_all([_uninstall(release) for release in hosts.RELEASES], done)
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
     _run_all([Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))], done)

@@ -9,7 +9,8 @@ from typing import Any
 
 from chaos.arms import Account, Arm, Arms
 from chaos.pool import Failures, connect, connect_directly, connection_id, entries
-from chaos.result import PATCHED, STOCK, Row, as_stock
+from chaos.result import Row, as_stock
+from lab.arms import PATCHED, STOCK
 
 AT_ONCE = 20
 KILLED = 2  # of them, while they hold their connection: a dead connection is left behind, too
@@ -22,7 +23,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
 
     def one(arm: Arm) -> dict[str, Any]:
         with arm.account() as account:
-            answer: dict[str, Any] = arm.driver.call(churn, account, waves)
+            answer: dict[str, Any] = arm.worker.call(churn, account, waves)
             return answer
 
     answers = arms.together(one)
@@ -46,7 +47,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
 
 
 def churn(account: Account, waves: int) -> dict[str, Any]:
-    """In a driver: let threads come and go, and count what is there after each wave.
+    """In a worker: let threads come and go, and count what is there after each wave.
 
     Returns: failures and their messages; connections that the server has for this user while a wave is there, and in
     the end; the pool's entries; how many file descriptors more there are in the end than after a quarter.

@@ -9,7 +9,8 @@ from typing import Any
 
 from chaos.arms import Account, Arm, Arms
 from chaos.pool import connect
-from chaos.result import IN_TREE, PATCHED, Row, at_most, none, reported
+from chaos.result import Row, at_most, none, reported
+from lab.arms import IN_TREE, PATCHED
 
 QUERIES = 300
 HOLDERS = 100
@@ -24,9 +25,9 @@ def run(arms: Arms, short: bool) -> list[Row]:
 
 def _pings(arm: Arm) -> int:
     with arm.account() as account:
-        arm.driver.call(query, account, 0)  # a new database object checks out once
+        arm.worker.call(query, account, 0)  # a new database object checks out once
         before = arm.server.pings()
-        arm.driver.call(query, account, QUERIES)
+        arm.worker.call(query, account, QUERIES)
         return arm.server.pings() - before
 
 
@@ -36,10 +37,10 @@ def _times(arms: Arms, short: bool) -> list[Row]:
         accounts = {arm.name: stack.enter_context(arm.account()) for arm in arms}
         alone = _fastest(arms, accounts, rounds)
         for arm in arms:
-            arm.driver.call(hold, accounts[arm.name], HOLDERS)
+            arm.worker.call(hold, accounts[arm.name], HOLDERS)
         crowded = _fastest(arms, accounts, rounds)
         for arm in arms:
-            arm.driver.call(release)
+            arm.worker.call(release)
     note = f"minimum of {rounds * 3} repetitions, the arms in alternation"
     rows = (
         ("ConnectionPool.get, one thread, us", alone, alone[IN_TREE], f"<= {FACTOR} in-tree"),
@@ -58,12 +59,12 @@ def _fastest(arms: Arms, accounts: dict[str, Account], rounds: int) -> dict[str,
     found = {arm.name: float("inf") for arm in arms}
     for _ in range(rounds):
         for arm in arms:
-            found[arm.name] = min(found[arm.name], arm.driver.call(measure, accounts[arm.name], CALLS))
+            found[arm.name] = min(found[arm.name], arm.worker.call(measure, accounts[arm.name], CALLS))
     return found
 
 
 def query(account: Account, times: int) -> None:
-    """In a driver: ask so many queries. Errors: RuntimeError when one fails."""
+    """In a worker: ask so many queries. Errors: RuntimeError when one fails."""
     db = connect(account)
     for number in range(times):
         if not db._query(f"SELECT {number}")["OK"]:
@@ -71,7 +72,7 @@ def query(account: Account, times: int) -> None:
 
 
 def measure(account: Account, calls: int) -> float:
-    """In a driver: microseconds of a warm checkout, the minimum of three repetitions of so many calls."""
+    """In a worker: microseconds of a warm checkout, the minimum of three repetitions of so many calls."""
     pool, database = connect(account)._MySQL__connectionPool, account["database"]
     return min(timeit.repeat(lambda: pool.get(database), number=calls, repeat=3)) / calls * 1e6
 
@@ -81,7 +82,7 @@ _holders: list[threading.Thread] = []
 
 
 def hold(account: Account, number: int) -> None:
-    """In a driver: start threads that take a connection each and keep it; returns when all have it."""
+    """In a worker: start threads that take a connection each and keep it; returns when all have it."""
     pool: Any = connect(account)._MySQL__connectionPool
     ready = threading.Barrier(number + 1)
 
@@ -98,7 +99,7 @@ def hold(account: Account, number: int) -> None:
 
 
 def release() -> None:
-    """In a driver: let them end."""
+    """In a worker: let them end."""
     _released.set()
     for thread in _holders:
         thread.join()

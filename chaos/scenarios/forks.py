@@ -13,7 +13,8 @@ from typing import Any
 
 from chaos.arms import Account, Arm, Arms
 from chaos.pool import Failures, connect, connection_id
-from chaos.result import PATCHED, STOCK, Row, as_stock, none
+from chaos.result import Row, as_stock, none
+from lab.arms import PATCHED, STOCK
 
 WAYS = ("os._exit", "sys.exit", "multiprocessing")
 QUERIES = 20
@@ -28,7 +29,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
 
     def one(arm: Arm, function: Any, number: int) -> dict[str, Any]:
         with arm.account() as account:
-            answer: dict[str, Any] = arm.driver.call(function, account, number)
+            answer: dict[str, Any] = arm.worker.call(function, account, number)
             return answer
 
     waiting = arms.together(lambda arm: one(arm, while_waiting, times))
@@ -84,7 +85,7 @@ class _Asking:
 
 
 def while_waiting(account: Account, times: int) -> dict[str, Any]:
-    """In a driver: fork, wait for the child, go on; other threads hold connections that nobody uses meanwhile.
+    """In a worker: fork, wait for the child, go on; other threads hold connections that nobody uses meanwhile.
 
     Returns: failures of parent and children, answers that were another's, and how many of the parent's connections,
     counted anew for each child, were still the same ones.
@@ -128,7 +129,7 @@ def while_waiting(account: Account, times: int) -> dict[str, Any]:
 
 
 def under_load(account: Account, children: int) -> dict[str, Any]:
-    """In a driver: fork children with threads of their own while threads query. Returns: as while_waiting()."""
+    """In a worker: fork children with threads of their own while threads query. Returns: as while_waiting()."""
     db = connect(account)
     asking = _Asking(db)
     stop = threading.Event()

@@ -26,10 +26,10 @@ def run(arms: Arms, short: bool) -> list[Row]:
     def one(arm: Arm) -> dict[str, Any]:
         allowed = arm.server.execute("SELECT @@max_connections")[0][0]
         with arm.account() as account:
-            arm.driver.call(shorten_retries, sleep)
+            arm.worker.call(shorten_retries, sleep)
             arm.server.execute(f"SET GLOBAL max_connections = {LIMIT}")
             try:
-                answer: dict[str, Any] = arm.driver.call(crowd, account)
+                answer: dict[str, Any] = arm.worker.call(crowd, account)
             finally:
                 arm.server.execute(f"SET GLOBAL max_connections = {allowed}")
             return answer
@@ -54,7 +54,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
 
 
 def crowd(account: Account) -> dict[str, Any]:
-    """In a driver: fill the server, have more threads come, and let most of the first ones end.
+    """In a worker: fill the server, have more threads come, and let most of the first ones end.
 
     Returns: how many queries failed, their messages, whether a checkout without retries was refused while the server
     was full, and the seconds that the slowest latecomer waited.
@@ -86,7 +86,7 @@ def crowd(account: Account) -> dict[str, Any]:
 
     refused: list[bool] = []
     holders = _started(hold, LIMIT - 2)
-    worker = _started(work, 1)
+    busy = _started(work, 1)
     full.wait(30)
     _join(_started(knock, 1))
     late = _started(come_late, LATE)
@@ -94,7 +94,7 @@ def crowd(account: Account) -> dict[str, Any]:
     leave.set()
     _join([*holders, *late])
     stop.set()
-    _join(worker)
+    _join(busy)
     return {
         "failed": failures.messages.total(),
         "messages": failures.messages,

@@ -20,7 +20,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
     def one(function: Any, *arguments: Any) -> Any:
         def ask(arm: Arm) -> Any:
             with arm.account() as account:
-                return arm.driver.call(function, account, *arguments)
+                return arm.worker.call(function, account, *arguments)
 
         return ask
 
@@ -36,7 +36,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
 
 
 def killed(account: dict[str, Any], times: int) -> dict[str, int]:
-    """In a driver: have the thread's connection killed and use it at once. Returns: the failures, counted."""
+    """In a worker: have the thread's connection killed and use it at once. Returns: the failures, counted."""
     db, administrator, failures = connect(account), connect_directly(account), Failures()
     for number in range(times):
         # 0 after a failure: there is no connection to kill then, and the next look makes one.
@@ -48,7 +48,7 @@ def killed(account: dict[str, Any], times: int) -> dict[str, int]:
 
 
 def closed(account: dict[str, Any], times: int) -> dict[str, int]:
-    """In a driver: close the pool's connection, as some of DIRAC's own functions do, and go on.
+    """In a worker: close the pool's connection, as some of DIRAC's own functions do, and go on.
 
     Returns: the failures, counted.
     """
@@ -60,7 +60,7 @@ def closed(account: dict[str, Any], times: int) -> dict[str, int]:
 
 
 def closed_when_lost(account: dict[str, Any], times: int) -> dict[str, int]:
-    """In a driver: lose a connection that was taken and passed on, and close it in the end, as DIRAC's functions do.
+    """In a worker: lose a connection that was taken and passed on, and close it in the end, as DIRAC's functions do.
 
     Returns: what closing it raised, counted: that its statement fails is right.
     """
@@ -78,7 +78,7 @@ def closed_when_lost(account: dict[str, Any], times: int) -> dict[str, int]:
 
 
 def given_up(account: dict[str, Any]) -> dict[str, int]:
-    """In a driver: threads rest longer than the server waits for them. Returns: the failures, counted."""
+    """In a worker: threads rest longer than the server waits for them. Returns: the failures, counted."""
     db, failures = connect(account), Failures()
 
     def rest() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from chaos import load
 from chaos.arms import Arm, Arms
 from chaos.killing import Killer
-from chaos.result import PATCHED, STOCK, Row, none, reported
+from chaos.result import Row, none, reported
+from lab.arms import PATCHED, STOCK
 
 THREADS = 8
 EVERY = 0.1
@@ -18,9 +19,9 @@ def run(arms: Arms, short: bool) -> list[Row]:
     def one(arm: Arm) -> tuple[load.Outcome, int]:
         with arm.account() as account:
             killer = Killer(arm.server, account["user"])
-            arm.driver.call(load.start, account, THREADS, 0)
+            arm.worker.call(load.start, account, THREADS, 0)
             killer.keep_on(EVERY, kills=kills)
-            told = arm.driver.call(load.finish, 30)
+            told = arm.worker.call(load.finish, 30)
             return load.check(arm.server, account, told), killer.killed
 
     outcomes = arms.in_turn(one)

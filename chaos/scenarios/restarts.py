@@ -21,7 +21,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
     times, sleep = (1, 1) if short else (3, 5)
 
     def one(arm: Arm) -> _Outcomes:
-        arm.driver.call(shorten_retries, sleep)
+        arm.worker.call(shorten_retries, sleep)
         return _Outcomes(*(_without_server(arm, end, times, sleep) for end in (MariaDB.stop, MariaDB.kill)))
 
     outcomes = arms.together(one)
@@ -58,11 +58,11 @@ class _Outcomes:
 
 def _without_server(arm: Arm, end: Callable[[MariaDB], None], times: int, sleep: float) -> load.Outcome:
     with arm.account() as account:
-        arm.driver.call(load.start, account, THREADS, PAUSE)
+        arm.worker.call(load.start, account, THREADS, PAUSE)
         for _ in range(times):
             time.sleep(0.3)
             end(arm.server)
             arm.server.start()
             # All threads are at work again when those that slept have woken up.
             time.sleep(sleep + 0.3)
-        return load.check(arm.server, account, arm.driver.call(load.finish, 60))
+        return load.check(arm.server, account, arm.worker.call(load.finish, 60))

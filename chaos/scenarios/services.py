@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
-from chaos.arms import Arm, Arms, Driver
+from chaos.arms import Arm, Arms
 from chaos.killing import Killer
-from chaos.result import IN_TREE, Row, as_stock, chance, none
-from lab import workload
+from chaos.result import Row, as_stock, chance, none
+from lab import clients, inside
+from lab.arms import IN_TREE
 from lab.installation import Installation
+from lab.worker import Worker
 
 CLIENTS = 3
 SECONDS = 40.0
@@ -73,11 +73,11 @@ class _Outcome:
 
 
 def _one(arm: Arm, seconds: float) -> _Outcome:
-    with _running(arm) as (installation, clients):
+    with _running(arm) as (installation, workers):
         killer = Killer(arm.server, arm.server.user, idle=False, share=0.3)
-        with ThreadPoolExecutor(len(clients)) as pool:
+        with ThreadPoolExecutor(len(workers)) as pool:
             begun = [
-                pool.submit(driver.call, work, f"client{number}", seconds) for number, driver in enumerate(clients)
+                pool.submit(worker.call, work, f"client{number}", seconds) for number, worker in enumerate(workers)
             ]
             end = time.monotonic() + seconds
             while time.monotonic() < end:
@@ -89,22 +89,15 @@ def _one(arm: Arm, seconds: float) -> _Outcome:
 
 
 @contextlib.contextmanager
-def _running(arm: Arm) -> Iterator[tuple[Installation, list[Driver]]]:
+def _running(arm: Arm) -> Iterator[tuple[Installation, list[Worker]]]:
     """The arm's services, on the arm's server, and client processes."""
-    installation = Installation(
-        arm.host,
-        arm.server,
-        arm.folder / "installation",
-        env=arm.plugin_environment(),
-        launcher=[str(arm.host.python), "-P", "-m", "chaos.service"],
-    )
+    installation = Installation(arm.host, arm.server, arm.folder / "installation", arm.library, env=arm.env)
     with installation, contextlib.ExitStack() as stack:
-        env = installation.client_env
-        yield installation, [stack.enter_context(arm.new_driver(env=env)) for _ in range(CLIENTS)]
+        yield installation, [stack.enter_context(installation.client()) for _ in range(CLIENTS)]
 
 
 def _insert_pending(installation: Installation) -> None:
-    os.kill(installation.processes["Accounting/DataStore"].pid, signal.SIGUSR2)
+    installation.call("Accounting/DataStore", inside.insert_pending_records)
 
 
 def _drain(installation: Installation, timeout: float = 20.0) -> None:
@@ -150,10 +143,7 @@ def work(tag: str, seconds: float) -> dict[str, Any]:
     Returns: how many requests there were, the messages of those that failed, counted, and the names of the files and of
     the records that were told done.
     """
-    import DIRAC
-
-    DIRAC.initialize()
-    from DIRAC.AccountingSystem.Client.DataStoreClient import DataStoreClient
+    clients.initialize()
     from DIRAC.Resources.Catalog.FileCatalogClient import FileCatalogClient
 
     catalog = FileCatalogClient("DataManagement/FileCatalog")
@@ -164,40 +154,21 @@ def work(tag: str, seconds: float) -> dict[str, Any]:
         nonlocal requests
         requests += 1
         answer = call()
-        value = answer.get("Value") if answer["OK"] else None
-        failed = value.get("Failed") if isinstance(value, dict) else None
-        if failed or not answer["OK"]:
-            messages[f"{name}: {failed or answer['Message']}"[:200]] += 1
-        return value
+        problem = clients.problem(answer)
+        if problem:
+            messages[f"{name}: {problem}"[:200]] += 1
+        return answer.get("Value") if answer["OK"] else None
 
     end, number = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         folder = f"/fakevo/{tag}/{number:05}"
         ask("createDirectory", partial(catalog.createDirectory, folder))
-        added = ask("addFile", partial(catalog.addFile, workload.files(folder, FILES)))
+        added = ask("addFile", partial(catalog.addFile, clients.files(folder, FILES)))
         done["files"] += (added or {}).get("Successful", {})
         ask("getDirectorySize", partial(catalog.getDirectorySize, folder, longOut=True))
-        # A client of its own each time: it keeps what it could not commit, and would send it again.
-        client = DataStoreClient()
-        client.disableFailover()
         names = [f"{tag}-{number}-{which}" for which in range(RECORDS)]
-        for name in names:
-            client.addRegister(_record(name))
-        if ask("commit", client.commit):
+        now = datetime.utcnow().replace(microsecond=0)
+        if ask("commit", partial(clients.commit, [clients.job_record(now, 1, JobGroup=name) for name in names])):
             done["records"] += names
         number += 1
     return {"requests": requests, "messages": messages, **done}
-
-
-def _record(name: str) -> Any:
-    from DIRAC.AccountingSystem.Client.Types.Job import Job
-
-    record = Job()
-    end = datetime.utcnow().replace(microsecond=0)
-    record.setStartTime(end - timedelta(hours=1))
-    record.setEndTime(end)
-    for key, _ in record.definitionKeyFields:
-        record.setValueByKey(key, name if key == "JobGroup" else key)
-    for key, _ in record.definitionAccountingFields:
-        record.setValueByKey(key, 1)
-    return record

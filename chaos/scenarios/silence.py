@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chaos import load
-from chaos.arms import Account, Arm, Arms, Driver
+from chaos.arms import Account, Arm, Arms
 from chaos.pool import Failures, connect
 from chaos.proxy import Proxy, can_vanish
 from chaos.result import Row, at_most, none, reported
+from lab.worker import Worker
 
 THREADS = 8
 PAUSE = 0.01
@@ -32,12 +33,12 @@ def run(arms: Arms, short: bool) -> list[Row]:
 
     def one(arm: Arm) -> _Outcomes:
         with contextlib.ExitStack() as stack:
-            drivers = [stack.enter_context(arm.new_driver(toggles=text)) for text in toggles]
+            workers = [stack.enter_context(arm.new_worker(text)) for text in toggles]
             return _Outcomes(
-                _under_load(arm, drivers[0], silence, lose=False),
-                _under_load(arm, drivers[0], silence, lose=True),
-                _rested(arm, THRESHOLD / 5, drivers[:1])[0],
-                _rested(arm, rest, drivers),
+                _under_load(arm, workers[0], silence, lose=False),
+                _under_load(arm, workers[0], silence, lose=True),
+                _rested(arm, THRESHOLD / 5, workers[:1])[0],
+                _rested(arm, rest, workers),
             )
 
     outcomes = arms.together(one)
@@ -105,9 +106,9 @@ def _far_away(arm: Arm) -> Iterator[tuple[Proxy, Account]]:
         yield proxy, account
 
 
-def _under_load(arm: Arm, driver: Driver, silence: float, lose: bool) -> load.Outcome:
+def _under_load(arm: Arm, worker: Worker, silence: float, lose: bool) -> load.Outcome:
     with _far_away(arm) as (proxy, account):
-        driver.call(load.start, account, THREADS, PAUSE)
+        worker.call(load.start, account, THREADS, PAUSE)
         time.sleep(0.3)
         proxy.stall()
         time.sleep(silence)
@@ -115,24 +116,24 @@ def _under_load(arm: Arm, driver: Driver, silence: float, lose: bool) -> load.Ou
             proxy.forget()
         proxy.go_on()
         time.sleep(0.5)
-        return load.check(arm.server, account, driver.call(load.finish, 20))
+        return load.check(arm.server, account, worker.call(load.finish, 20))
 
 
-def _rested(arm: Arm, rest: float, drivers: list[Driver]) -> list[dict[str, int]]:
-    """Returns: for each driver the failures after a rest in which the connections were forgotten, counted."""
+def _rested(arm: Arm, rest: float, workers: list[Worker]) -> list[dict[str, int]]:
+    """Returns: for each worker the failures after a rest in which the connections were forgotten, counted."""
     with contextlib.ExitStack() as stack:
-        for driver in drivers:
+        for worker in workers:
             proxy, account = stack.enter_context(_far_away(arm))
-            driver.call(begin, account)
+            worker.call(begin, account)
             # The kernel delays its acknowledgements: one that is still to come would be answered with a reset.
             time.sleep(0.1)
             proxy.forget()
         time.sleep(rest)
-        return [driver.call(go_on) for driver in drivers]
+        return [worker.call(go_on) for worker in workers]
 
 
 class _Resting:
-    """Threads in a driver that ask a query each, rest until they are told, and ask again."""
+    """Threads in a worker that ask a query each, rest until they are told, and ask again."""
 
     def __init__(self, account: Account) -> None:
         self._db = connect(account)
@@ -165,10 +166,10 @@ _now: list[_Resting] = []
 
 
 def begin(account: Account) -> None:
-    """In a driver: let threads ask, and rest; returns when all of them do."""
+    """In a worker: let threads ask, and rest; returns when all of them do."""
     _now.append(_Resting(account))
 
 
 def go_on() -> dict[str, int]:
-    """In a driver: let them ask again. Returns: the failures, counted."""
+    """In a worker: let them ask again. Returns: the failures, counted."""
     return _now.pop().go_on()

@@ -24,16 +24,16 @@ def run(arms: Arms, short: bool) -> list[Row]:
         with arm.account() as account:
             arm.server.execute("SET GLOBAL wait_timeout = 1")
             try:
-                arm.driver.call(load.start, account, THREADS, PAUSE)
+                arm.worker.call(load.start, account, THREADS, PAUSE)
                 for _ in range(halts):
                     time.sleep(0.3)
-                    os.kill(arm.driver.pid, signal.SIGSTOP)
+                    os.kill(arm.worker.process.pid, signal.SIGSTOP)
                     time.sleep(HALT)
-                    os.kill(arm.driver.pid, signal.SIGCONT)
+                    os.kill(arm.worker.process.pid, signal.SIGCONT)
                 time.sleep(0.3)
-                return load.check(arm.server, account, arm.driver.call(load.finish, 30))
+                return load.check(arm.server, account, arm.worker.call(load.finish, 30))
             finally:
-                os.kill(arm.driver.pid, signal.SIGCONT)
+                os.kill(arm.worker.process.pid, signal.SIGCONT)
                 arm.server.execute(f"SET GLOBAL wait_timeout = {allowed}")
 
     outcomes = arms.together(one)

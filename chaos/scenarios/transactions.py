@@ -26,9 +26,9 @@ def _rows(arms: Arms, seconds: float, label: str, passed: bool) -> list[Row]:
     def one(arm: Arm) -> dict[str, Any]:
         with arm.account() as account:
             killer = Killer(arm.server, account["user"], idle=False, share=0.5)
-            arm.driver.call(start, account, passed)
+            arm.worker.call(start, account, passed)
             killer.keep_on(0.03, seconds=seconds)
-            told = arm.driver.call(finish)
+            told = arm.worker.call(finish)
             rows = arm.server.execute("SELECT n, COUNT(*) FROM rows_of GROUP BY n", account["database"])
             return {**_check(told, {int(number): int(count) for number, count in rows}), "kills": killer.killed}
 
@@ -69,7 +69,7 @@ def _check(told: dict[str, Any], times: dict[int, int]) -> dict[str, Any]:
 
 
 class _Transactions:
-    """Runs in a driver."""
+    """Runs in a worker."""
 
     def __init__(self, account: Account, passed: bool) -> None:
         self._db = connect(account)
@@ -122,10 +122,10 @@ _running: list[_Transactions] = []
 
 
 def start(account: Account, passed: bool) -> None:
-    """In a driver: let threads make transactions; passed: on a connection that they take and pass as `conn=`."""
+    """In a worker: let threads make transactions; passed: on a connection that they take and pass as `conn=`."""
     _running.append(_Transactions(account, passed))
 
 
 def finish() -> dict[str, Any]:
-    """In a driver: end them. Returns: the transactions' numbers by what the callers were told, and messages."""
+    """In a worker: end them. Returns: the transactions' numbers by what the callers were told, and messages."""
     return _running.pop().finish()

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, "-m", "dirac_perfpatch.cli", "export"]
+from lab import exporter as running
 
 
-class Exporter:
-    """`dirac-perfpatch export`, running."""
+class Exporter(running.Exporter):
+    """The exporter, as the tests read it."""
 
-    def __init__(self, spool: Path, port: str = "0") -> None:
-        command = [*COMMAND, "--spool", str(spool), "--address", "127.0.0.1", "--port", port]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        match = re.fullmatch(r"serving .* at http://(127\.0\.0\.1:\d+)/metrics\n", line)
-        assert match, (line, self.process.communicate(timeout=10))
-        self.address = match[1]
+    def __enter__(self) -> Exporter:
+        return self
 
     def scrape(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         """All samples, by name and labels, as Prometheus's own parser reads them."""
-        with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=20) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
-            samples = [sample for family in families for sample in family.samples]
+        samples = [sample for family in text_string_to_metric_families(self.text()) for sample in family.samples]
         found = {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
         assert len(found) == len(samples)  # no series twice: Prometheus would refuse all
         return found
@@ -54,16 +44,8 @@ def spool(tmp_path: Path) -> Path:
 @pytest.fixture
 def export() -> Iterator[Callable[[Path], Exporter]]:
     """Start an exporter; it is ended after the test."""
-    started: list[Exporter] = []
-
-    def start(folder: Path) -> Exporter:
-        started.append(Exporter(folder))
-        return started[-1]
-
-    yield start
-    for exporter in started:
-        exporter.process.kill()
-        exporter.process.communicate()
+    with contextlib.ExitStack() as stack:
+        yield lambda folder: stack.enter_context(Exporter(folder))
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
 
+from lab.folder import CHECKOUT
 from lab.prometheus import program
 
 RULES = CHECKOUT / "monitoring" / "alerts.yml"

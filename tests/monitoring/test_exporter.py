@@ -343,7 +343,7 @@ def test_a_signal_ends_it_in_order(exporter: Exporter, number: signal.Signals) -
     with socket.create_connection((host, int(port))):
         exporter.process.send_signal(number)
         assert exporter.process.wait(5) == 0
-    assert exporter.process.communicate() == ("", "")
+    assert (exporter.process.communicate()[0], exporter.log.read_text()) == (b"", "")
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(spool: Path, exporter: Exporter, run_export: Run) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHECKOUT, Exporter
+from conftest import Exporter
 
+from lab.folder import CHECKOUT
 from lab.prometheus import Prometheus
 from lab.spools import ARMS, TARGETS, Process
 
@@ -23,14 +24,6 @@ COMPONENTS = (CATALOG, "Accounting/DataStore")
 # What Grafana puts in for the dashboard's variables; Prometheus scrapes every second here, and not for hours.
 VARIABLES = {"$host": ".*", "$component": ".*", "$patch": ".*", "$window": "20s", "$__range": "20s"}
 VARIABLES["$__rate_interval"] = "10s"
-
-
-@pytest.fixture
-def exporter(spool: Path) -> Iterator[Exporter]:
-    exporter = Exporter(spool)
-    yield exporter
-    exporter.process.kill()
-    exporter.process.communicate()
 
 
 @pytest.fixture
@@ -88,25 +81,20 @@ def test_a_restart_of_the_exporter_is_no_burst_of_calls(spool: Path, tmp_path: P
     process = Process(spool, CATALOG)
     process.record("error_stack", "S_ERROR", "stock", 1_000_000, one_in=1000)
     process.write()
-    first = Exporter(spool)
-    with Prometheus(tmp_path / "prometheus", [first.address]) as prometheus:
+    with Exporter(spool) as first, Prometheus(tmp_path / "prometheus", [first.address]) as prometheus:
         total = "dirac_perfpatch_calls_total"
         prometheus.wait(lambda: prometheus.value(total) == 0, "the first exporter is scraped")
         process.record("error_stack", "S_ERROR", "stock", 300, one_in=100)
         process.write()
         prometheus.wait(lambda: prometheus.value(total) == 300, "the first exporter counts")
         first.process.terminate()
-        first.process.communicate()
-        second = Exporter(spool, port=first.address.split(":")[1])
-        try:
+        first.process.wait()
+        with Exporter(spool, port=int(first.address.split(":")[1])):
             prometheus.wait(lambda: prometheus.value(total) == 0, "the second exporter is scraped")
             process.record("error_stack", "S_ERROR", "stock", 40, one_in=10)
             process.write()
             prometheus.wait(lambda: prometheus.value(total) == 40, "the second exporter counts")
             increase = prometheus.value(f"increase({total}[1m])")
-        finally:
-            second.process.kill()
-            second.process.communicate()
     # Prometheus extrapolates to the ends of the minute, so it is not 340; the million must not be in it.
     assert increase is not None
     assert 300 < increase < 3000
@@ -119,7 +107,6 @@ def test_a_restart_of_the_exporter_is_no_burst_of_calls(spool: Path, tmp_path: P
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has scraped an exporter for a while whose processes do something of everything."""
     folder = tmp_path_factory.mktemp("busy")
-    exporter = Exporter(folder / "spool")
     processes = [Process(folder / "spool", component, pid=pid) for pid, component in enumerate(COMPONENTS)]
     done = threading.Event()
 
@@ -136,15 +123,16 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        with Prometheus(folder / "prometheus", [exporter.address], [RULES]) as server:
+        with (
+            Exporter(folder / "spool") as exporter,
+            Prometheus(folder / "prometheus", [exporter.address], [RULES]) as server,
+        ):
             enough = "min(increase(dirac_perfpatch_calls_total[20s])) > 1000"
             server.wait(lambda: server.query(enough), "there is something to show")
             yield server
     finally:
         done.set()
         thread.join()
-        exporter.process.kill()
-        exporter.process.communicate()
 
 
 def _panels() -> list[dict[str, Any]]:

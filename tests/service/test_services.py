@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,52 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import questions
 
-from lab import workload
+from dirac_perfpatch import cli
+from lab import clients, inside
+from lab.arms import PATCHED, STOCK
+from lab.folder import library
 from lab.hosts import IN_TREE, Host
 from lab.installation import Installation
 from lab.mariadb import MariaDB
 
-LAUNCHER = Path(__file__).with_name("launcher.py")
 FILE_CATALOG = "DataManagement/FileCatalog"
 DATA_STORE = "Accounting/DataStore"
-
-# Asks many things of the catalogue and prints every answer, without what differs from run to run.
-QUESTIONS = """
-import json, sys
-import DIRAC
-DIRAC.initialize()
-from DIRAC.ConfigurationSystem.Client.Helpers.CSGlobals import getCSExtensions
-from DIRAC.Core.Security.ProxyInfo import getProxyInfo
-from DIRAC.Core.Utilities.Extensions import extensionsByPriority
-from DIRAC.DataManagementSystem.Utilities.DMSHelpers import DMSHelpers
-from DIRAC.Resources.Catalog.FileCatalogClient import FileCatalogClient
-
-catalog = FileCatalogClient("DataManagement/FileCatalog")
-folder = "/fakevo/questions"
-files = {f"{folder}/f{n}": {"PFN": "x", "Size": n, "SE": "SITE000-disk", "GUID": str(n), "Checksum": "0badcafe"}
-         for n in range(3)}
-answers = []
-for _ in range(2):
-    answers += [
-        catalog.createDirectory(folder), catalog.addFile(files), catalog.exists(list(files)),
-        catalog.exists("/no/such"), catalog.getReplicas(list(files)), catalog.getReplicas("/no/such"),
-        catalog.getFileSize(list(files)), catalog.getDirectorySize(folder), catalog.getDirectorySize("/no/such"),
-        catalog.getDirectorySize([folder, "/no/such"], longOut=True),
-        catalog.getDirectorySize(folder, longOut=True, fromFiles=True),
-        catalog.removeFile(f"{folder}/f2"), catalog.addMetadataField("refused", "NONE"),
-        extensionsByPriority(), getCSExtensions(), sorted(DMSHelpers().getStorageElements()),
-        DMSHelpers().getSitesForSE("SITE000-disk"), getProxyInfo()["Value"]["group"],
-    ]
-
-def settled(answer):
-    if isinstance(answer, dict):
-        volatile = ("CallStack", "QueryTime", "rpcStub", "ExecInfo")
-        return {str(key): settled(value) for key, value in answer.items() if key not in volatile}
-    return [settled(value) for value in answer] if isinstance(answer, (list, tuple, set)) else repr(answer)
-
-print(json.dumps(settled(answers), sort_keys=True))
-"""
 
 
 @pytest.fixture(scope="session")
@@ -79,29 +44,19 @@ def installations(
     host: Host, database: MariaDB, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Installation]]:
     """Two of them in one environment: with the plugin, and with everything switched off."""
-    started: dict[str, Installation] = {}
-    try:
-        for name, word in (("patched", "on"), ("stock", "off")):
-            folder = tmp_path_factory.mktemp(name)
-            installation = Installation(
-                host,
-                database,
-                folder / "installation",
-                env={"DIRAC_PERFPATCH": word, "STATUS_FOLDER": str(folder), "PYTHONPATH": os.environ["PYTHONPATH"]},
-                launcher=[str(host.python), str(LAUNCHER)],
-                prefix=f"{name}_",
+    folder = tmp_path_factory.mktemp("installations")
+    modules = library(folder / "library", "lab", "tests/service/questions.py")
+    with contextlib.ExitStack() as stack:
+        yield {
+            name: stack.enter_context(
+                Installation(host, database, folder / name, modules, env={"DIRAC_PERFPATCH": word}, prefix=f"{name}_")
             )
-            installation.start()
-            started[name] = installation
-        yield started
-    finally:
-        for installation in started.values():
-            installation.stop()
+            for name, word in ((PATCHED, "on"), (STOCK, "off"))
+        }
 
 
 def work(installation: Installation, rounds: int, tag: str) -> dict[str, Any]:
-    answer = installation.run_client(Path(workload.__file__), str(rounds), tag)
-    return dict(json.loads(answer.stdout.splitlines()[-1]))
+    return dict(installation.run(clients.work, rounds, tag))
 
 
 def failures(report: dict[str, Any]) -> list[str]:
@@ -109,26 +64,18 @@ def failures(report: dict[str, Any]) -> list[str]:
 
 
 def states(installation: Installation, service: str) -> dict[str, str]:
-    process = installation.processes[service]
-    path = Path(installation.env["STATUS_FOLDER"], f"{process.pid}.json")
-    path.unlink(missing_ok=True)
-    process.send_signal(signal.SIGUSR1)
-    deadline = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < deadline, installation.log(service).read_text()[-2000:]
-        time.sleep(0.05)
-    return {entry["name"]: entry["state"] for entry in json.loads(path.read_text())}
+    return dict(installation.call(service, inside.plugin_states))
 
 
 def test_what_the_plugin_does_in_each_service(installations: dict[str, Installation], host: Host) -> None:
     for service in (FILE_CATALOG, DATA_STORE):
-        seen = states(installations["patched"], service)
+        seen = states(installations[PATCHED], service)
         wanted = "stood down" if host.release == IN_TREE else "applied"
         needed = {name: state for name, state in seen.items() if state != "armed"}
         assert set(needed.values()) == {wanted}
         assert {"extension_lookup", "error_stack", "proxy_loading", "connection_checkout"} <= set(needed)
         assert {"connection_eviction", "connection_close"} <= set(needed)
-        assert set(states(installations["stock"], service).values()) == {"off"}
+        assert set(states(installations[STOCK], service).values()) == {"off"}
 
 
 def test_the_same_work_without_a_failure_and_without_pings(
@@ -141,18 +88,18 @@ def test_the_same_work_without_a_failure_and_without_pings(
         assert failures(work(installation, 3, "work")) == []
         pings[name] = database.pings() - before
     if host.release != IN_TREE:
-        assert pings["stock"] > 100
-    assert pings["patched"] * 10 <= max(pings["stock"], 100)
+        assert pings[STOCK] > 100
+    assert pings[PATCHED] * 10 <= max(pings[STOCK], 100)
 
 
 def test_the_answers_are_those_of_stock(installations: dict[str, Installation]) -> None:
     answers = {}
     for name, installation in installations.items():
-        asked = installation.run_client(QUESTIONS)
-        assert "dirac-perfpatch: " not in asked.stderr
-        answers[name] = json.loads(asked.stdout.splitlines()[-1])
-    assert answers["patched"] == answers["stock"]
-    assert len(answers["stock"]) == 36
+        with installation.client() as client:
+            answers[name] = client.call(questions.ask)
+            assert "dirac-perfpatch: " not in client.log.read_text()
+    assert answers[PATCHED] == answers[STOCK]
+    assert len(answers[STOCK]) == 36
 
 
 @pytest.mark.patched
@@ -185,17 +132,6 @@ def test_nothing_of_ours_in_the_logs(installations: dict[str, Installation]) -> 
 
 # From here on the toggles change, and the logs say so.
 
-REFRESH = """
-import sys
-import DIRAC
-DIRAC.initialize()
-from DIRAC.Core.Base.Client import Client
-for url in sys.argv[1:]:
-    result = Client(url=url).refreshConfiguration(True)
-    if not result["OK"]:
-        sys.exit(result["Message"])
-"""
-
 
 def toggles(installation: Installation) -> Path:
     """The file that the services of an installation look for."""
@@ -203,8 +139,7 @@ def toggles(installation: Installation) -> Path:
 
 
 def set_toggles(installation: Installation, *settings: str) -> None:
-    code = "import sys; from dirac_perfpatch.cli import main; sys.exit(main(sys.argv[1:]))"
-    installation.run_client(code, "set", "--file", str(toggles(installation)), *settings)
+    assert installation.run(cli.main, ["set", "--file", str(toggles(installation)), *settings]) == 0
 
 
 def becomes(installation: Installation, wanted: dict[str, str], service: str = FILE_CATALOG) -> bool:
@@ -219,8 +154,10 @@ def becomes(installation: Installation, wanted: dict[str, str], service: str = F
 def test_a_patch_is_switched_off_and_on_in_a_running_service(
     installations: dict[str, Installation], database: MariaDB, host: Host
 ) -> None:
-    installation = installations["patched"]
+    installation = installations[PATCHED]
     there = "stood down" if host.release == IN_TREE else "applied"
+    # Not asked for from here on. Its DataStore would insert what waits once in a minute, with pings of its own.
+    installations[STOCK].stop()
 
     def pings() -> int:
         work(installation, 1, "warm")
@@ -244,7 +181,7 @@ def test_a_patch_is_switched_off_and_on_in_a_running_service(
 
 
 def test_switching_under_load_fails_no_request(installations: dict[str, Installation], host: Host) -> None:
-    installation = installations["patched"]
+    installation = installations[PATCHED]
     there = "stood down" if host.release == IN_TREE else "applied"
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(work, installation, 8, "switching")
@@ -258,13 +195,13 @@ def test_switching_under_load_fails_no_request(installations: dict[str, Installa
 def test_a_patch_under_comparison_is_switched_off_in_a_running_service(
     installations: dict[str, Installation], tmp_path: Path
 ) -> None:
-    installation = installations["patched"]
+    installation = installations[PATCHED]
 
     def snapshot(wanted: Callable[[Any], bool]) -> Any:
         """The catalogue's snapshot, when it is as wanted; one is written every 10 s."""
         deadline = time.monotonic() + 25
         while True:
-            pid = installation.processes[FILE_CATALOG].pid
+            pid = installation.running[FILE_CATALOG].process.pid
             found = [json.loads(path.read_text()) for path in tmp_path.glob(f"*.{pid}.*.json")]
             if found and wanted(found[0]):
                 return found[0]
@@ -297,13 +234,13 @@ def test_a_patch_under_comparison_is_switched_off_in_a_running_service(
 
 
 def test_the_configuration_system_overrides_the_file(installations: dict[str, Installation], host: Host) -> None:
-    installation = installations["patched"]
+    installation = installations[PATCHED]
     there = "stood down" if host.release == IN_TREE else "applied"
     of_vo = "/Operations/fakevo/Defaults/PerfPatch" if host.release.startswith("8.") else "/Operations/fakevo/PerfPatch"
 
     def set_options(section: str, options: dict[str, str]) -> None:
         installation.set_options({f"{section}/{name}": value for name, value in options.items()})
-        installation.run_client(REFRESH, *map(installation.url, (FILE_CATALOG, DATA_STORE)), admin=True)
+        installation.run(clients.refresh, *map(installation.url, (FILE_CATALOG, DATA_STORE)), admin=True)
 
     defaults = "/Operations/Defaults/PerfPatch"
     set_options(defaults, {"connection_checkout": "off"})

@@ -1,0 +1,42 @@
+"""The call that one arm makes over and over: in the worker of the arm, one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from dirac_perfpatch.bench import CASES, Case, Measure, warm_up
+from dirac_perfpatch.patching import Database
+from lab import inside
+
+_prepared = contextlib.ExitStack()
+_case: Case
+_size = 0
+_measure: Measure
+
+
+def prepare(name: str, size: int, database: list[Any]) -> bool:
+    """Make ready what a call needs. Returns: whether the plugin's patch of it is on.
+
+    name: of a case of dirac_perfpatch.bench; database: the arguments of dirac_perfpatch.patching.Database.
+    """
+    global _case, _size, _measure
+    (_case,) = (case for case in CASES if case.name == name)
+    _size = size
+    _measure = _prepared.enter_context(_case.prepare(size, Database(*database)))
+    return inside.plugin_states().get(_case.patch) == "applied"
+
+
+def warm() -> int:
+    """Have it called until what is kept of it is kept. Returns: how many calls make one repetition."""
+    return warm_up(_case, _size, _measure)
+
+
+def measure(calls: int) -> float:
+    """Make so many calls. Returns: microseconds per call."""
+    return _measure(calls)
+
+
+def close() -> None:
+    """Give back what was made ready."""
+    _prepared.close()

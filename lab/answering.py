@@ -1,0 +1,49 @@
+"""The host's end of lab.worker: calls functions as it is told to, until its input ends.
+
+`python -m lab.answering` does nothing else. `python -m lab.answering SERVICE` is `dirac-service SERVICE`, in which a
+thread of its own answers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+from typing import Any, TextIO
+
+
+def _answer(order: bytes) -> dict[str, Any]:
+    module, function, arguments = json.loads(order)
+    try:
+        return {"value": getattr(importlib.import_module(module), function)(*arguments)}
+    except Exception:
+        import traceback
+
+        return {"error": traceback.format_exc()}
+
+
+def _answer_all(answers: TextIO) -> None:
+    # Unbuffered: a thread that waits in sys.stdin would break the end of the process.
+    with open(0, "rb", buffering=0, closefd=False) as orders:
+        for order in orders:
+            print(json.dumps(_answer(order)), file=answers, flush=True)
+
+
+def main() -> None:
+    # DIRAC logs to stdout, which is ours to answer on: keep that for ourselves and send the log to stderr.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    if not sys.argv[1:]:
+        _answer_all(answers)
+        return
+    from DIRAC.Core.scripts.dirac_service import main as dirac_service
+
+    threading.Thread(target=_answer_all, args=(answers,), daemon=True).start()
+    sys.argv[0] = "dirac-service"
+    dirac_service()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""A process of a host that calls functions for us: the one way in which we talk with a host's process.
+
+An order is one line of JSON on its stdin, [module, function, arguments], and the answer one line on its stdout,
+{"value": ...} or {"error": "traceback"}. lab.answering is its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from . import processes
+
+ANSWER_SECONDS = 120.0
+
+
+class Worker:
+    """A process in a host's Python. A context manager that ends it; one call at a time.
+
+    python: the host's; log: the file for its stderr, and for what DIRAC logs; env: its whole environment, with `lab` on
+    its PYTHONPATH; service: makes it `dirac-service` with this argument, which answers beside its work.
+    """
+
+    def __init__(self, python: Path, log: Path, env: dict[str, str], service: str = "") -> None:
+        self.log = log
+        command = [str(python), "-m", "lab.answering", *([service] if service else [])]
+        self.process = processes.start(command, log, env, talk=True)
+
+    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float = ANSWER_SECONDS) -> Any:
+        """Call a function in the worker's process and wait for what it returns.
+
+        function: any at the top of a module that the host's Python can import; arguments: plain data, as the answer is;
+        timeout: seconds.
+        Errors: RuntimeError with the traceback when it raises there; RuntimeError or TimeoutError with the end of the
+        log when no answer comes, and the process is killed then.
+        """
+        assert self.process.stdin
+        order = json.dumps([function.__module__, function.__qualname__, arguments])
+        with suppress(BrokenPipeError):  # it has ended: told below
+            os.write(self.process.stdin.fileno(), order.encode() + b"\n")
+        answer = self._answer(timeout)
+        if "error" in answer:
+            raise RuntimeError(f"{function.__qualname__}: {answer['error']}")
+        return answer["value"]
+
+    def log_end(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-3000:]
+
+    def kill(self) -> None:
+        """End the process and what it has forked."""
+        processes.kill(self.process)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def _answer(self, timeout: float) -> Any:
+        stdout = self.process.stdout
+        assert stdout
+        # One answer per order, so nothing is left in the buffer that select() would not see.
+        if not select.select([stdout], [], [], timeout)[0]:
+            self.kill()
+            raise TimeoutError(f"no answer within {timeout:.0f} s:\n{self.log_end()}")
+        line = stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process ended with {self.process.wait()}:\n{self.log_end()}")
+        return json.loads(line)

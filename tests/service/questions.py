@@ -1,0 +1,53 @@
+"""Many things that a client can ask, and every answer: in a worker in the host's Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lab import clients
+
+FOLDER = "/fakevo/questions"
+# Differ from run to run.
+VOLATILE = ("CallStack", "QueryTime", "rpcStub", "ExecInfo")
+
+
+def ask() -> list[Any]:
+    """Ask everything twice. Returns: the answers, without what differs from run to run."""
+    clients.initialize()
+    from DIRAC.ConfigurationSystem.Client.Helpers.CSGlobals import getCSExtensions
+    from DIRAC.Core.Security.ProxyInfo import getProxyInfo
+    from DIRAC.Core.Utilities.Extensions import extensionsByPriority
+    from DIRAC.DataManagementSystem.Utilities.DMSHelpers import DMSHelpers
+    from DIRAC.Resources.Catalog.FileCatalogClient import FileCatalogClient
+
+    catalog = FileCatalogClient("DataManagement/FileCatalog")
+    files = clients.files(FOLDER, 3)
+    answers: list[Any] = []
+    for _ in range(2):
+        answers += [
+            catalog.createDirectory(FOLDER),
+            catalog.addFile(files),
+            catalog.exists(list(files)),
+            catalog.exists("/no/such"),
+            catalog.getReplicas(list(files)),
+            catalog.getReplicas("/no/such"),
+            catalog.getFileSize(list(files)),
+            catalog.getDirectorySize(FOLDER),
+            catalog.getDirectorySize("/no/such"),
+            catalog.getDirectorySize([FOLDER, "/no/such"], longOut=True),
+            catalog.getDirectorySize(FOLDER, longOut=True, fromFiles=True),
+            catalog.removeFile(list(files)[2]),
+            catalog.addMetadataField("refused", "NONE"),
+            extensionsByPriority(),
+            getCSExtensions(),
+            sorted(DMSHelpers().getStorageElements()),
+            DMSHelpers().getSitesForSE("SITE000-disk"),
+            getProxyInfo()["Value"]["group"],
+        ]
+    return [_settled(answer) for answer in answers]
+
+
+def _settled(answer: Any) -> Any:
+    if isinstance(answer, dict):
+        return {str(key): _settled(value) for key, value in answer.items() if key not in VOLATILE}
+    return [_settled(value) for value in answer] if isinstance(answer, (list, tuple, set)) else repr(answer)
