@@ -22,8 +22,10 @@ before the fork fails there. See :mod:`._connections`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from threading import current_thread
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from threading import Barrier, Event, Thread, current_thread
 from time import time
 from typing import Any
 
@@ -31,6 +33,7 @@ from dirac_perfpatch.patches._connections import (
     ASSIGNED,
     MODULE,
     adoption,
+    connect,
     has_ended_threads,
     is_quiet,
     note_thread,
@@ -38,8 +41,10 @@ from dirac_perfpatch.patches._connections import (
     wishes,
 )
 from dirac_perfpatch.patching import (
+    Case,
     Database,
     InTree,
+    Measure,
     NotAsked,
     Patch,
     Site,
@@ -133,9 +138,44 @@ def ask_pool(database: Database | None) -> Any:
     return without_stacks([*answers, db._query("SELECT 3"), db._query("SELECT nonsense FROM nowhere")])
 
 
+@contextmanager
+def _held(size: int, database: Database | None) -> Iterator[Measure]:
+    """A pool that so many threads hold a connection of, the one that measures among them."""
+    from dirac_perfpatch.bench import timed
+
+    db = connect(database)
+    pool, name = db._MySQL__connectionPool, db._MySQL__dbName
+    ready, release = Barrier(size), Event()
+    refused: list[Any] = []
+
+    def hold() -> None:
+        answer = pool.get(name)
+        if not answer["OK"]:
+            refused.append(answer["Message"])
+        ready.wait(60)
+        release.wait()
+
+    threads = [Thread(target=hold, daemon=True) for _ in range(size - 1)]
+    for thread in threads:
+        thread.start()
+    try:
+        ready.wait(60)
+        if refused:
+            raise NotAsked(f"{len(refused)} connections were refused: {refused[0]}")
+        yield lambda number: timed(partial(pool.get, name), number)
+    finally:
+        release.set()
+        for thread in threads:
+            thread.join()
+
+
 PATCH = Patch(
     name="connection_checkout",
     targets=(Target((MODULE,), "ConnectionPool.get", _look, _put_on),),
     ask=ask_pool,
+    # On a database in use not more connections than it can spare.
+    cases=(Case("ConnectionPool.get", _held, (1, 10), (1, 10, 50, 100, 200), "threads"),),
+    # The next call meets the connection that this one leaves: calls of both arms would be mixed in its life.
+    calls_stand_alone=False,
     spares=("pings saved", "pings"),
 )
