@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from dirac_perfpatch.bench import cases, warm_up
-from dirac_perfpatch.patching import Case, Database, Measure
+from dirac_perfpatch.bench import cases, timed, warm_up
+from dirac_perfpatch.patching import Case, Database, Meter
 from lab import inside
 
 _prepared = contextlib.ExitStack()
 _case: Case
 _size = 0
-_measure: Measure
+_measure: Meter
 
 
 def prepare(name: str, size: int, database: list[Any]) -> bool:
@@ -23,7 +23,7 @@ def prepare(name: str, size: int, database: list[Any]) -> bool:
     global _case, _size, _measure
     ((patch, _case),) = (found for found in cases() if found[1].name == name)
     _size = size
-    _measure = _prepared.enter_context(_case.prepare(size, Database(*database)))
+    _measure = _prepared.enter_context(contextlib.contextmanager(_case.prepare)(size, Database(*database), timed))
     return inside.plugin_states().get(patch.name) == "applied"
 
 

@@ -11,11 +11,12 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from dirac_perfpatch.patches import CATALOGUE
-from dirac_perfpatch.patching import Case, Database, Measure, NotAsked, Patch
+from dirac_perfpatch.patching import Case, Database, Meter, NotAsked, Patch
 
 _WARM_UPS = 3
 # How long one repetition takes. Short, so that many fall between the pauses of a busy machine.
@@ -42,7 +43,7 @@ def timed(call: Callable[[], Any], number: int) -> float:
             gc.enable()
 
 
-def warm_up(case: Case, size: int, measure: Measure) -> int:
+def warm_up(case: Case, size: int, measure: Meter) -> int:
     """Have a call made until whatever is kept of it is kept.
 
     Args:
@@ -93,17 +94,10 @@ class Compared:
 
     def as_row(self) -> tuple[str, ...]:
         """For a table: patch, call, stock, patched, ratio, reason."""
-        if not self.stock or not self.patched:
+        if not self.ratio:
             return (self.patch, self.call, "", "", "", self.reason)
-        ratio = self.stock / self.patched
-        return (
-            self.patch,
-            self.call,
-            f"{self.stock:.2f}",
-            f"{self.patched:.2f}",
-            f"{ratio:.0f} x" if ratio >= 10 else f"{ratio:.2f} x",
-            "",
-        )
+        ratio = f"{self.ratio:.0f} x" if self.ratio >= 10 else f"{self.ratio:.2f} x"
+        return (self.patch, self.call, f"{self.stock:.2f}", f"{self.patched:.2f}", ratio, "")
 
 
 def compare(reasons: Mapping[str, str], database: Database | None, rounds: int) -> Iterator[Compared]:
@@ -120,13 +114,13 @@ def compare(reasons: Mapping[str, str], database: Database | None, rounds: int) 
             yield Compared(name, label, reason=reasons[name])
             continue
         try:
-            with case.prepare(size, database) as measure:
+            with contextmanager(case.prepare)(size, database, timed) as measure:
                 yield Compared(name, label, *_alternate(name, case, size, measure, rounds))
         except NotAsked as error:
             yield Compared(name, label, reason=str(error))
 
 
-def _alternate(name: str, case: Case, size: int, measure: Measure, rounds: int) -> tuple[float, float]:
+def _alternate(name: str, case: Case, size: int, measure: Meter, rounds: int) -> tuple[float, float]:
     """The minimum in microseconds with the patch taken off, and with the patch on."""
     from dirac_perfpatch import loading
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, Optional
 
@@ -38,7 +38,9 @@ Check = Callable[[Any, Callable[..., Any], "tuple[Any, ...]", "dict[str, Any]"],
 Record = Callable[[str, Callable[..., Any], Callable[..., Any], Optional[Check]], Callable[..., Any]]
 # Given a number of calls, makes them and returns the microseconds that each took. What is called is looked up anew
 # each time, because a patch may have been put on or taken off in the meantime.
-Measure = Callable[[int], float]
+Meter = Callable[[int], float]
+# Given what is to be called and how often, the same.
+Timed = Callable[[Callable[[], Any], int], float]
 
 
 class InTree(Exception):
@@ -419,9 +421,9 @@ class Case(NamedTuple):
 
     Args:
         name: The call, as it is shown.
-        prepare: Given a size and perhaps a database, makes ready what the call needs, for as long as it is measured.
-            Raises :class:`NotAsked` when that cannot be had on this machine. It imports :mod:`dirac_perfpatch.bench`
-            itself: processes that measure nothing do without.
+        prepare: Given a size, perhaps a database, and :func:`dirac_perfpatch.bench.timed`, makes ready what the call
+            needs, yields what measures it, and gives back what it took. Raises :class:`NotAsked` when that cannot be
+            had on this machine.
         sizes: Those that ``dirac-perfpatch bench`` measures.
         growth: Those that ``make bench`` measures, and draws if there are several; none to leave the call out there.
         unit: What a size counts, in the plural; empty if the call has no size.
@@ -430,7 +432,7 @@ class Case(NamedTuple):
     """
 
     name: str
-    prepare: Callable[[int, Database | None], AbstractContextManager[Measure]]
+    prepare: Callable[[int, Database | None, Timed], Iterator[Meter]]
     sizes: tuple[int, ...] = (1,)
     growth: tuple[int, ...] = ()
     unit: str = ""

@@ -519,11 +519,7 @@ os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def connect(database: Database | None) -> Any:
-    """The host's object for a database, to measure with.
-
-    Raises:
-        NotAsked: No database is named, or it cannot be reached.
-    """
+    """The host's object for a database, to be asked and measured; raises NotAsked if there is none to be reached."""
     if database is None:
         raise NotAsked("needs a database: --db HOST:PORT:USER:PASSWORD:NAME")
     from DIRAC.Core.Utilities.MySQL import MySQL, MySQLdb

@@ -23,7 +23,6 @@ before the fork fails there. See :mod:`._connections`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from threading import Barrier, Event, Thread, current_thread
 from time import time
@@ -40,17 +39,7 @@ from dirac_perfpatch.patches._connections import (
     tells_socket,
     wishes,
 )
-from dirac_perfpatch.patching import (
-    Case,
-    Database,
-    InTree,
-    Measure,
-    NotAsked,
-    Patch,
-    Site,
-    Target,
-    without_stacks,
-)
+from dirac_perfpatch.patching import Case, Database, InTree, Meter, NotAsked, Patch, Site, Target, Timed, without_stacks
 
 # Without a look at the socket a connection that died is given out for that long after its last use.
 _BLIND_SECONDS = 5.0
@@ -128,21 +117,14 @@ def _put_on(site: Site) -> None:
 
 def ask_pool(database: Database | None) -> Any:
     """Use a real pool as the host does: check out, query, die while idle, check out again."""
-    if database is None:
-        raise NotAsked("needs a database: --db HOST:PORT:USER:PASSWORD:NAME")
-    from DIRAC.Core.Utilities.MySQL import MySQL
-
-    db = MySQL(database.host, database.user, database.password, database.name, port=database.port)
+    db = connect(database)
     answers = [db._query("SELECT 1"), db._query("SELECT 2")]
     db._getConnection()["Value"].close()
     return without_stacks([*answers, db._query("SELECT 3"), db._query("SELECT nonsense FROM nowhere")])
 
 
-@contextmanager
-def _held(size: int, database: Database | None) -> Iterator[Measure]:
+def _held(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
     """A pool that so many threads hold a connection of, the one that measures among them."""
-    from dirac_perfpatch.bench import timed
-
     db = connect(database)
     pool, name = db._MySQL__connectionPool, db._MySQL__dbName
     ready, release = Barrier(size), Event()

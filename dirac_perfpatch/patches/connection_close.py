@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from threading import current_thread
 from typing import Any
 
 from dirac_perfpatch.patches._connections import ASSIGNED, MODULE, NEW, adoption, connect, discard, is_alive, wishes
 from dirac_perfpatch.patches.connection_checkout import ask_pool
-from dirac_perfpatch.patching import Case, Database, Guard, InTree, Measure, Patch, Site, Target
+from dirac_perfpatch.patching import Case, Database, Guard, InTree, Meter, Patch, Site, Target, Timed
 
 _POOL = "_MySQL__connectionPool"
 _NAME = "_MySQL__dbName"
@@ -146,10 +145,7 @@ def _target(module: str, path: str, find_db: Callable[[Any], Any]) -> Target:
     return Target((module,), path, _look(path), put_on)
 
 
-@contextmanager
-def _closed_by_caller(size: int, database: Database | None) -> Iterator[Measure]:
-    from dirac_perfpatch.bench import timed
-
+def _closed_by_caller(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
     db = connect(database)
     pool, name = getattr(db, _POOL), getattr(db, _NAME)
 

@@ -25,7 +25,6 @@ The error that the caller gets is made by the host's own code.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from threading import current_thread, local
 from typing import Any
@@ -45,7 +44,7 @@ from dirac_perfpatch.patches._connections import (
     wishes,
 )
 from dirac_perfpatch.patches.connection_checkout import ask_pool
-from dirac_perfpatch.patching import Case, Database, InTree, Measure, Patch, Site, Target
+from dirac_perfpatch.patching import Case, Database, InTree, Meter, Patch, Site, Target, Timed
 
 # CR_SERVER_GONE_ERROR, CR_SERVER_LOST, CR_SERVER_LOST_EXTENDED and ER_CLIENT_INTERACTION_TIMEOUT (MySQL from 8.0.24;
 # MariaDB reports 2006 for it). https://dev.mysql.com/doc/mysql-errors/8.0/en/
@@ -170,11 +169,8 @@ def _put_on(site: Site) -> None:
     wishes.set(site, before_first=_look_before_sending(site))
 
 
-@contextmanager
-def _query(size: int, database: Database | None) -> Iterator[Measure]:
+def _query(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
     """What it costs to be able to evict, in every query."""
-    from dirac_perfpatch.bench import timed
-
     db = connect(database)
     yield lambda number: timed(partial(db._query, "SELECT 1"), number)
 

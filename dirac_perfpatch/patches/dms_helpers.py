@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from dirac_perfpatch.patching import Case, Database, InTree, Measure, NotAsked, Patch, Site, Target
+from dirac_perfpatch.patching import Case, Database, InTree, Meter, NotAsked, Patch, Site, Target, Timed
 
 _MODULE = "DIRAC.DataManagementSystem.Utilities.DMSHelpers"
 # Where the configuration of the process is. Whatever DMSHelpers reads comes from there, so they are loaded.
@@ -156,14 +155,11 @@ def _ask(database: Database | None) -> Any:
     return answers
 
 
-@contextmanager
-def _made_up_sites(size: int, database: Database | None) -> Iterator[Measure]:
+def _made_up_sites(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
     """A configuration of so many sites, in this process only."""
     from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData
     from DIRAC.ConfigurationSystem.private.Refresher import gRefresher
     from DIRAC.DataManagementSystem.Utilities import DMSHelpers as module
-
-    from dirac_perfpatch.bench import timed
 
     gRefresher.disable()  # for good: nothing is to be fetched in between
     before = gConfigurationData.mergedCFG

@@ -29,7 +29,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from types import CodeType, FrameType, FunctionType
 from typing import Any
@@ -39,11 +38,12 @@ from dirac_perfpatch.patching import (
     Database,
     Guard,
     InTree,
-    Measure,
+    Meter,
     NotHere,
     Patch,
     Site,
     Target,
+    Timed,
     UnknownHost,
 )
 
@@ -233,8 +233,7 @@ def _ask(database: Database | None) -> Any:
     return [nested(depth) for depth in (0, 1, 2, 3, 10)]
 
 
-@contextmanager
-def _error(size: int, database: Database | None) -> Iterator[Measure]:
+def _error(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
     import _thread
     import collections
     import functools
@@ -242,8 +241,6 @@ def _error(size: int, database: Database | None) -> Iterator[Measure]:
     import tempfile
 
     import DIRAC
-
-    from dirac_perfpatch.bench import timed
 
     with tempfile.TemporaryDirectory(prefix="perfpatch-") as folder:
         steps = _steps(folder, size - 1)  # and the frame of timed()

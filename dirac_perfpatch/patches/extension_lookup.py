@@ -20,11 +20,10 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
-from dirac_perfpatch.patching import Case, Database, InTree, Measure, Patch, Site, Target, UnknownHost, same_answer
+from dirac_perfpatch.patching import Case, Database, InTree, Meter, Patch, Site, Target, Timed, UnknownHost, same_answer
 
 _MODULE = "DIRAC.Core.Utilities.Extensions"
 
@@ -112,20 +111,14 @@ def _ask(database: Database | None) -> Any:
     return extensions, [getExtensionMetadata(name) for name in [*extensions, "no such extension"]]
 
 
-@contextmanager
-def _list(size: int, database: Database | None) -> Iterator[Measure]:
+def _list(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
     from DIRAC.Core.Utilities import Extensions
-
-    from dirac_perfpatch.bench import timed
 
     yield lambda number: timed(Extensions.extensionsByPriority, number)
 
 
-@contextmanager
-def _metadata(size: int, database: Database | None) -> Iterator[Measure]:
+def _metadata(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
     from DIRAC.Core.Utilities import Extensions
-
-    from dirac_perfpatch.bench import timed
 
     yield lambda number: timed(functools.partial(Extensions.getExtensionMetadata, "DIRAC"), number)
 

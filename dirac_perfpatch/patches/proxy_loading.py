@@ -48,11 +48,10 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from dirac_perfpatch.patching import Case, Database, InTree, Measure, NotAsked, Patch, Site, Target, without_stacks
+from dirac_perfpatch.patching import Case, Database, InTree, Meter, NotAsked, Patch, Site, Target, Timed, without_stacks
 
 # Seconds for which a file must have been as it is. Kernels stamp files with the time of their last tick, at most 10 ms
 # ago; where both times have no fraction, the file system may store whole seconds (two of them in FAT).
@@ -461,16 +460,13 @@ def _ask(database: Database | None) -> Any:
     return without_stacks(answers)
 
 
-@contextmanager
-def _in_turn(size: int, database: Database | None) -> Iterator[Measure]:
+def _in_turn(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
     """So many copies of the test proxy, loaded in turn by one chain."""
     import itertools
     import shutil
     import tempfile
 
     from DIRAC.Core.Security.X509Chain import X509Chain
-
-    from dirac_perfpatch.bench import timed
 
     proxy = _test_proxy()
     with tempfile.TemporaryDirectory(prefix="perfpatch-") as folder:
