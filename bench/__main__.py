@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dirac_perfpatch.bench import CASES
+from dirac_perfpatch.bench import cases
 from lab import hosts
 from lab.arms import IN_TREE, PATCHED, environments
 from lab.command import end_when_told, save, say
@@ -54,8 +54,8 @@ def _measure(folder: Path, quick: bool) -> dict[str, Any]:
     with MariaDB(folder / "mariadb") as database, arms.started(installed, folder) as running:
         # Each arm holds up to 200 connections at one time.
         database.execute("SET GLOBAL max_connections = 1000; CREATE DATABASE bench")
-        sizes = calls.QUICK if quick else calls.SIZES
-        per_call = calls.measure(running, database, sizes, calls.QUICK_ROUNDS if quick else calls.ROUNDS)
+        rounds = calls.QUICK_ROUNDS if quick else calls.ROUNDS
+        per_call = calls.measure(running, database, calls.sizes(quick), rounds)
         say("start-up")
         starts = startup.measure(running, startup.QUICK if quick else startup.ROUNDS)
         patched = running.named(PATCHED)
@@ -72,7 +72,8 @@ def _measure(folder: Path, quick: bool) -> dict[str, Any]:
 
 
 def _report(figures: dict[str, Any]) -> None:
-    labels = {(case.name, size): case.label(size) for case in CASES for size in figures["calls"].get(case.name, ())}
+    measured = [case for _, case in cases() if case.name in figures["calls"]]
+    labels = {(case.name, size): case.label(size) for case in measured for size in figures["calls"][case.name]}
     wanted = goals.of_calls(figures["calls"], labels) + goals.of_starts(figures["starts"], figures["own part"])
     wanted += goals.of_recording(figures["recording"])
     figures["goals"] = [{**asdict(goal), "met": goal.met} for goal in wanted]

@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import statistics
 
+from dirac_perfpatch.bench import cases
 from lab.arms import Arms
 from lab.command import say
 from lab.mariadb import MariaDB
 
-from . import prepared
+from . import goals, prepared
 from .arms import Arm
 
-# The sizes that are measured, by case of dirac_perfpatch.bench; the quick ones are what the table and the goals need.
-SIZES: dict[str, list[int]] = {
-    "extensionsByPriority()": [1],
-    'getExtensionMetadata("DIRAC")': [1],
-    'S_ERROR("x")': [1, 2, 5, 10, 20, 40, 80],
-    "loadProxyFromFile": [1, 4, 8, 16, 64, 256],
-    "getSiteSEMapping()": [10, 30, 120, 500],
-    "ConnectionPool.get": [1, 10, 50, 100, 200],
-}
-QUICK: dict[str, list[int]] = {
-    "extensionsByPriority()": [1],
-    'getExtensionMetadata("DIRAC")': [1],
-    'S_ERROR("x")': [5, 20, 40],
-    "loadProxyFromFile": [1, 64],
-    "getSiteSEMapping()": [120],
-    "ConnectionPool.get": [1, 100],
-}
 ROUNDS, QUICK_ROUNDS = 45, 20
 # Where one repetition takes long, as with hundreds of slow calls, it is repeated for so many seconds at the most.
 _SLOW_SECONDS = 1.0
@@ -36,7 +20,13 @@ _SLOW_SECONDS = 1.0
 Figures = dict[str, dict[int, dict[str, dict[str, float]]]]
 
 
-def measure(arms: Arms[Arm], database: MariaDB, sizes: dict[str, list[int]], rounds: int) -> Figures:
+def sizes(quick: bool) -> dict[str, tuple[int, ...]]:
+    """The sizes that are measured, by the name of a patch's case; the quick ones are those that the goals need."""
+    grown = {case.name: case for _, case in cases() if case.growth}
+    return {name: goals.SIZES.get(name, case.sizes) if quick else case.growth for name, case in grown.items()}
+
+
+def measure(arms: Arms[Arm], database: MariaDB, sizes: dict[str, tuple[int, ...]], rounds: int) -> Figures:
     """Measure everything.
 
     sizes: by case; rounds: repetitions of each call in each arm.

@@ -11,6 +11,19 @@ from typing import Any
 
 from lab.arms import IN_TREE, PATCHED, STOCK
 
+# The goals of the measured calls: at most so many microseconds, by case and size ...
+WITHIN = {("extensionsByPriority()", 1): 0.8, ('getExtensionMetadata("DIRAC")', 1): 0.9}
+# ... or at most so many times in-tree, at the same size or at another one.
+AT_MOST = {
+    **{('S_ERROR("x")', frames): (0.5, frames) for frames in (5, 20, 40)},
+    ("loadProxyFromFile", 1): (1.2, 1),
+    ("loadProxyFromFile", 64): (1.2, 1),
+    ("getSiteSEMapping()", 120): (1.2, 120),
+    ("ConnectionPool.get", 1): (1.3, 1),
+    ("ConnectionPool.get", 100): (1.3, 1),
+}
+# The sizes that they need, by case.
+SIZES = {case: tuple(at for name, at in (*WITHIN, *AT_MOST) if name == case) for case, _ in (*WITHIN, *AT_MOST)}
 # Of two equal commands that are started in turn one is the faster by this much, by chance.
 START_FACTOR = 1.03
 
@@ -41,24 +54,12 @@ def of_calls(calls: dict[str, Any], labels: dict[tuple[str, int], str]) -> list[
     def figure(case: str, size: int, arm: str) -> float:
         return float(calls[case][size][arm]["us"])
 
-    def at_most(case: str, size: int, factor: float, at: int | None = None) -> Goal:
-        """At most so many times in-tree, which may be at another size."""
-        limit = f"{factor} x in-tree" + (f" at {at}" if at else "")
-        return Goal(labels[case, size], limit, figure(case, size, PATCHED), factor * figure(case, at or size, IN_TREE))
-
-    def within(case: str, most: float) -> Goal:
-        return Goal(labels[case, 1], f"{most} us", figure(case, 1, PATCHED), most)
-
-    return [
-        within("extensionsByPriority()", 0.8),
-        within('getExtensionMetadata("DIRAC")', 0.9),
-        *(at_most('S_ERROR("x")', frames, 0.5) for frames in (5, 20, 40)),
-        at_most("loadProxyFromFile", 1, 1.2),
-        at_most("loadProxyFromFile", 64, 1.2, at=1),
-        at_most("getSiteSEMapping()", 120, 1.2),
-        at_most("ConnectionPool.get", 1, 1.3),
-        at_most("ConnectionPool.get", 100, 1.3, at=1),
-    ]
+    goals = [Goal(labels[at], f"{most} us", figure(*at, PATCHED), most) for at, most in WITHIN.items()]
+    for (case, size), (factor, other) in AT_MOST.items():
+        limit = f"{factor} x in-tree" + (f" at {other}" if other != size else "")
+        most = factor * figure(case, other, IN_TREE)
+        goals.append(Goal(labels[case, size], limit, figure(case, size, PATCHED), most))
+    return goals
 
 
 def of_starts(starts: dict[str, Any], own_part: dict[str, Any]) -> list[Goal]:

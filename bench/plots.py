@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator  # noqa: E402
 
+from dirac_perfpatch.bench import cases  # noqa: E402
 from lab.arms import IN_TREE, PATCHED, STOCK  # noqa: E402
 
-# File, title and x axis, by case.
-PLOTS = {
-    'S_ERROR("x")': ("s_error", 'S_ERROR("x"): depth of the stack', "frames"),
-    "loadProxyFromFile": ("load_proxy", "loadProxyFromFile: files in turn", "proxy files"),
-    "getSiteSEMapping()": ("site_mapping", "DMSHelpers(vo).getSiteSEMapping(): size of the grid", "sites"),
-    "ConnectionPool.get": ("connection_pool", "ConnectionPool.get: threads that hold a connection", "threads"),
-}
 # Colour, marker and line, by arm: to be told apart in grey, too.
 STYLES = {STOCK: ("#b2182b", "s", "-"), PATCHED: ("#1b7837", "o", "-"), IN_TREE: ("#2166ac", "^", "--")}
 
@@ -34,8 +29,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # So that a file is the same when the figures are.
     pyplot.rcParams.update({"svg.hashsalt": "dirac-perfpatch", "svg.fonttype": "none", "font.size": 11})
-    for case, (name, title, unit) in PLOTS.items():
-        drawing = _draw(figures, figures["calls"][case], title, unit)
+    for case in (case for _, case in cases() if len(case.growth) > 1):
+        name = re.sub(r"\W+", "_", case.name).strip("_")
+        drawing = _draw(figures, figures["calls"][case.name], case.name, case.unit)
         drawing.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
         drawing.savefig(folder / f"{name}.svg", metadata={"Date": None})
         pyplot.close(drawing)

@@ -5,26 +5,26 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from dirac_perfpatch.bench import CASES, Case, Measure, warm_up
-from dirac_perfpatch.patching import Database
+from dirac_perfpatch.bench import cases, timed, warm_up
+from dirac_perfpatch.patching import Case, Database, Meter
 from lab import inside
 
 _prepared = contextlib.ExitStack()
 _case: Case
 _size = 0
-_measure: Measure
+_measure: Meter
 
 
 def prepare(name: str, size: int, database: list[Any]) -> bool:
     """Make ready what a call needs. Returns: whether the plugin's patch of it is on.
 
-    name: of a case of dirac_perfpatch.bench; database: the arguments of dirac_perfpatch.patching.Database.
+    name: of a patch's case; database: the arguments of dirac_perfpatch.patching.Database.
     """
     global _case, _size, _measure
-    (_case,) = (case for case in CASES if case.name == name)
+    ((patch, _case),) = (found for found in cases() if found[1].name == name)
     _size = size
-    _measure = _prepared.enter_context(_case.prepare(size, Database(*database)))
-    return inside.plugin_states().get(_case.patch) == "applied"
+    _measure = _prepared.enter_context(contextlib.contextmanager(_case.prepare)(size, Database(*database), timed))
+    return inside.plugin_states().get(patch.name) == "applied"
 
 
 def warm() -> int:

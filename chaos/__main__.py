@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from lab import hosts, inside
+from lab import hosts
 from lab.arms import IN_TREE, PATCHED, STOCK
 from lab.command import end_when_told, save, say, seconds
 from lab.folder import CHECKOUT, library, temporary_folder
@@ -25,7 +25,7 @@ from lab.machine import ensure_packages
 from lab.mariadb import MariaDB
 
 from . import scenarios
-from .arms import PATCHES, Arm, Arms
+from .arms import Arm, Arms
 from .result import Row, missed, table
 
 Section = tuple[str, Sequence[Row]]
@@ -111,10 +111,9 @@ def _section(scenario: ModuleType, arms: Arms, short: bool) -> Section:
 
 
 def _plugin_row(arms: Arms) -> Row:
-    """Whether the three patches are still on after all this: one that tripped meets many goals, as stock does."""
+    """Whether the patches are still on after all this: one that tripped meets many goals, as stock does."""
     arm = arms.named(PATCHED)
-    states = arm.worker.call(inside.plugin_states)
-    off = [f"{name} is {states.get(name)}" for name in PATCHES if states.get(name) != "applied"]
+    off = [f"{name} is {state}" for name, state in arm.states().items() if state != "applied"]
     words = {line for log in arm.folder.rglob("*.log") for line in _ours(log)}
     return Row(
         "patches that are no longer applied", {PATCHED: len(off)}, "0", not off, "; ".join([*off, *sorted(words)])

@@ -19,8 +19,6 @@ from . import pool
 # How a worker knows a database: host, port, user, password and name. Plain data, as it goes through JSON.
 Account = dict[str, Any]
 
-PATCHES = ("connection_checkout", "connection_eviction", "connection_close")
-
 
 class Arm:
     """One arm with everything that belongs to it.
@@ -36,7 +34,7 @@ class Arm:
         self.folder = folder / name
         # What makes a process of the host one of this arm.
         self.env = {"DIRAC_PERFPATCH": "on" if plugin else "off"}
-        self._patches = list(PATCHES if plugin else ())
+        self._plugin = plugin
         self._data = folder / "data"
         self.server = MariaDB(self.folder / "mariadb")
         self._numbers = itertools.count(1)
@@ -47,10 +45,17 @@ class Arm:
         # A copy: to initialise one takes seconds of the processor's time.
         shutil.copytree(self._data, self.server.folder / "data")
         self.server.start()
-        states = self.worker.call(inside.plugin_states)
-        on = [name for name in PATCHES if states.get(name) == "applied"]
-        if on != self._patches:
+        states = self.states()
+        if (set(states.values()) == {"applied"}) != self._plugin:
             raise RuntimeError(f"{self.name}: the plugin's patches are {states}")
+
+    def states(self) -> dict[str, str]:
+        """The state of each of the plugin's patches of the pool, as the worker sees it; none without the plugin."""
+        return {
+            entry["name"]: entry["state"]
+            for entry in self.worker.call(inside.plugin_status)
+            if any(target["module"] == "DIRAC.Core.Utilities.MySQL" for target in entry["targets"])
+        }
 
     def stop(self) -> None:
         """Stop everything of this arm."""

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dirac_perfpatch.patches import CATALOGUE
 from lab import inside, installation
 from lab.hosts import Host
 from lab.mariadb import MariaDB
@@ -17,6 +18,8 @@ from . import clients, probe
 SERVICES = (*installation.SERVICES, "WorkloadManagement/PilotManager")
 ROLES = ("user", "agent")
 SITES = 120
+# What is timed: every target but those that are private to the host, whose callers are timed.
+TARGETS = [(t.modules, t.attribute) for patch in CATALOGUE for t in patch.targets if "__" not in t.attribute]
 
 
 class Arm:
@@ -52,9 +55,10 @@ class Arm:
         """Start the services, then the clients. Errors: RuntimeError when one does not come up."""
         self.installation.start()
         for service in SERVICES:
-            self.installation.call(service, probe.install_in_service)
+            self.installation.call(service, probe.install_in_service, TARGETS)
         for role in ROLES:
-            self._clients[role] = self.installation.client(admin=role == "agent")
+            client = self._clients[role] = self.installation.client(admin=role == "agent")
+            client.call(probe.expect, TARGETS)
 
     def pause(self) -> None:
         """Halt every process of this arm, so that the other arm has the machine and the database for itself."""

@@ -1,4 +1,4 @@
-"""Times the nine targets and the requests from outside, in a process of either arm. Runs in the host's Python.
+"""Times the patches' targets and the requests from outside, in a process of either arm. Runs in the host's Python.
 
 The probe is put on last, on top of the plugin's wrappers or of stock code alike, so that it costs both arms the same.
 """
@@ -13,56 +13,34 @@ from typing import Any
 
 from lab import inside
 
-# Functions that other modules have bound under their own name: the probe replaces each of those names.
-FUNCTIONS = {
-    "extensionsByPriority": ("DIRAC.Core.Utilities.Extensions", "extensionsByPriority"),
-    "getExtensionMetadata": ("DIRAC.Core.Utilities.Extensions", "getExtensionMetadata"),
-    "S_ERROR": ("DIRACCommon.Core.Utilities.ReturnValues", "S_ERROR"),
-}
-METHODS = {
-    # Not the m2crypto package's own name for it: nearly all of DIRAC imports it under this one, a module of its own.
-    "X509Chain.loadProxyFromFile": ("DIRAC.Core.Security.X509Chain", "X509Chain", "loadProxyFromFile"),
-    "DMSHelpers.getSiteSEMapping": (
-        "DIRAC.DataManagementSystem.Utilities.DMSHelpers",
-        "DMSHelpers",
-        "getSiteSEMapping",
-    ),
-    "ConnectionPool.get": ("DIRAC.Core.Utilities.MySQL", "ConnectionPool", "get"),
-    "MySQL._except": ("DIRAC.Core.Utilities.MySQL", "MySQL", "_except"),
-    "AccountingDB.insertRecordDirectly": (
-        "DIRAC.AccountingSystem.DB.AccountingDB",
-        "AccountingDB",
-        "insertRecordDirectly",
-    ),
-    "DirectoryTreeBase.getDirectorySize": (
-        "DIRAC.DataManagementSystem.DB.FileCatalogComponents.DirectoryManager.DirectoryTreeBase",
-        "DirectoryTreeBase",
-        "getDirectorySize",
-    ),
-    "PilotStatusAgent.execute": (
-        "DIRAC.WorkloadManagementSystem.Agent.PilotStatusAgent",
-        "PilotStatusAgent",
-        "execute",
-    ),
-}
-TARGETS = [*FUNCTIONS, *METHODS]
+# The modules that a target may be in, and its path there: the arguments of dirac_perfpatch.patching.Target that say so.
+Target = tuple[list[str], str]
+_targets: list[Target] = []
 
 # target or "request METHOD" -> nanoseconds of each call. Appending to a list needs no lock.
 times: dict[str, list[int]] = {}
 
 
+def expect(targets: list[Target]) -> None:
+    """Say what install() is to time. This process may be one without the plugin, which cannot know."""
+    _targets[:] = targets
+
+
 def install() -> None:
     """Put timers on the targets in the modules that are loaded. Call it once, when everything is loaded."""
-    for label, (module, name) in FUNCTIONS.items():
-        if module in sys.modules:
-            _replace_everywhere(label, getattr(sys.modules[module], name))
-    for label, (module, owner, name) in METHODS.items():
-        if module in sys.modules:
-            _replace_method(label, getattr(sys.modules[module], owner), name)
+    for modules, path in _targets:
+        # A target that has moved is re-exported from where it was, so the first place is the one.
+        module = next(filter(None, map(sys.modules.get, modules)), None)
+        owner, _, name = path.rpartition(".")
+        if module and owner:
+            _replace_method(path, getattr(module, owner), name)
+        elif module:
+            _replace_everywhere(path, getattr(module, name))
 
 
-def install_in_service() -> None:
+def install_in_service(targets: list[Target]) -> None:
     """The same in a service, and time what it does for each request."""
+    expect(targets)
     install()
     _time_requests()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, Optional
@@ -36,6 +36,11 @@ Wrapper = Callable[[Any, Any, Sequence[Any], Mapping[str, Any]], Any]
 # Of what it is given see Site.compared().
 Check = Callable[[Any, Callable[..., Any], "tuple[Any, ...]", "dict[str, Any]"], str]
 Record = Callable[[str, Callable[..., Any], Callable[..., Any], Optional[Check]], Callable[..., Any]]
+# Given a number of calls, makes them and returns the microseconds that each took. What is called is looked up anew
+# each time, because a patch may have been put on or taken off in the meantime.
+Meter = Callable[[int], float]
+# Given what is to be called and how often, the same.
+Timed = Callable[[Callable[[], Any], int], float]
 
 
 class InTree(Exception):
@@ -377,7 +382,7 @@ class Target(NamedTuple):
 
     Args:
         modules: Full name of the module that defines it; several names if it moved between releases of the host.
-        attribute: Its path in that module.
+        attribute: Its path in that module, as Python finds it there.
         look: Given the site, returns if the target is the stock code that the patch was written for; raises
             :class:`InTree`, :class:`NotHere` or :class:`UnknownHost` if it is not. Changes nothing.
         put_on: Given the site, replaces the target by means of the site, which can undo that.
@@ -411,6 +416,36 @@ class Database(NamedTuple):
         return f"{type(self).__name__}({self.host}:{self.port}, {self.user}, {self.name})"
 
 
+class Case(NamedTuple):
+    """One call of the host by which a patch is benchmarked.
+
+    Args:
+        name: The call, as it is shown.
+        prepare: Given a size, perhaps a database, and :func:`dirac_perfpatch.bench.timed`, makes ready what the call
+            needs, yields what measures it, and gives back what it took. Raises :class:`NotAsked` when that cannot be
+            had on this machine.
+        sizes: Those that ``dirac-perfpatch bench`` measures.
+        growth: Those that ``make bench`` measures, and draws if there are several; none to leave the call out there.
+        unit: What a size counts, in the plural; empty if the call has no size.
+        in_turn: Whether so many calls in a row, one for each of the size, are needed to touch everything once.
+        settle_seconds: Without calls, during the warm-up, until what the patch keeps is kept.
+    """
+
+    name: str
+    prepare: Callable[[int, Database | None, Timed], Iterator[Meter]]
+    sizes: tuple[int, ...] = (1,)
+    growth: tuple[int, ...] = ()
+    unit: str = ""
+    in_turn: bool = False
+    settle_seconds: float = 0.0
+
+    def label(self, size: int) -> str:
+        """The call with its size, for a table."""
+        if not self.unit:
+            return self.name
+        return f"{self.name}, {size} {self.unit if size > 1 else self.unit[:-1]}"
+
+
 class Patch(NamedTuple):
     """The declaration of a patch.
 
@@ -419,6 +454,8 @@ class Patch(NamedTuple):
         targets: What it touches, each put on when its own module is there.
         ask: Puts a question to the host that is installed, through the targets, and returns an answer that can be
             compared: asked with the patch on and again with it off, it must be equal. Raises :class:`NotAsked`.
+        cases: What is measured to show what the patch does.
+        calls_stand_alone: Whether a call leaves nothing for the next one to meet, so that single calls can be compared.
         wants: Names of the patches without which this one gives less; said in status when they are off.
         spares: What the calls of the patched arm spared, and the event that stands for a call that did not.
     """
@@ -426,6 +463,8 @@ class Patch(NamedTuple):
     name: str
     targets: tuple[Target, ...]
     ask: Callable[[Database | None], Any]
+    cases: tuple[Case, ...] = ()
+    calls_stand_alone: bool = True
     wants: tuple[str, ...] = ()
     spares: tuple[str, str] | None = None
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from dirac_perfpatch.patches import load
 from dirac_perfpatch.yamlfile import FileError, Node, content, parse, read
 
 SHIPPED = os.path.join(os.path.dirname(__file__), "patches.yaml")
@@ -22,8 +23,6 @@ _OFF_WORDS = ("off", "false", "no", "0")
 _SHAPE = "`enabled: true` and `patches:` with a patch's name per line"
 _DEFAULTS = "write `enabled: on` alone for the defaults"
 _ARMS = ("time", "process", "call")
-# What a call leaves in the pool is there for the next: calls of the two arms would be mixed in one connection's life.
-_NOT_BY_CALL = ("connection_checkout", "connection_eviction", "connection_close")
 
 
 class ToggleError(Exception):
@@ -348,13 +347,20 @@ def _comparison(path: str, node: Node, below: Draft) -> tuple[Trial, Comparison]
 
 
 def _refuse_by_call(path: str, merged: Draft, wanted: Mapping[str, Node], section: Node | None) -> None:
-    for name in _NOT_BY_CALL:
-        wish = merged.patches[name]
+    for name, wish in merged.patches.items():
         compared = wish.mode == AB and wish.trial.get("by", merged.trial.by) == "call"
-        if compared or wish.trial.get("by") == "call":
+        if (compared or wish.trial.get("by") == "call") and not _calls_stand_alone(name):
             node = wanted.get(name) or section or Node(None, 1, path)
             text = "its calls do not stand alone; write `by: time` or `by: process` for it"
             raise _error(path, node, f"{name} cannot be compared by call: {text}")
+
+
+def _calls_stand_alone(name: str) -> bool:
+    # The patch says so, whose module is imported for it only here: every command reads the toggles.
+    try:
+        return bool(load(name).calls_stand_alone)
+    except Exception:
+        return True  # it cannot be put on either, and who tries says why
 
 
 def _children(path: str, node: Node, text: str) -> dict[str, Node]:

@@ -24,12 +24,12 @@ from contextlib import contextmanager, suppress
 from threading import current_thread
 from typing import Any
 
-from dirac_perfpatch.patching import Guard, Site
+from dirac_perfpatch.patching import Database, Guard, NotAsked, Site
 
 MODULE = "DIRAC.Core.Utilities.MySQL"
 ASSIGNED = "_ConnectionPool__assigned"  # {thread: [connection, name of its database, time of last use]}
 _SPARES = "_ConnectionPool__spares"
-_NEW = "_ConnectionPool__newConn"
+NEW = "_ConnectionPool__newConn"
 _ENDED = "_perfpatch_ended"
 
 # A readable socket, or one whose peer has closed at least its own half. Errors are reported without being asked for.
@@ -442,7 +442,7 @@ class _Adoption:
         self._users[pools] = (users + 1, ours)
         site.undoing.append(functools.partial(self._end, pools))
         if users == 0:
-            ours.wrap(f"ConnectionPool.{_NEW}", _adopting(site.guard))
+            ours.wrap(f"ConnectionPool.{NEW}", _adopting(site.guard))
             for pool in list(site.resolve("MySQL")._MySQL__connectionPools.values()):
                 for connection in _connections_of(pool):
                     _adopt(connection, pool)
@@ -516,6 +516,21 @@ def _empty(pool: Any) -> None:
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def connect(database: Database | None) -> Any:
+    """The host's object for a database, to be asked and measured; raises NotAsked if there is none to be reached."""
+    if database is None:
+        raise NotAsked("needs a database: --db HOST:PORT:USER:PASSWORD:NAME")
+    from DIRAC.Core.Utilities.MySQL import MySQL, MySQLdb
+
+    account = (database.host, database.user, database.password, database.name)
+    try:
+        # The host would try for minutes.
+        MySQLdb.connect(*account, port=database.port, connect_timeout=10).close()
+    except MySQLdb.MySQLError as error:
+        raise NotAsked(f"no connection to {database.host}:{database.port}: {error}") from None
+    return MySQL(*account, port=database.port)
 
 
 @contextmanager

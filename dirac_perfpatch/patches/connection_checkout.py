@@ -22,8 +22,9 @@ before the fork fails there. See :mod:`._connections`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from threading import current_thread
+from collections.abc import Callable, Iterator
+from functools import partial
+from threading import Barrier, Event, Thread, current_thread
 from time import time
 from typing import Any
 
@@ -31,21 +32,14 @@ from dirac_perfpatch.patches._connections import (
     ASSIGNED,
     MODULE,
     adoption,
+    connect,
     has_ended_threads,
     is_quiet,
     note_thread,
     tells_socket,
     wishes,
 )
-from dirac_perfpatch.patching import (
-    Database,
-    InTree,
-    NotAsked,
-    Patch,
-    Site,
-    Target,
-    without_stacks,
-)
+from dirac_perfpatch.patching import Case, Database, InTree, Meter, NotAsked, Patch, Site, Target, Timed, without_stacks
 
 # Without a look at the socket a connection that died is given out for that long after its last use.
 _BLIND_SECONDS = 5.0
@@ -123,19 +117,47 @@ def _put_on(site: Site) -> None:
 
 def ask_pool(database: Database | None) -> Any:
     """Use a real pool as the host does: check out, query, die while idle, check out again."""
-    if database is None:
-        raise NotAsked("needs a database: --db HOST:PORT:USER:PASSWORD:NAME")
-    from DIRAC.Core.Utilities.MySQL import MySQL
-
-    db = MySQL(database.host, database.user, database.password, database.name, port=database.port)
+    db = connect(database)
     answers = [db._query("SELECT 1"), db._query("SELECT 2")]
     db._getConnection()["Value"].close()
     return without_stacks([*answers, db._query("SELECT 3"), db._query("SELECT nonsense FROM nowhere")])
+
+
+def _held(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+    """A pool that so many threads hold a connection of, the one that measures among them."""
+    db = connect(database)
+    pool, name = db._MySQL__connectionPool, db._MySQL__dbName
+    ready, release = Barrier(size), Event()
+    refused: list[Any] = []
+
+    def hold() -> None:
+        answer = pool.get(name)
+        if not answer["OK"]:
+            refused.append(answer["Message"])
+        ready.wait(60)
+        release.wait()
+
+    threads = [Thread(target=hold, daemon=True) for _ in range(size - 1)]
+    for thread in threads:
+        thread.start()
+    try:
+        ready.wait(60)
+        if refused:
+            raise NotAsked(f"{len(refused)} connections were refused: {refused[0]}")
+        yield lambda number: timed(partial(pool.get, name), number)
+    finally:
+        release.set()
+        for thread in threads:
+            thread.join()
 
 
 PATCH = Patch(
     name="connection_checkout",
     targets=(Target((MODULE,), "ConnectionPool.get", _look, _put_on),),
     ask=ask_pool,
+    # On a database in use not more connections than it can spare.
+    cases=(Case("ConnectionPool.get", _held, (1, 10), (1, 10, 50, 100, 200), "threads"),),
+    # The next call meets the connection that this one leaves: calls of both arms would be mixed in its life.
+    calls_stand_alone=False,
     spares=("pings saved", "pings"),
 )

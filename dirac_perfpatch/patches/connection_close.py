@@ -19,13 +19,13 @@ Thread safety: a pooled connection is used by its own thread only, and it is thi
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import current_thread
 from typing import Any
 
-from dirac_perfpatch.patches._connections import ASSIGNED, MODULE, adoption, discard, is_alive, wishes
+from dirac_perfpatch.patches._connections import ASSIGNED, MODULE, NEW, adoption, connect, discard, is_alive, wishes
 from dirac_perfpatch.patches.connection_checkout import ask_pool
-from dirac_perfpatch.patching import Guard, InTree, Patch, Site, Target
+from dirac_perfpatch.patching import Case, Database, Guard, InTree, Meter, Patch, Site, Target, Timed
 
 _POOL = "_MySQL__connectionPool"
 _NAME = "_MySQL__dbName"
@@ -130,7 +130,7 @@ def _look(path: str) -> Callable[[Site], None]:
 def _look_at_pool(site: Site) -> None:
     if hasattr(site.resolve("ConnectionPool"), "discardCurrentThreadConn"):
         raise InTree("the host's functions leave the pool's connections open themselves")
-    site.expect("ConnectionPool._ConnectionPool__newConn", "MySQLdb", "connect", _USER, _PASSWORD)
+    site.expect(f"ConnectionPool.{NEW}", "MySQLdb", "connect", _USER, _PASSWORD)
 
 
 def _put_on_pool(site: Site) -> None:
@@ -143,6 +143,16 @@ def _target(module: str, path: str, find_db: Callable[[Any], Any]) -> Target:
         site.wrap(path, _KeepOpen(site, find_db))
 
     return Target((module,), path, _look(path), put_on)
+
+
+def _closed_by_caller(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+    db = connect(database)
+    pool, name = getattr(db, _POOL), getattr(db, _NAME)
+
+    def get_and_close() -> None:
+        pool.get(name)["Value"].close()
+
+    yield lambda number: timed(get_and_close, number)
 
 
 PATCH = Patch(
@@ -163,8 +173,10 @@ PATCH = Patch(
             "PilotStatusAgent.execute",
             lambda instance: instance.pilotDB,
         ),
-        Target((MODULE,), "ConnectionPool.__newConn", _look_at_pool, _put_on_pool),
+        Target((MODULE,), f"ConnectionPool.{NEW}", _look_at_pool, _put_on_pool),
     ),
     ask=ask_pool,
+    cases=(Case("get() and close()", _closed_by_caller),),
+    calls_stand_alone=False,  # as in connection_checkout
     wants=("connection_checkout",),
 )

@@ -24,7 +24,8 @@ The error that the caller gets is made by the host's own code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from threading import current_thread, local
 from typing import Any
 
@@ -33,6 +34,7 @@ from dirac_perfpatch.patches._connections import (
     MODULE,
     LeftToParent,
     adoption,
+    connect,
     discard,
     first,
     forget,
@@ -42,7 +44,7 @@ from dirac_perfpatch.patches._connections import (
     wishes,
 )
 from dirac_perfpatch.patches.connection_checkout import ask_pool
-from dirac_perfpatch.patching import InTree, Patch, Site, Target
+from dirac_perfpatch.patching import Case, Database, InTree, Meter, Patch, Site, Target, Timed
 
 # CR_SERVER_GONE_ERROR, CR_SERVER_LOST, CR_SERVER_LOST_EXTENDED and ER_CLIENT_INTERACTION_TIMEOUT (MySQL from 8.0.24;
 # MariaDB reports 2006 for it). https://dev.mysql.com/doc/mysql-errors/8.0/en/
@@ -167,8 +169,16 @@ def _put_on(site: Site) -> None:
     wishes.set(site, before_first=_look_before_sending(site))
 
 
+def _query(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+    """What it costs to be able to evict, in every query."""
+    db = connect(database)
+    yield lambda number: timed(partial(db._query, "SELECT 1"), number)
+
+
 PATCH = Patch(
     name="connection_eviction",
     targets=(Target((MODULE,), "MySQL._except", _look, _put_on),),
     ask=ask_pool,
+    cases=(Case('_query("SELECT 1")', _query),),
+    calls_stand_alone=False,  # as in connection_checkout
 )

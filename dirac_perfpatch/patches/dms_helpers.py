@@ -17,9 +17,10 @@ Each object owns what it returns, as in the host: plain dictionaries and sets, c
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dirac_perfpatch.patching import Database, InTree, NotAsked, Patch, Site, Target
+from dirac_perfpatch.patching import Case, Database, InTree, Meter, NotAsked, Patch, Site, Target, Timed
 
 _MODULE = "DIRAC.DataManagementSystem.Utilities.DMSHelpers"
 # Where the configuration of the process is. Whatever DMSHelpers reads comes from there, so they are loaded.
@@ -154,8 +155,47 @@ def _ask(database: Database | None) -> Any:
     return answers
 
 
+def _made_up_sites(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+    """A configuration of so many sites, in this process only."""
+    from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData
+    from DIRAC.ConfigurationSystem.private.Refresher import gRefresher
+    from DIRAC.DataManagementSystem.Utilities import DMSHelpers as module
+
+    gRefresher.disable()  # for good: nothing is to be fetched in between
+    before = gConfigurationData.mergedCFG
+    gConfigurationData.mergedCFG = type(before)().loadFromDict(_configuration(size))
+    try:
+        if not module.DMSHelpers(vo="fakevo").getSiteSEMapping()["OK"]:
+            raise NotAsked("this host does not take a configuration of made-up sites")
+        yield lambda number: timed(lambda: module.DMSHelpers(vo="fakevo").getSiteSEMapping(), number)
+    finally:
+        gConfigurationData.mergedCFG = before
+
+
+def _configuration(sites: int) -> dict[str, Any]:
+    """Sites with two SEs each; every tenth disk SE has an alias, every tenth tape SE a derived SE."""
+    elements: dict[str, Any] = {}
+    places: dict[str, Any] = {}
+    for number in range(sites):
+        disk, tape = f"SITE{number:03}-disk", f"SITE{number:03}-tape"
+        elements[disk] = {"BackendType": "Test"}
+        elements[tape] = {"BackendType": "Test"}
+        if number % 10 == 0:
+            elements[f"{disk}-alias"] = {"Alias": disk}
+            elements[f"{tape}-user"] = {"BaseSE": tape}
+        places[f"LCG.Site{number:03}.ch"] = {"SE": f"{disk}, {tape}"}
+    groups = {"Tier1-disk": ", ".join(f"SITE{number:03}-disk" for number in range(0, sites, 3))}
+    by_protocol = {"LCG.Site000.ch": "Tier1-disk", "LCG.Site001.ch": "LCG.Site000.ch"}
+    return {
+        "DIRAC": {"Configuration": {"Version": f"{sites} sites"}},
+        "Resources": {"StorageElements": elements, "StorageElementGroups": groups, "Sites": {"LCG": places}},
+        "Operations": {"Defaults": {"SiteSEMappingByProtocol": by_protocol}},
+    }
+
+
 PATCH = Patch(
     name="dms_helpers",
-    targets=(Target((_MODULE,), "DMSHelpers", _look, _put_on),),
+    targets=(Target((_MODULE,), _METHOD, _look, _put_on),),
     ask=_ask,
+    cases=(Case("getSiteSEMapping()", _made_up_sites, (120,), (10, 30, 120, 500), "sites"),),
 )

@@ -28,19 +28,22 @@ import linecache
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from dirac_perfpatch.patching import (
+    Case,
     Database,
     Guard,
     InTree,
+    Meter,
     NotHere,
     Patch,
     Site,
     Target,
+    Timed,
     UnknownHost,
 )
 
@@ -49,6 +52,8 @@ from dirac_perfpatch.patching import (
 _MAX_TEXTS = 20_000
 # The standard library shows a repeated line three times, then says how often it was repeated (bpo-26823).
 _SHOWN = 3
+# Call chains of real services pass through three or four functions of each file.
+_STEPS_PER_FILE = 4
 
 
 class _Kept:
@@ -228,6 +233,44 @@ def _ask(database: Database | None) -> Any:
     return [nested(depth) for depth in (0, 1, 2, 3, 10)]
 
 
+def _error(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+    import _thread
+    import collections
+    import functools
+    import queue
+    import tempfile
+
+    import DIRAC
+
+    with tempfile.TemporaryDirectory(prefix="perfpatch-") as folder:
+        steps = _steps(folder, size - 1)  # and the frame of timed()
+
+        def measure(number: int) -> float:
+            chain: list[Callable[..., Any]] = [*steps, timed, functools.partial(DIRAC.S_ERROR, "x")]
+            run = functools.partial(chain[0], *chain[1:])
+            answers: queue.SimpleQueue[float] = queue.SimpleQueue()
+            # In a thread whose stack is empty but for what we put on it: all that is around the steps is written in C.
+            _thread.start_new_thread(collections.deque, (map(answers.put, map(run, [number])), 0))
+            return answers.get(timeout=60)
+
+        yield measure
+
+
+def _steps(folder: str, number: int) -> list[Callable[..., Any]]:
+    """Functions that each call their first argument with the others, no two on the same line of the same file."""
+    steps: list[Callable[..., Any]] = []
+    for file in range(-(-number // _STEPS_PER_FILE)):
+        path = f"{folder}/steps_{file}.py"
+        names = [f"step_{file}_{place}" for place in range(_STEPS_PER_FILE)]
+        source = "".join(f"def {name}(inner, *arguments):\n    return inner(*arguments)\n\n" for name in names)
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write(source)
+        namespace: dict[str, Any] = {}
+        exec(compile(source, path, "exec"), namespace)
+        steps += [namespace[name] for name in names]
+    return steps[:number]
+
+
 PATCH = Patch(
     name="error_stack",
     # From 9.0 on the second only re-exports what the first defines; 8.0 has no first.
@@ -237,4 +280,5 @@ PATCH = Patch(
         ),
     ),
     ask=_ask,
+    cases=(Case('S_ERROR("x")', _error, (5, 20, 40), (1, 2, 5, 10, 20, 40, 80), "frames"),),
 )

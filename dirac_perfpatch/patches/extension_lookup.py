@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
-from dirac_perfpatch.patching import Database, InTree, Patch, Site, Target, UnknownHost, same_answer
+from dirac_perfpatch.patching import Case, Database, InTree, Meter, Patch, Site, Target, Timed, UnknownHost, same_answer
 
 _MODULE = "DIRAC.Core.Utilities.Extensions"
 
@@ -111,6 +111,18 @@ def _ask(database: Database | None) -> Any:
     return extensions, [getExtensionMetadata(name) for name in [*extensions, "no such extension"]]
 
 
+def _list(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+    from DIRAC.Core.Utilities import Extensions
+
+    yield lambda number: timed(Extensions.extensionsByPriority, number)
+
+
+def _metadata(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+    from DIRAC.Core.Utilities import Extensions
+
+    yield lambda number: timed(functools.partial(Extensions.getExtensionMetadata, "DIRAC"), number)
+
+
 PATCH = Patch(
     name="extension_lookup",
     targets=(
@@ -118,4 +130,8 @@ PATCH = Patch(
         Target((_MODULE,), "getExtensionMetadata", _look("getExtensionMetadata"), _put_on_metadata),
     ),
     ask=_ask,
+    cases=(
+        Case("extensionsByPriority()", _list, growth=(1,)),
+        Case('getExtensionMetadata("DIRAC")', _metadata, growth=(1,)),
+    ),
 )

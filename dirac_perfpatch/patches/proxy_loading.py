@@ -47,10 +47,11 @@ import math
 import os
 import stat
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from dirac_perfpatch.patching import Database, InTree, NotAsked, Patch, Site, Target, without_stacks
+from dirac_perfpatch.patching import Case, Database, InTree, Meter, NotAsked, Patch, Site, Target, Timed, without_stacks
 
 # Seconds for which a file must have been as it is. Kernels stamp files with the time of their last tick, at most 10 ms
 # ago; where both times have no fraction, the file system may store whole seconds (two of them in FAT).
@@ -432,13 +433,20 @@ def _same_chain(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
     return "" if not answer["OK"] or fresh.dumpAllToString() == chain.dumpAllToString() else "another chain"
 
 
-def _ask(database: Database | None) -> Any:
+def _test_proxy() -> str:
+    """The path of the host's own."""
     import DIRAC
-    from DIRAC.Core.Security.X509Chain import X509Chain
 
     proxy = os.path.join(os.path.dirname(DIRAC.__file__), "Core", "Security", "test", "certs", "voms", "proxy.pem")
     if not os.path.exists(proxy):
         raise NotAsked("this host came without its test proxy")
+    return proxy
+
+
+def _ask(database: Database | None) -> Any:
+    from DIRAC.Core.Security.X509Chain import X509Chain
+
+    proxy = _test_proxy()
     answers: list[Any] = []
     for pause in (0, 2 * _TICK, 0):  # seen, parsed and kept, served
         time.sleep(pause)
@@ -452,6 +460,24 @@ def _ask(database: Database | None) -> Any:
     return without_stacks(answers)
 
 
+def _in_turn(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+    """So many copies of the test proxy, loaded in turn by one chain."""
+    import itertools
+    import shutil
+    import tempfile
+
+    from DIRAC.Core.Security.X509Chain import X509Chain
+
+    proxy = _test_proxy()
+    with tempfile.TemporaryDirectory(prefix="perfpatch-") as folder:
+        paths = [os.path.join(folder, f"proxy_{number}.pem") for number in range(size)]
+        for path in paths:
+            shutil.copyfile(proxy, path)
+            os.chmod(path, 0o600)
+        chain = X509Chain()
+        yield lambda number: timed(map(chain.loadProxyFromFile, itertools.cycle(paths)).__next__, number)
+
+
 PATCH = Patch(
     name="proxy_loading",
     # One file, but two modules with a class each: DIRAC.Core.Security has the folder m2crypto on its path, and nearly
@@ -461,5 +487,16 @@ PATCH = Patch(
         for module in ("DIRAC.Core.Security.X509Chain", "DIRAC.Core.Security.m2crypto.X509Chain")
     ),
     ask=_ask,
+    cases=(
+        Case(
+            "loadProxyFromFile",
+            _in_turn,
+            (1, 64),
+            (1, 4, 8, 16, 64, 256),
+            "files",
+            in_turn=True,
+            settle_seconds=2 * _TICK,
+        ),
+    ),
     spares=("hits", "misses"),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dirac_perfpatch import cli, status
-from dirac_perfpatch.patches import CATALOGUE
+from dirac_perfpatch.patches import CATALOGUE, WAITED_FOR
 from lab.mariadb import MariaDB
 
 pytestmark = pytest.mark.patched
@@ -22,7 +22,7 @@ def _bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 def test_every_patch_has_two_figures(mariadb: MariaDB, capsys: pytest.CaptureFixture[str]) -> None:
     database = f"{mariadb.host}:{mariadb.port}:{mariadb.user}:{mariadb.password}:AccountingDB"
     calls = _bench(capsys, "--db", database)
-    assert {call["patch"] for call in calls} == {patch.name for patch in CATALOGUE}
+    assert {call["patch"] for call in calls} == {patch.name for patch in CATALOGUE if patch.cases}
     for call in calls:
         assert call["stock"] > 0 and call["patched"] > 0, call
         assert call["reason"] == ""
@@ -33,5 +33,5 @@ def test_every_patch_has_two_figures(mariadb: MariaDB, capsys: pytest.CaptureFix
 def test_without_a_database_the_pool_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
     calls = _bench(capsys)
     skipped = {call["patch"] for call in calls if call["stock"] is None}
-    assert skipped == {"connection_checkout", "connection_eviction", "connection_close"}
+    assert skipped == {name for name, modules in WAITED_FOR.items() if "DIRAC.Core.Utilities.MySQL" in modules}
     assert all("--db" in call["reason"] for call in calls if call["patch"] in skipped)

@@ -11,18 +11,11 @@ import pytest
 from conftest import run
 
 import dirac_perfpatch
+from dirac_perfpatch.patches import WAITED_FOR
 from lab.mariadb import MariaDB
 
 pytestmark = pytest.mark.patched
 
-# What is reloaded, and the patches that must run there afterwards.
-RELOADED = {
-    "DIRAC.Core.Utilities.Extensions": ["extension_lookup"],
-    "{return_values}": ["error_stack"],
-    "DIRAC.Core.Security.X509Chain": ["proxy_loading"],
-    "DIRAC.DataManagementSystem.Utilities.DMSHelpers": ["dms_helpers"],
-    "DIRAC.Core.Utilities.MySQL": ["connection_checkout", "connection_eviction", "connection_close"],
-}
 CODE = """
 import importlib, json, sys, time
 from DIRAC.Core.Utilities.Extensions import extensionsByPriority
@@ -61,31 +54,27 @@ for switch in loading.plugin.switches.values():
 print(json.dumps([before, states, after, list(map(runs, reloaded))]))
 """
 # Where a target is seen by another name than the one that it is declared under.
-SEAMS = {
-    "error_stack": "traceback",
-    "dms_helpers": "DMSHelpers.getSiteSEMapping",
-    "connection_close": "ConnectionPool._ConnectionPool__newConn",
-}
+SEAMS = {"error_stack": "traceback"}
 
 
-def _return_values() -> str:
-    name = "DIRACCommon.Core.Utilities.ReturnValues"
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        return "DIRAC.Core.Utilities.ReturnValues"
-    return name
+def _reloaded() -> dict[str, list[str]]:
+    """The first module that each patch waits for, and the patches that must run in it when it is reloaded."""
+    found: dict[str, list[str]] = {}
+    for name, modules in WAITED_FOR.items():
+        module = next((module for module in modules if module in sys.modules), modules[0])
+        found.setdefault(module, []).append(name)
+    return found
 
 
 @pytest.mark.parametrize("how", ["reload", "remove and import"])
 @pytest.mark.parametrize("asked", [True, False])
 def test_modules_that_are_executed_again_are_patched_again(how: str, asked: bool) -> None:
     """At the latest when status asks, and without that within seconds; and nothing of ours is left when it is off."""
-    reloaded = {name.format(return_values=_return_values()): patches for name, patches in RELOADED.items()}
+    reloaded = _reloaded()
     answer = run(CODE.format(reloaded=reloaded, seams=SEAMS, how=how, asked=asked))
     assert answer.returncode == 0, answer.stderr
     before, states, after, off = json.loads(answer.stdout.splitlines()[-1])
-    every = [True] * len(RELOADED)
+    every = [True] * len(reloaded)
     assert (before, set(states), after) == (every, {"applied"}, every), answer.stderr
     assert not any(off)
 

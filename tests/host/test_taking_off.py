@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
+from collections.abc import Iterator
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -11,66 +14,53 @@ from conftest import run, stock
 
 from dirac_perfpatch import cli, loading
 from dirac_perfpatch.patches import CATALOGUE
+from dirac_perfpatch.patching import Patch
 
 pytestmark = pytest.mark.patched
 
-# What each target replaces: the module (the first that exists), the owner in it, and the attribute.
-SEAMS = {
-    "extension_lookup": [
-        (("DIRAC.Core.Utilities.Extensions",), "", "extensionsByPriority"),
-        (("DIRAC.Core.Utilities.Extensions",), "", "getExtensionMetadata"),
-    ],
-    "error_stack": [
-        (("DIRACCommon.Core.Utilities.ReturnValues", "DIRAC.Core.Utilities.ReturnValues"), "", "traceback")
-    ],
-    "proxy_loading": [
-        (("DIRAC.Core.Security.X509Chain",), "X509Chain", "loadProxyFromFile"),
-        (("DIRAC.Core.Security.m2crypto.X509Chain",), "X509Chain", "loadProxyFromFile"),
-    ],
-    "dms_helpers": [(("DIRAC.DataManagementSystem.Utilities.DMSHelpers",), "DMSHelpers", "getSiteSEMapping")],
-    "connection_checkout": [(("DIRAC.Core.Utilities.MySQL",), "ConnectionPool", "get")],
-    "connection_eviction": [(("DIRAC.Core.Utilities.MySQL",), "MySQL", "_except")],
-    "connection_close": [
-        (("DIRAC.AccountingSystem.DB.AccountingDB",), "AccountingDB", "insertRecordDirectly"),
-        (
-            ("DIRAC.DataManagementSystem.DB.FileCatalogComponents.DirectoryManager.DirectoryTreeBase",),
-            "DirectoryTreeBase",
-            "getDirectorySize",
-        ),
-        (("DIRAC.WorkloadManagementSystem.Agent.PilotStatusAgent",), "PilotStatusAgent", "execute"),
-    ],
-}
+Places = dict[tuple[str, ...], int]
 
 
-def _objects(name: str) -> list[int]:
-    """Identities: an object that we held ourselves could not be replaced everywhere. The host keeps them alive."""
-    found = []
-    for modules, owner, attribute in SEAMS[name]:
-        module: Any = None
-        for candidate in modules:
-            try:
-                module = importlib.import_module(candidate)
-                break
-            except ImportError:
-                continue
-        value = vars(getattr(module, owner) if owner else module)[attribute]
-        # A function that is taken over stays the object that it is.
-        found.append(id(value.__code__ if name == "extension_lookup" else value))
+def _places(name: str) -> Places:
+    """What is at each place of a module: identities, because an object that we held could not be replaced everywhere.
+
+    The host keeps the objects alive.
+    """
+    module = sys.modules[name]
+    found = dict(_of((name,), module))
+    for one, value in list(vars(module).items()):
+        if isinstance(value, type) and value.__module__ == name:
+            found.update(_of((name, one), value))
     return found
 
 
-@pytest.mark.parametrize("name", [patch.name for patch in CATALOGUE])
-def test_the_attribute_is_the_original_object_again(name: str) -> None:
+def _of(path: tuple[str, ...], owner: Any) -> Iterator[tuple[tuple[str, ...], int]]:
+    for name, value in list(vars(owner).items()):
+        yield (*path, name), id(value)
+        if type(value) is FunctionType:  # one that is taken over stays the object that it is
+            yield (*path, name, "__code__"), id(value.__code__)
+
+
+@pytest.mark.parametrize("patch", CATALOGUE, ids=lambda patch: patch.name)
+def test_the_originals_are_there_again(patch: Patch) -> None:
+    """In the modules of its targets: each has something of ours while it is on, and is what it was when it is off."""
     cli._load_targets()
-    patched = _objects(name)
-    with stock(name):
-        originals = _objects(name)
-        assert set(originals).isdisjoint(patched)
-        assert loading.plugin.switches[name].status()["state"] == "off"
-    assert loading.plugin.switches[name].status()["state"] == "applied"
-    assert set(_objects(name)).isdisjoint(originals)
-    with stock(name):
-        assert _objects(name) == originals
+    targets = loading.plugin.switches[patch.name].status()["targets"]
+    modules = {target["module"] for target in targets}
+    with contextlib.ExitStack() as others:
+        # The patches of the pool share what they put on.
+        others.enter_context(stock(*(other.name for other in CATALOGUE if other is not patch)))
+        on, off, again, gone = [], [], [], []
+        for found in ((on, off), (again, gone)):
+            found[0].extend(map(_places, modules))
+            with stock(patch.name):
+                assert loading.plugin.switches[patch.name].status()["state"] == "off"
+                found[1].extend(map(_places, modules))
+            assert loading.plugin.switches[patch.name].status()["state"] == "applied"
+    assert gone == off
+    for patched in (on, again):
+        changed = [[at for at, what in after.items() if before.get(at) != what] for before, after in zip(off, patched)]
+        assert all(changed) and sum(map(len, changed)) >= len(targets)
 
 
 def test_the_original_is_what_the_host_defined() -> None:
