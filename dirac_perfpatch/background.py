@@ -13,7 +13,7 @@ output; the exit waits for about a second, for all threads of ours together.
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # signal makes enumerations of it, which takes time
 import _thread
 import atexit
 import os
