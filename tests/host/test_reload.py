@@ -162,14 +162,18 @@ def test_somebody_who_wraps_a_target_does_not_take_it_off(monkeypatch: pytest.Mo
 def test_ours_that_somebody_has_wrapped_passes_through_for_good(
     kind: str, proxy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Switched off and on again under a wrapper: what status calls failed runs stock, and so does what they put back."""
+    """Switched off and on again under a wrapper: what status calls failed runs stock; so does what they put back."""
     import wrapt
     from DIRAC.Core.Security.X509Chain import X509Chain
 
     from dirac_perfpatch import loading
 
     ours = vars(X509Chain)["loadProxyFromFile"]
-    theirs: Any = functools.wraps(ours)(lambda *args: ours(*args))
+
+    @functools.wraps(ours)
+    def theirs(chain: Any, path: Any) -> Any:
+        return ours(chain, path)
+
     if kind == "wrapt":
         theirs = wrapt.FunctionWrapper(ours, lambda wrapped, instance, args, kwargs: wrapped(*args, **kwargs))
     warm(proxy)
