@@ -13,6 +13,7 @@ output; the exit waits for about a second, for all threads of ours together.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal makes enumerations of it, which takes time
 import _thread
 import atexit
 import os
@@ -24,6 +25,10 @@ from time import monotonic
 _FIRST = 2.0
 # For how many seconds, counted from its beginning, a fork waits for a run that is under way, and the exit for all.
 _PATIENCE = 1.0
+
+# A signal that is for the process must not come to our thread: a host that has blocked it, to wait for it with
+# sigwait(), would never see it, or die of it. Not those by which a fault of the thread itself is told.
+_NOT_OURS = _signal.valid_signals() - {_signal.SIGSEGV, _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL}
 
 _exit_until: float | None = None
 
@@ -104,6 +109,7 @@ class Background:
 
     def _run(self, end: _thread.LockType, ended: _thread.LockType) -> None:
         try:
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, _NOT_OURS)
             seconds = _FIRST if self._first is None else self._first
             while not end.acquire(True, seconds):
                 self._since = monotonic()

@@ -8,6 +8,7 @@ and keeps what is needed to undo that. A :class:`Guard` stands between a patch's
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -101,6 +102,15 @@ class Guard:
         self._failures = Tally()
         self._events: dict[str, Tally] = {}
 
+    def renewed(self) -> Guard:
+        """A guard for when the patch is put on again, off so far, which goes on counting.
+
+        With this one off for good, ours that somebody has wrapped, and that could not be taken off, passes all through.
+        """
+        guard = Guard(self._name, self._trip)
+        guard.off, guard._failures, guard._events = True, self._failures, self._events
+        return guard
+
     @property
     def failures(self) -> int:
         """How often the patch's own code failed."""
@@ -154,6 +164,10 @@ def _run_ours(*arguments: Any, **named: Any) -> Any:
     """Its code is the pattern of what :meth:`Site.take_over` puts in; its one constant is what is called."""
     ours: Any = "ours"
     return ours(*arguments, **named)
+
+
+def _is_ours(function: Any) -> bool:
+    return os.path.dirname(__file__) in getattr(getattr(function, "__code__", None), "co_filename", "")
 
 
 def _reaches(found: Any, ours: Any) -> bool:
@@ -254,7 +268,11 @@ class Site:
         Raises:
             UnknownHost: There is no such object.
         """
-        return set(getattr(getattr(self.resolve(path), "__code__", None), "co_names", ()))
+        found = self.resolve(path)
+        # Ours of before, which somebody has wrapped or put back, only calls what is beneath it.
+        while _is_ours(found):
+            found = found.__wrapped__
+        return set(getattr(getattr(found, "__code__", None), "co_names", ()))
 
     def expect(self, path: str, *names: str) -> None:
         """Refuse a function whose code does not use all of these names.
@@ -610,6 +628,7 @@ class Switch:
                 self._comparison.leave()  # before the guard, which it sets
                 self._comparison = None
             self.guard.off = True
+            self.guard = self.guard.renewed()
             for fitting in self._fittings:
                 try:
                     self._take_off_one(fitting)

@@ -1,7 +1,8 @@
 """What the three patches of the MySQL pool know about its connections. Not a patch itself.
 
-A pooled connection is *adopted* when the pool opens it: its class becomes a subclass of the driver's that looks at the
-socket before a statement is sent, and that cleans instead of closing, each only while the patch that wants it is on.
+A pooled connection is *adopted* when the pool opens it, or, if it was there before the patch, when the pool has pinged
+it next: its class becomes a subclass of the driver's that looks at the socket before a statement is sent, and that
+cleans instead of closing, each only while the patch that wants it is on.
 Changing the class of the one object reaches whoever holds it, under any name; a proxy would not, and costs each call.
 
 Thread safety: a connection is used by the thread that the pool has assigned it to, and by no other, in the host as
@@ -30,10 +31,13 @@ MODULE = "DIRAC.Core.Utilities.MySQL"
 ASSIGNED = "_ConnectionPool__assigned"  # {thread: [connection, name of its database, time of last use]}
 _SPARES = "_ConnectionPool__spares"
 NEW = "_ConnectionPool__newConn"
+_PING = "_ConnectionPool__ping"
 _ENDED = "_perfpatch_ended"
 
 # A readable socket, or one whose peer has closed at least its own half. Errors are reported without being asked for.
 _SIGNS_OF_DEATH = select.POLLIN | select.POLLPRI | getattr(select, "POLLRDHUP", 0)
+# CR_COMMANDS_OUT_OF_SYNC: somebody is in the middle of reading a result.
+_OUT_OF_SYNC = 2014
 # Probes of a peer that does not answer before the kernel gives it up: minutes, because a query may wait on that peer.
 _KEEPALIVE_PROBES = 60
 
@@ -133,16 +137,13 @@ def _socket_of(connection: Any) -> _Socket:
 
 def is_alive(connection: Any) -> bool:
     """Whether the server answers on this connection: asked with a round trip only if its socket does not say enough."""
-    try:
+    with suppress(Exception):  # closed on our side, or not adopted
         if is_quiet(connection):
             return True
-    except Exception:
-        if tells_socket(connection):
-            return False  # closed on our side
     try:
         connection.ping()
-    except Exception:
-        return False
+    except Exception as error:
+        return error.args[:1] == (_OUT_OF_SYNC,)
     return True
 
 
@@ -203,40 +204,46 @@ def _close(self: Any) -> None:
         really_close(self)
 
 
-# Statements that begin so leave a transaction as it is.
-_NO_TRANSACTION = frozenset([b"SELECT", b"INSERT", b"UPDATE", b"DELETE"])
+# Statements that begin so leave a transaction as it is; the last three are SAVEPOINT, RELEASE SAVEPOINT and REPLACE.
+_NO_TRANSACTION = frozenset([b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"SAVEPO", b"RELEAS", b"REPLAC"])
 _BEGINS = (b"START TRANS", b"BEGIN")
-_ENDS = (b"COMMIT", b"ROLLBACK", *_BEGINS)
+# What may begin one all the same: what is in a comment or a procedure, XA START, COMMIT AND CHAIN, ROLLBACK TO.
+_MAY_BEGIN = (b"/*", b"--", b"#", b"CALL", b"EXEC", b"XA", b"COMMIT", b"ROLLBACK")
 
 
 def _start(statement: Any) -> bytes:
     """The beginning of a statement, in capitals."""
     # Not always text or bytes: executemany() sends a bytearray.
     start = statement[:40]
-    return (start.encode("latin1", "replace") if isinstance(start, str) else bytes(start)).lstrip().upper()
+    return (start.encode("latin1", "replace") if isinstance(start, str) else bytes(start)).strip(b"; \t\r\n").upper()
 
 
 def _note_transaction(connection: Any, statement: Any) -> None:
-    """Keep whether a transaction is open, as far as the statements say; mysqlclient does not tell the server's flag."""
+    """Keep whether a transaction is open, as far as the statements say; mysqlclient does not tell the server's flag.
+
+    None if they do not say: what is none of the words that are known may end one, as CREATE TABLE does.
+    """
     try:
         word = _start(statement)
-    except Exception:  # whatever it is, the driver knows what to say; a statement that may begin one is the safe guess
-        connection._perfpatch_transaction = True
+    except Exception:  # whatever it is, the driver knows what to say
+        connection._perfpatch_transaction = None
         return
     if word[:6] in _NO_TRANSACTION:
         return
     if word.startswith(_BEGINS):
         connection._perfpatch_transaction = True
-    elif word.startswith(_ENDS):
+    elif word in (b"COMMIT", b"ROLLBACK"):
         connection._perfpatch_transaction = False
+    elif connection._perfpatch_transaction or word.startswith(_MAY_BEGIN):
+        connection._perfpatch_transaction = None
 
 
 def in_transaction(connection: Any) -> bool:
     """Whether a statement on this connection may belong to a transaction that has begun before it."""
-    return connection._perfpatch_transaction or not connection.get_autocommit()
+    return connection._perfpatch_transaction is not False or not connection.get_autocommit()
 
 
-_ENDING = ("commit", "rollback")
+_ENDING = ("change_user", "commit", "rollback")
 # What talks to the server, besides ``query``; results are only read after one of these.
 _CALLS = (
     "autocommit",
@@ -313,9 +320,9 @@ def _make_left_class(kind: Any) -> type:
 
     def query(self: Any, statement: Any) -> None:
         word = _start(statement)
-        if word.startswith(_ENDS):
+        if word in (b"COMMIT", b"ROLLBACK") or word.startswith(_BEGINS):
             end(self)
-        if not word.startswith(b"ROLLBACK"):  # nothing of it is left, as the caller wants
+        if word != b"ROLLBACK":  # nothing of it is left, as the caller wants
             refuse(self)
 
     def commit(self: Any) -> None:
@@ -344,9 +351,9 @@ def _own_class(connection: Any) -> Any:
     return getattr(type(connection), "_perfpatch_driver", type(connection))
 
 
-def _adopt(connection: Any, pool: Any) -> None:
+def _adopt(connection: Any, pool: Any, transaction: bool | None) -> None:
     connection._perfpatch_pool = weakref.ref(pool)
-    connection._perfpatch_transaction = False
+    connection._perfpatch_transaction = transaction
     connection._perfpatch_proven = False
     connection._perfpatch_socket = None
     with suppress(Exception):  # closed already, or a mysqlclient that does not tell the socket
@@ -361,6 +368,7 @@ def _adopt(connection: Any, pool: Any) -> None:
 def _release(connection: Any) -> None:
     _adopted.pop(id(connection), None)
     connection.__class__ = _own_class(connection)
+    connection._perfpatch_socket = None  # nobody sees any more when the connection loses it
 
 
 def _keep_alive(connection: Any, seconds: float) -> None:
@@ -443,9 +451,7 @@ class _Adoption:
         site.undoing.append(functools.partial(self._end, pools))
         if users == 0:
             ours.wrap(f"ConnectionPool.{NEW}", _adopting(site.guard))
-            for pool in list(site.resolve("MySQL")._MySQL__connectionPools.values()):
-                for connection in _connections_of(pool):
-                    _adopt(connection, pool)
+            ours.wrap(f"ConnectionPool.{_PING}", _adopting_late(site.guard))
 
     def _end(self, pools: type) -> None:
         users, ours = self._users.pop(pools)
@@ -462,16 +468,11 @@ class _Adoption:
 adoption = _Adoption()
 
 
-def _connections_of(pool: Any) -> list[Any]:
-    assigned = [entry[0] for entry in list(getattr(pool, ASSIGNED).values())]
-    return assigned + [connection for connection, _ in list(getattr(pool, _SPARES))]
-
-
 def _adopting(guard: Guard) -> Callable[..., Any]:
     def new_connection(wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
         connection = wrapped(*args, **kwargs)
         try:
-            _adopt(connection, pool)
+            _adopt(connection, pool, transaction=False)
         except Exception as error:  # it is a connection all the same
             guard.failed(error)
         return connection
@@ -479,18 +480,43 @@ def _adopting(guard: Guard) -> Callable[..., Any]:
     return new_connection
 
 
+def _adopting_late(guard: Guard) -> Callable[..., Any]:
+    """Connections that were there before are adopted by their own thread when they have answered, and not at once.
+
+    Only then do they have the socket of the number that they tell: see :class:`_Socket`. What was done on them before,
+    such as begin a transaction, nobody has seen.
+    """
+
+    def ping(wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
+        answer = wrapped(*args, **kwargs)
+        try:
+            if answer and not _is_adopted(args[0]):
+                _adopt(args[0], pool, transaction=None)
+        except Exception as error:
+            guard.failed(error)
+        return answer
+
+    return ping
+
+
+def _is_adopted(connection: Any) -> bool:
+    return hasattr(type(connection), "_perfpatch_driver")
+
+
 def _leave_to_parent() -> None:
     """In a child of a fork: the parent's connections are not ours to use, and not ours to close.
 
     A connection that is used by both mixes their answers up, and closing it, also by the collector at the child's end,
     tells the server to hang up on the parent. So what the child closes must not be the parent's socket. Of a
-    transaction that the thread was in, which is the parent's from now on, the next statements fail.
+    transaction that the thread was in, which is the parent's from now on, the next statements fail. Where we cannot say
+    if there is one, all stays as in stock.
     """
     if not wishes.leave_to_parent:
         return
     with suppress(Exception):
         # All are held until all sockets are replaced: emptying a pool closes what nobody else holds.
-        inherited = [connection for reference in list(_adopted.values()) if (connection := reference()) is not None]
+        connections = [connection for reference in list(_adopted.values()) if (connection := reference()) is not None]
+        inherited = [connection for connection in connections if _is_known(connection)]
         nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for connection in inherited:
             if connection._perfpatch_socket is not None and connection._perfpatch_socket.is_open():
@@ -505,14 +531,21 @@ def _leave_to_parent() -> None:
                 _empty(pool)
 
 
+def _is_known(connection: Any) -> bool:
+    """Whether we can say if a transaction is open on a connection."""
+    return _is_adopted(connection) and connection._perfpatch_transaction is not None
+
+
 def _empty(pool: Any) -> None:
-    """Drop all connections of a pool but the one whose transaction this thread was in when the process was forked."""
+    """Drop the connections of a pool, but not one whose transaction this thread was in when the process was forked."""
     assigned: Any = getattr(pool, ASSIGNED)
-    mine = assigned.get(current_thread())
-    assigned.clear()
-    if mine is not None and in_transaction(mine[0]):
-        assigned[current_thread()] = mine
-    getattr(pool, _SPARES).clear()
+    for thread, (connection, *_) in list(assigned.items()):
+        if _is_known(connection) and not (thread is current_thread() and in_transaction(connection)):
+            del assigned[thread]
+    spares = getattr(pool, _SPARES)
+    for spare in list(spares):
+        if _is_known(spare[0]):
+            spares.remove(spare)
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)

@@ -107,7 +107,6 @@ def _clean(guard: Guard, connection: Any, pool: Any) -> bool:
         connection.change_user(user=getattr(pool, _USER), passwd=getattr(pool, _PASSWORD), **name)
         # The pool sets it for each connection that it opens; the server's default may be another.
         connection.autocommit(True)
-        connection._perfpatch_transaction = False
     except Exception:
         discard(pool)
     else:

@@ -10,8 +10,10 @@ import faulthandler
 import json
 import os
 import random
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from typing import Any
@@ -24,11 +26,13 @@ from DIRAC.DataManagementSystem.Utilities.DMSHelpers import DMSHelpers
 
 Extensions.extensionsByPriority()
 import dirac_perfpatch  # noqa: E402
-from dirac_perfpatch import loading  # noqa: E402
+from dirac_perfpatch import loading, toggles  # noqa: E402
 
 host, port, proxy, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 faulthandler.dump_traceback_later(60 + seconds, exit=True)
 dirac_perfpatch.status()
+shipped = toggles.draft(toggles.SHIPPED).toggles()
+spool = tempfile.mkdtemp(prefix="perfpatch-spool-")
 over = threading.Event()
 rounds: list[int] = []
 wrong: list[str] = []
@@ -89,20 +93,34 @@ def fork() -> None:
     expect("child", os.waitpid(child, 0)[1] == 0)
 
 
+def anything() -> toggles.Toggles:
+    """Each patch on, off or compared in some way."""
+    modes = {}
+    for name, toggle in shipped.patches.items():
+        trial = toggles.Trial(random.choice(["time", "process"]), random.choice([0.1, 0.5, 0.9]), 0.1)
+        modes[name] = toggle._replace(mode=random.choice([toggles.ON, toggles.OFF, toggles.AB]), trial=trial)
+    comparison = toggles.Comparison(spool, random.choice([0, 1, 10]), False)
+    return shipped._replace(patches=modes, comparison=comparison)
+
+
 threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
 for thread in threads:
     thread.start()
 switched = forked = 0
 end = time.monotonic() + seconds
 while time.monotonic() < end:
-    switch = random.choice(list(loading.plugin.switches.values()))
-    switch.take_off()
-    time.sleep(random.random() / 500)
-    switch.arm()
+    if switched % 2:
+        loading.plugin.apply(anything())
+    else:
+        switch = random.choice(list(loading.plugin.switches.values()))
+        switch.take_off()
+        time.sleep(random.random() / 500)
+        switch.arm()
     switched += 1
     if switched % 50 == 0:
         fork()
         forked += 1
+loading.plugin.apply(shipped)
 over.set()
 for thread in threads:
     thread.join()
@@ -111,6 +129,7 @@ bad = [
     for entry in dirac_perfpatch.status()
     if entry["state"] != "applied" and entry["targets"][0]["state"] != "armed"
 ]
+shutil.rmtree(spool, ignore_errors=True)
 print(json.dumps([switched, forked, len(rounds), sorted(set(wrong)), bad]))
 sys.stdout.flush()
 os._exit(0)

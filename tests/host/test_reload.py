@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run
+from conftest import run, served_from_the_cache, warm
 
 import dirac_perfpatch
 from dirac_perfpatch.patches import WAITED_FOR
@@ -143,3 +145,42 @@ def test_somebody_who_wraps_a_target_does_not_take_it_off(monkeypatch: pytest.Mo
     theirs = wrapt.FunctionWrapper(ours, lambda wrapped, instance, args, kwargs: wrapped(*args, **kwargs))
     monkeypatch.setattr(X509Chain, "loadProxyFromFile", theirs)
     assert _state("proxy_loading")["state"] == "applied"
+
+
+@pytest.mark.parametrize("kind", ["wrapt", "plain"])
+def test_ours_that_somebody_has_wrapped_passes_through_for_good(
+    kind: str, proxy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Switched off and on again under a wrapper: what status calls failed runs stock; so does what they put back."""
+    import wrapt
+    from DIRAC.Core.Security.X509Chain import X509Chain
+
+    from dirac_perfpatch import loading
+
+    ours = vars(X509Chain)["loadProxyFromFile"]
+
+    @functools.wraps(ours)
+    def theirs(chain: Any, path: Any) -> Any:
+        return ours(chain, path)
+
+    if kind == "wrapt":
+        theirs = wrapt.FunctionWrapper(ours, lambda wrapped, instance, args, kwargs: wrapped(*args, **kwargs))
+    warm(proxy)
+    monkeypatch.setattr(X509Chain, "loadProxyFromFile", theirs)
+    switch = loading.plugin.switches["proxy_loading"]
+    switch.take_off()
+    switch.arm()
+    if kind == "wrapt":  # it says what it wraps, and that is the function that is known
+        assert _state("proxy_loading")["state"] == "applied"
+        warm(proxy)
+    else:
+        assert _state("proxy_loading")["state"] == "failed"
+        assert not served_from_the_cache(proxy)
+    monkeypatch.undo()
+    assert not served_from_the_cache(proxy)
+    switch.take_off()
+    switch.arm()
+    assert _state("proxy_loading")["state"] == "applied"
+    warm(proxy)
+    switch.take_off()
+    X509Chain.loadProxyFromFile = ours.__wrapped__

@@ -684,6 +684,19 @@ atexit.register(last)
     assert run("until('applied')", before=before)[0] == ["1"]
 
 
+def test_no_signal_of_the_process_comes_to_the_thread(run: Any) -> None:
+    """A host that waits for a signal with sigwait() has blocked it in its own threads, and is not to die of it."""
+    code = """
+import signal
+time.sleep(0.1)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM})
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    os.kill(os.getpid(), number)
+    print(signal.sigwait({number}) == number)
+"""
+    assert run(BACKGROUND + code)[0] == ["True", "True"]
+
+
 def test_no_more_threads_can_be_started(run: Any) -> None:
     code = """
 import _thread
