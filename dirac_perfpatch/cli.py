@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from dirac_perfpatch import loading, status, toggles
+from dirac_perfpatch import loading, preview, status, toggles
 from dirac_perfpatch.patches import CATALOGUE
 from dirac_perfpatch.patches._connections import no_connecting
-from dirac_perfpatch.patching import APPLIED, ARMED, FAILED, TRIPPED, Database, NotAsked, Patch
+from dirac_perfpatch.patching import APPLIED, ARMED, FAILED, STOOD_DOWN, TRIPPED, Database, NotAsked, Patch
 
 # Exit codes.
 OK, BAD, UNUSABLE = 0, 1, 2
@@ -170,6 +170,21 @@ def _entries() -> list[dict[str, Any]]:
     return entries
 
 
+def _foreseen() -> list[dict[str, Any]]:
+    """The entries of status, with what will become of the targets whose modules nothing has imported."""
+    entries = status()
+    for patch, entry in zip(CATALOGUE, entries):
+        for target, told in zip(patch.targets, entry["targets"]):
+            if told["state"] == ARMED:
+                told["state"], told["reason"] = preview.foresee(target)
+        if entry["state"] == ARMED:
+            # Not stood down while one of its targets will be applied.
+            worst = min(entry["targets"], key=lambda told: (FAILED, ARMED, STOOD_DOWN).index(told["state"]))
+            remark = entry["reason"].partition("; ")[2]
+            entry["state"], entry["reason"] = worst["state"], "; ".join(filter(None, (worst["reason"], remark)))
+    return entries
+
+
 def _exit_code(states: Sequence[str]) -> int:
     if loading.plugin.problem:
         return UNUSABLE
@@ -178,7 +193,7 @@ def _exit_code(states: Sequence[str]) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     release = _load_host()
-    entries, tripped = _entries(), _tripped_elsewhere()
+    entries, tripped = _foreseen(), _tripped_elsewhere()
     code = _exit_code([entry["state"] for entry in [*entries, *tripped]])
     if options.json:
         answer = {"dirac": release, "toggles": loading.plugin.source, "patches": entries, "running": tripped}

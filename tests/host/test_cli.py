@@ -30,17 +30,21 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 def test_status_for_people_and_for_machines() -> None:
-    wanted = "stood down" if in_tree() else "applied"
+    at_once = "stood down" if in_tree() else "applied"  # by what every process imports
+    wanted = dict.fromkeys(NAMES, "stood down" if in_tree() else "armed")
+    wanted.update(extension_lookup=at_once, error_stack=at_once)
     answer = command("status")
     assert answer.returncode == 0, answer.stderr
     assert release() in answer.stdout.splitlines()[0]
     for name in NAMES:
-        assert any(line.startswith(name) and wanted in line for line in answer.stdout.splitlines())
+        (line,) = (line for line in answer.stdout.splitlines() if line.startswith(name))
+        assert wanted[name] in line
+        assert ("will be applied when DIRAC." in line) is (wanted[name] == "armed")
     answer = command("status", "--json")
     assert answer.returncode == 0
     told = json.loads(answer.stdout)
     assert told["dirac"] == release()
-    assert [(patch["name"], patch["state"]) for patch in told["patches"]] == [(name, wanted) for name in NAMES]
+    assert [(patch["name"], patch["state"]) for patch in told["patches"]] == list(wanted.items())
 
 
 def test_status_says_so_when_the_toggles_are_bad(tmp_path: Path) -> None:
@@ -51,10 +55,10 @@ def test_status_says_so_when_the_toggles_are_bad(tmp_path: Path) -> None:
 
 
 @pytest.mark.patched
-def test_status_says_so_when_a_patch_failed(tmp_path: Path) -> None:
+def test_check_says_so_when_a_patch_failed(tmp_path: Path) -> None:
     (tmp_path / "wrapt").mkdir()
     (tmp_path / "wrapt" / "__init__.py").write_text("raise RuntimeError('broken on purpose')\n")
-    answer = command("status", PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    answer = command("check", PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
     assert answer.returncode == 1
     assert "failed" in answer.stdout
 
