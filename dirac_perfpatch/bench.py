@@ -260,7 +260,7 @@ def _closed_by_caller(size: int, database: Database | None) -> Iterator[Measure]
 def _connect(database: Database | None) -> tuple[Any, str]:
     """The host's object for a database, and the database's name."""
     if database is None:
-        raise NotAsked("needs a database: --db HOST:PORT:USER:PASSWORD:NAME")
+        raise NotAsked("needs a database, such as --db Accounting/AccountingDB")
     from DIRAC.Core.Utilities.MySQL import MySQL, MySQLdb
 
     account = (database.host, database.user, database.password, database.name)

@@ -124,7 +124,7 @@ def _put_on(site: Site) -> None:
 def ask_pool(database: Database | None) -> Any:
     """Use a real pool as the host does: check out, query, die while idle, check out again."""
     if database is None:
-        raise NotAsked("needs a database: --db HOST:PORT:USER:PASSWORD:NAME")
+        raise NotAsked("needs a database, such as --db Accounting/AccountingDB")
     from DIRAC.Core.Utilities.MySQL import MySQL
 
     db = MySQL(database.host, database.user, database.password, database.name, port=database.port)

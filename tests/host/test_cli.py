@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -92,16 +93,31 @@ def test_set_changes_the_file_that_dirac_reads(tmp_path: Path) -> None:
     assert toggles.draft(str(path)).toggles().patches == found
 
 
-def test_check_compares_every_patch_with_stock(mariadb: MariaDB) -> None:
-    database = f"{mariadb.host}:{mariadb.port}:{mariadb.user}:{mariadb.password}:mysql"
+def test_check_compares_every_patch_with_stock(mariadb: MariaDB, tmp_path: Path) -> None:
+    file = tmp_path / "my.cnf"
+    account = ("host", "port", "user", "password")
+    lines = [f"{name} = {getattr(mariadb, name)}" for name in account]
+    file.write_text("\n".join(["[client]", *lines, "database = mysql"]))
+    for database in ("Accounting/AccountingDB", str(file)):
+        answer = command("check", "--db", database)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        rows = {line.split()[0]: line for line in answer.stdout.splitlines() if line.split()[:1]}
+        for name in NAMES:
+            assert ("stood down" if in_tree() else "same as stock") in rows[name]
+
+
+@pytest.mark.parametrize("database", ["Accounting/NoSuchDB", "NoSuchSystem/DB", "localhost:3306:user:secret:mysql"])
+def test_check_says_what_is_wrong_with_a_database(database: str) -> None:
     answer = command("check", "--db", database)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    rows = {
-        line.split()[0]: line for line in answer.stdout.splitlines() if line.split()[:1] and line.split()[0] in NAMES
-    }
-    assert list(rows) == NAMES
-    for name, row in rows.items():
-        assert ("stood down" if in_tree() else "same as stock") in row, (name, row)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("dirac-perfpatch: --db")
+    assert answer.stderr.count("\n") == 1
+    assert "secret" not in answer.stderr
+
+
+def test_it_tells_its_version() -> None:
+    answer = command("--version")
+    assert (answer.returncode, answer.stdout) == (0, f"dirac-perfpatch {version('dirac-perfpatch')}\n")
 
 
 def test_without_a_host_it_says_so(tmp_path: Path) -> None:
