@@ -10,19 +10,20 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from dirac_perfpatch import loading, status, toggles
+from dirac_perfpatch import database, loading, preview, status, toggles
 from dirac_perfpatch.patches import CATALOGUE
 from dirac_perfpatch.patches._connections import no_connecting
-from dirac_perfpatch.patching import APPLIED, ARMED, FAILED, TRIPPED, Database, NotAsked, Patch
+from dirac_perfpatch.patching import APPLIED, ARMED, FAILED, STOOD_DOWN, TRIPPED, Database, NotAsked, Patch
 
 # Exit codes.
 OK, BAD, UNUSABLE = 0, 1, 2
 
 _EPILOG = """exit codes: 0 all is well; 1 a patch failed, tripped or answered differently, init found a file, or set was
-refused; 2 there is no DIRAC here, the toggles cannot be used, or there is nothing to report"""
+refused; 2 there is no DIRAC here, the toggles or the database cannot be used, or there is nothing to report"""
 
 
 _answers: TextIO = sys.stdout
@@ -55,13 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The host logs to standard output, which is for the answer: its logger gets standard error for it.
         with contextlib.redirect_stdout(sys.stderr):
             return int(options.run(options))
-    except _NoHost as error:
+    except (_NoHost, database.NoDatabase) as error:
         print(f"dirac-perfpatch: {error}", file=sys.stderr)
         return UNUSABLE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("dirac-perfpatch", description=__doc__, epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"dirac-perfpatch {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     show = commands.add_parser("status", help="what each patch does in a new process of this installation")
     show.add_argument("--json", action="store_true", help="for machines")
@@ -107,16 +109,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_database(command: argparse.ArgumentParser, sent: str) -> None:
-    text = f"a database for the patches of the MySQL pool; {sent}"
-    command.add_argument("--db", type=_database, metavar="HOST:PORT:USER:PASSWORD:NAME", help=text)
+    text = f"for the patches of the MySQL pool: {database.HELP}; {sent}"
+    command.add_argument("--db", metavar="DATABASE", help=text)
 
 
-def _database(text: str) -> Database:
+def _version() -> str:
     try:
-        host, port, user, password, name = text.split(":")
-        return Database(host, int(port), user, password, name)
-    except ValueError:
-        raise argparse.ArgumentTypeError("must be HOST:PORT:USER:PASSWORD:NAME") from None
+        return metadata.version("dirac-perfpatch")
+    except metadata.PackageNotFoundError:
+        return "of a checkout"
 
 
 def _count(text: str) -> int:
@@ -170,6 +171,21 @@ def _entries() -> list[dict[str, Any]]:
     return entries
 
 
+def _foreseen() -> list[dict[str, Any]]:
+    """The entries of status, with what will become of the targets whose modules nothing has imported."""
+    entries = status()
+    for patch, entry in zip(CATALOGUE, entries):
+        for target, told in zip(patch.targets, entry["targets"]):
+            if told["state"] == ARMED:
+                told["state"], told["reason"] = preview.foresee(target)
+        if entry["state"] == ARMED:
+            # Not stood down while one of its targets will be applied.
+            worst = min(entry["targets"], key=lambda told: (FAILED, ARMED, STOOD_DOWN).index(told["state"]))
+            remark = entry["reason"].partition("; ")[2]
+            entry["state"], entry["reason"] = worst["state"], "; ".join(filter(None, (worst["reason"], remark)))
+    return entries
+
+
 def _exit_code(states: Sequence[str]) -> int:
     if loading.plugin.problem:
         return UNUSABLE
@@ -178,7 +194,7 @@ def _exit_code(states: Sequence[str]) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     release = _load_host()
-    entries, tripped = _entries(), _tripped_elsewhere()
+    entries, tripped = _foreseen(), _tripped_elsewhere()
     code = _exit_code([entry["state"] for entry in [*entries, *tripped]])
     if options.json:
         answer = {"dirac": release, "toggles": loading.plugin.source, "patches": entries, "running": tripped}
@@ -224,12 +240,13 @@ def _runs(pid: int) -> bool:
 
 def _check(options: argparse.Namespace) -> int:
     release = _load_host()
+    asked = database.find(options.db) if options.db else None
     entries = _entries()
     if loading.plugin.problem:
         return UNUSABLE
     rows = []
     for patch, entry in zip(CATALOGUE, entries):
-        verdict = _compare(patch, options.db) if entry["state"] == APPLIED else ("not asked", entry["state"])
+        verdict = _compare(patch, asked) if entry["state"] == APPLIED else ("not asked", entry["state"])
         rows.append((patch.name, *verdict))
     if options.json:
         _tell(json.dumps({"dirac": release, "patches": [dict(zip(("name", "answer", "reason"), r)) for r in rows]}))
@@ -241,7 +258,7 @@ def _check(options: argparse.Namespace) -> int:
     return _exit_code([entry["state"] for entry in status()])
 
 
-def _compare(patch: Patch, database: Database | None) -> tuple[str, str]:
+def _compare(patch: Patch, asked: Database | None) -> tuple[str, str]:
     """Ask twice with the patch on, the second time to be answered from what it keeps, and once with it off."""
     switch = loading.plugin.switches[patch.name]
     answers = []
@@ -249,7 +266,7 @@ def _compare(patch: Patch, database: Database | None) -> tuple[str, str]:
         for on in (True, True, False):
             switch.arm() if on else switch.take_off()
             # One line asks for all three: an answer may hold the call stack.
-            answers.append(patch.ask(database))
+            answers.append(patch.ask(asked))
     except NotAsked as error:
         return "not asked", str(error)
     finally:
@@ -266,11 +283,12 @@ def _bench(options: argparse.Namespace) -> int:
     from dirac_perfpatch import bench
 
     release = _load_host()
+    asked = database.find(options.db) if options.db else None
     entries = _entries()
     if loading.plugin.problem:
         return UNUSABLE
     reasons = {e["name"]: "" if e["state"] == APPLIED else f"{e['state']}; {e['reason']}" for e in entries}
-    found = bench.compare(reasons, options.db, options.rounds)
+    found = bench.compare(reasons, asked, options.rounds)
     if options.json:
         _tell(json.dumps({"dirac": release, "calls": [one.as_dict() for one in found]}, indent=2))
     else:

@@ -554,7 +554,7 @@ os.register_at_fork(after_in_child=_leave_to_parent)
 def connect(database: Database | None) -> Any:
     """The host's object for a database, to be asked and measured; raises NotAsked if there is none to be reached."""
     if database is None:
-        raise NotAsked("needs a database: --db HOST:PORT:USER:PASSWORD:NAME")
+        raise NotAsked("needs a database, such as --db Accounting/AccountingDB")
     from DIRAC.Core.Utilities.MySQL import MySQL, MySQLdb
 
     account = (database.host, database.user, database.password, database.name)

@@ -20,8 +20,7 @@ def _bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 
 def test_every_patch_has_two_figures(mariadb: MariaDB, capsys: pytest.CaptureFixture[str]) -> None:
-    database = f"{mariadb.host}:{mariadb.port}:{mariadb.user}:{mariadb.password}:AccountingDB"
-    calls = _bench(capsys, "--db", database)
+    calls = _bench(capsys, "--db", "Accounting/AccountingDB")
     assert {call["patch"] for call in calls} == {patch.name for patch in CATALOGUE if patch.cases}
     for call in calls:
         assert call["stock"] > 0 and call["patched"] > 0, call

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -30,17 +31,21 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 def test_status_for_people_and_for_machines() -> None:
-    wanted = "stood down" if in_tree() else "applied"
+    at_once = "stood down" if in_tree() else "applied"  # by what every process imports
+    wanted = dict.fromkeys(NAMES, "stood down" if in_tree() else "armed")
+    wanted.update(extension_lookup=at_once, error_stack=at_once)
     answer = command("status")
     assert answer.returncode == 0, answer.stderr
     assert release() in answer.stdout.splitlines()[0]
     for name in NAMES:
-        assert any(line.startswith(name) and wanted in line for line in answer.stdout.splitlines())
+        (line,) = (line for line in answer.stdout.splitlines() if line.startswith(name))
+        assert wanted[name] in line
+        assert ("will be applied when DIRAC." in line) is (wanted[name] == "armed")
     answer = command("status", "--json")
     assert answer.returncode == 0
     told = json.loads(answer.stdout)
     assert told["dirac"] == release()
-    assert [(patch["name"], patch["state"]) for patch in told["patches"]] == [(name, wanted) for name in NAMES]
+    assert [(patch["name"], patch["state"]) for patch in told["patches"]] == list(wanted.items())
 
 
 def test_status_says_so_when_the_toggles_are_bad(tmp_path: Path) -> None:
@@ -51,10 +56,10 @@ def test_status_says_so_when_the_toggles_are_bad(tmp_path: Path) -> None:
 
 
 @pytest.mark.patched
-def test_status_says_so_when_a_patch_failed(tmp_path: Path) -> None:
+def test_check_says_so_when_a_patch_failed(tmp_path: Path) -> None:
     (tmp_path / "wrapt").mkdir()
     (tmp_path / "wrapt" / "__init__.py").write_text("raise RuntimeError('broken on purpose')\n")
-    answer = command("status", PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    answer = command("check", PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
     assert answer.returncode == 1
     assert "failed" in answer.stdout
 
@@ -88,16 +93,31 @@ def test_set_changes_the_file_that_dirac_reads(tmp_path: Path) -> None:
     assert toggles.draft(str(path)).toggles().patches == found
 
 
-def test_check_compares_every_patch_with_stock(mariadb: MariaDB) -> None:
-    database = f"{mariadb.host}:{mariadb.port}:{mariadb.user}:{mariadb.password}:mysql"
+def test_check_compares_every_patch_with_stock(mariadb: MariaDB, tmp_path: Path) -> None:
+    file = tmp_path / "my.cnf"
+    account = ("host", "port", "user", "password")
+    lines = [f"{name} = {getattr(mariadb, name)}" for name in account]
+    file.write_text("\n".join(["[client]", *lines, "database = mysql"]))
+    for database in ("Accounting/AccountingDB", str(file)):
+        answer = command("check", "--db", database)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        rows = {line.split()[0]: line for line in answer.stdout.splitlines() if line.split()[:1]}
+        for name in NAMES:
+            assert ("stood down" if in_tree() else "same as stock") in rows[name]
+
+
+@pytest.mark.parametrize("database", ["Accounting/NoSuchDB", "NoSuchSystem/DB", "localhost:3306:user:secret:mysql"])
+def test_check_says_what_is_wrong_with_a_database(database: str) -> None:
     answer = command("check", "--db", database)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    rows = {
-        line.split()[0]: line for line in answer.stdout.splitlines() if line.split()[:1] and line.split()[0] in NAMES
-    }
-    assert list(rows) == NAMES
-    for name, row in rows.items():
-        assert ("stood down" if in_tree() else "same as stock") in row, (name, row)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("dirac-perfpatch: --db")
+    assert answer.stderr.count("\n") == 1
+    assert "secret" not in answer.stderr
+
+
+def test_it_tells_its_version() -> None:
+    answer = command("--version")
+    assert (answer.returncode, answer.stdout) == (0, f"dirac-perfpatch {version('dirac-perfpatch')}\n")
 
 
 def test_without_a_host_it_says_so(tmp_path: Path) -> None:

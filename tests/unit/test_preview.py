@@ -1,0 +1,93 @@
+"""A module's stand-in: what it has, and that nothing of the module runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import pytest
+from conftest import Write
+
+from dirac_perfpatch import preview
+from dirac_perfpatch.patching import InTree, NotHere, Site, Target
+
+SOURCE = '''
+"""Whatever runs here raises."""
+from __future__ import annotations
+import traceback
+import no.such.library as far, sys
+from no.such.place import *
+from no.such.place import thing as taken
+boom: int = 1 / 0
+first, (second, *third) = boom[0]
+[hidden for hidden in boom]
+if boom:
+    def chosen(argument=boom, *, named=boom) -> boom:
+        return traceback.format_stack(argument)
+@functools.lru_cache(maxsize=boom)
+def kept(): ...
+@boom("cache")
+def decorated(): return far
+class Thing(boom, metaclass=boom):
+    LIMIT = boom
+    def __secret(self): return self.__other
+    class Inner:
+        @staticmethod
+        async def far_in(): ...
+'''
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_kept() -> None:
+    preview._stand_in.cache_clear()
+
+
+def foresee(name: str, look: Callable[[Site], None]) -> tuple[str, str]:
+    return preview.foresee(Target(("no_such_package.module", name), "thing", look, lambda site: None))
+
+
+def test_a_stand_in_has_what_the_module_defines(modules: Write) -> None:
+    modules("above.module", SOURCE)
+    seen: list[Any] = []
+
+    def look(site: Site) -> None:
+        assert site.module.__name__ == "above.module"
+        assert site.resolve("traceback") is sys.modules["traceback"]
+        for name in ("far", "taken", "boom", "first", "second", "third", "Thing.LIMIT", "Thing.Inner.far_in"):
+            site.resolve(name)
+        assert not {"hidden", "thing", "*"} & vars(site.module).keys()
+        assert type(site.resolve("chosen")) is FunctionType
+        site.expect("chosen", "traceback", "format_stack")
+        site.expect("decorated", "far")
+        assert hasattr(site.resolve("kept"), "cache_info")
+        assert not hasattr(site.resolve("decorated"), "cache_info")
+        site.expect("Thing._Thing__secret", "_Thing__other")
+        seen.append(site)
+
+    assert foresee("above.module", look) == ("armed", "will be applied when above.module is imported")
+    assert len(seen) == 1
+    assert "above" in sys.modules and "above.module" not in sys.modules
+
+
+def test_what_look_says_is_told(modules: Write) -> None:
+    modules("module", "def known(): return open(__file__)")
+
+    def in_tree(site: Site) -> None:
+        raise InTree("the host has it")
+
+    def not_here(site: Site) -> None:
+        raise NotHere
+
+    assert foresee("module", in_tree) == ("stood down", "the host has it")
+    assert foresee("module", not_here) == ("armed", "there is no no_such_package.module here")
+    state, reason = foresee("module", lambda site: site.expect("known", "close"))
+    assert (state, "not the function that this patch knows" in reason) == ("failed", True)
+
+
+def test_without_a_source_it_is_armed_and_with_a_bad_one_failed(modules: Write) -> None:
+    assert foresee("no_such_module", lambda site: None)[0] == "armed"
+    assert foresee("_thread", lambda site: None)[0] == "armed"
+    modules("bad", "def (")
+    assert foresee("bad", lambda site: None)[0] == "failed"
