@@ -12,13 +12,17 @@ from typing import Any
 from lab.arms import IN_TREE, PATCHED, STOCK
 
 # The goals of the measured calls: at most so many microseconds, by case and size ...
-WITHIN = {("extensionsByPriority()", 1): 0.8, ('getExtensionMetadata("DIRAC")', 1): 0.9}
+WITHIN = {
+    ("extensionsByPriority()", 1): 0.8,
+    ('getExtensionMetadata("DIRAC")', 1): 0.9,
+    # In-tree hands out the shared map itself; ours are copies.
+    ("getSiteSEMapping()", 120): 60.0,
+}
 # ... or at most so many times in-tree, at the same size or at another one.
 AT_MOST = {
     **{('S_ERROR("x")', frames): (0.5, frames) for frames in (5, 20, 40)},
     ("loadProxyFromFile", 1): (1.2, 1),
     ("loadProxyFromFile", 64): (1.2, 1),
-    ("getSiteSEMapping()", 120): (1.2, 120),
     ("ConnectionPool.get", 1): (1.3, 1),
     ("ConnectionPool.get", 100): (1.3, 1),
 }
