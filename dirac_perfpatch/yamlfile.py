@@ -91,8 +91,9 @@ def content(path: str) -> str:
             raise FileError(path, None, "is a folder; name the file in it")
         if not stat.S_ISREG(kind):
             raise FileError(path, None, "is not a regular file")
-        with open(path, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        # It may have become a pipe meanwhile, or have its reader wait although it looks regular, as /proc/kmsg does.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            data = file.read(_MAX_BYTES + 1) or b""
     except OSError as error:
         hint = "; make it readable for the user that runs DIRAC" if error.errno == errno.EACCES else ""
         raise FileError(path, None, f"cannot be read: {error.strerror}{hint}") from None

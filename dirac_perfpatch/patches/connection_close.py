@@ -46,11 +46,6 @@ def _pooled(db: Any) -> tuple[Any, Any]:
     return pool, answer["Value"] if answer["OK"] else None
 
 
-def _hold(connection: Any, by: int) -> None:
-    # A count, because the functions may call each other, with one connection.
-    connection._perfpatch_held = vars(connection).get("_perfpatch_held", 0) + by
-
-
 class _KeepOpen:
     """The wrapper of a function that closes the pool's connection."""
 
@@ -63,18 +58,19 @@ class _KeepOpen:
             return wrapped(*args, **kwargs)
         try:
             pool, connection = _pooled(self._find_db(instance))
-            if connection is not None:
-                _hold(connection, 1)
         except Exception as error:
             self._guard.failed(error)
             connection = None
         if connection is None:
             return wrapped(*args, **kwargs)
         answer: Any = None
+        # The functions may call each other, with one connection.
+        held = vars(connection).get("_perfpatch_held", False)
         try:
+            connection._perfpatch_held = True
             answer = wrapped(*args, **kwargs)
         finally:
-            _hold(connection, -1)
+            connection._perfpatch_held = held  # first: at a call a signal handler may raise
             if not (isinstance(answer, dict) and answer.get("OK")):
                 _roll_back(pool, connection)
         return answer

@@ -1,7 +1,8 @@
 """Does something under the patches, and at every line of ours that this passes through something comes in between.
 
-Arguments: what comes (signal or fork), what is done, then what that needs. A signal handler does the same as its
-thread; a child of a fork does the same as the thread that was in the middle of it. Prints how many lines were met, and
+Arguments: what comes (signal, fork or exception), what is done, then what that needs. A signal handler does the same as
+its thread, or raises, and its thread does the same once more; a child of a fork does the same as the thread that was in
+the middle of it. Prints how many lines were met, and
 ends with a stack if it does not end by itself.
 """
 
@@ -139,9 +140,9 @@ DONE = {
 }
 
 
-def _at_every_line(ask: Callable[[], None], meet: Callable[[], None]) -> int:
-    """Ask, and meet something once at each line of ours. Returns: the number of lines."""
-    seen: set[tuple[str, int]] = set()
+def _at_every_line(ask: Callable[[], None], meet: Callable[[], None], seen: set[tuple[str, int]] | None = None) -> int:
+    """Ask, and meet something once at each line of ours that was not seen before. Returns: the number of lines."""
+    seen = set() if seen is None else seen
     meeting = False
 
     def trace(frame: Any, event: str, argument: Any) -> Any:
@@ -205,11 +206,33 @@ def _forked(ask: Callable[[], None]) -> int:
     return lines[0]
 
 
+class _Raised(BaseException):
+    """As KeyboardInterrupt, and what a handler of SIGTERM raises."""
+
+
+def _broken_off(ask: Callable[[], None]) -> int:
+    """Raise at each line, and do it all again from the beginning."""
+
+    def meet() -> None:
+        raise _Raised
+
+    seen: set[tuple[str, int]] = set()
+    raised = True
+    while raised:
+        raised = False
+        try:
+            _at_every_line(ask, meet, seen)
+        except _Raised:
+            raised = True
+        ask()
+    return len(seen)
+
+
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
     what, name, *arguments = sys.argv[1:]
     ask = DONE[name](*arguments)
     ask()
-    print({"signal": _signalled, "fork": _forked}[what](ask))
+    print({"signal": _signalled, "fork": _forked, "exception": _broken_off}[what](ask))
     sys.stdout.flush()
     os._exit(0)

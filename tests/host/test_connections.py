@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -319,6 +320,38 @@ def test_directory_sizes_without_closing(mariadb: MariaDB) -> None:
     with stock("connection_close"):
         assert ask() == patched
     assert len(numbers) > 10
+
+
+def test_a_signal_handler_that_raises_leaves_no_connection_held(mariadb: MariaDB) -> None:
+    """Handlers run where something is called. A connection that stayed held could not be closed any more."""
+    db = catalogue()
+    assert db.dtree.getDirectorySize(["/fakevo"])["OK"]
+    place = 0
+
+    class Raised(BaseException):
+        pass
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        nonlocal left
+        if event in ("call", "c_call") and frame.f_code.co_filename.endswith("connection_close.py"):
+            left -= 1
+            if not left:
+                raise Raised
+
+    left = 0
+    while left <= 0:
+        place += 1
+        left = place
+        sys.setprofile(profile)
+        try:
+            db.dtree.getDirectorySize(["/fakevo"])
+        except Raised:
+            pass
+        finally:
+            sys.setprofile(None)
+        connection = db._getConnection()["Value"]
+        assert not vars(connection).get("_perfpatch_held"), place
+    assert place > 5
 
 
 def test_the_pilot_agent_without_closing(mariadb: MariaDB) -> None:

@@ -17,10 +17,18 @@ pytestmark = pytest.mark.patched
 WORKER = Path(__file__).with_name("interrupted_worker.py")
 
 
-@pytest.mark.parametrize("what", ["signal", "fork"])
-@pytest.mark.parametrize("done", ["extensions", "proxy", "subject", "error", "sites", "pool", "status", "switching"])
+DONE = ["extensions", "proxy", "subject", "error", "sites", "pool", "status", "switching"]
+
+
+@pytest.mark.parametrize(
+    ("what", "done"),
+    [(what, done) for what in ("signal", "fork") for done in DONE] + [("exception", done) for done in DONE[1:6]],
+)
 def test_whatever_comes_in_between_nothing_hangs(what: str, done: str, proxy: Path, mariadb: MariaDB) -> None:
-    """The handler does what its thread is in the middle of, and the child what a thread of its parent was in."""
+    """The handler does what its thread is in the middle of, and the child what a thread of its parent was in.
+
+    What a handler raises leaves all in order: it is done again without a failure.
+    """
     needs = {"proxy": [str(proxy)], "subject": [str(proxy)], "pool": [mariadb.host, str(mariadb.port)]}
     answer = subprocess.run(
         [sys.executable, str(WORKER), what, done, *needs.get(done, [])],

@@ -643,6 +643,20 @@ def test_a_special_file_does_not_block(file: Path, child: object, kind: str) -> 
     assert (answer.stdout, answer.stderr) == (f"{file}: is not a regular file\n", "")
 
 
+def test_a_file_that_becomes_a_pipe_between_two_looks_does_not_block(file: Path, child: object) -> None:
+    """Nor one that looks regular and has its reader wait, such as /proc/kmsg, which only root may open."""
+    os.mkfifo(file)
+    code = (
+        "import stat, os\n"
+        "stat.S_ISREG = lambda mode: True\n"
+        "writer = os.open(os.environ['FIFO'], os.O_RDWR)\n"
+        "from dirac_perfpatch.yamlfile import content\n"
+        "print(repr(content(os.environ['FIFO'])))"
+    )
+    answer = child(code, FIFO=str(file))  # type: ignore[operator]
+    assert (answer.stdout, answer.stderr) == ("''\n", "")
+
+
 def test_without_pyyaml_a_file_that_needs_it_is_told(file: Path, tmp_path: Path, child: object) -> None:
     (tmp_path / "yaml.py").write_text("raise ImportError('broken on purpose')")
     file.write_text("patches: {error_stack: off}\n")
