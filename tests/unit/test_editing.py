@@ -455,6 +455,7 @@ def _said(draft: toggles.Draft) -> dict[str, object]:
     return found
 
 
+@pytest.mark.simulation
 @settings(max_examples=300)
 @given(_files(), _settings())
 def test_whatever_the_file_only_the_setting_changes_and_all_comments_stay(text: str, setting: str) -> None:

@@ -19,7 +19,7 @@ Metadata = Callable[[], "dict[str, Any]"]
 
 @pytest.fixture(autouse=True)
 def _loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "start", lambda: None)
+    monkeypatch.setattr(loading.plugin, "start", lambda: None)
 
 
 # The two look-ups behave as the host's do: one collects names by priority and warns when a priority is not unique, the
@@ -88,7 +88,7 @@ def test_a_failing_load_does_not_make_us_an_extension(monkeypatch: pytest.Monkey
     def fail() -> None:
         raise RuntimeError("on purpose")
 
-    monkeypatch.setattr(loading, "start", fail)
+    monkeypatch.setattr(loading.plugin, "start", fail)
     monkeypatch.setattr(dirac_perfpatch, "_said_not_loaded", True)
     assert extensionsByPriority([DIRAC, US]) == ["DIRAC"]
 

@@ -340,6 +340,7 @@ def _break(copy: Path, name: str, fault: str) -> None:
         path.write_text(source)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     ("name", "fault"),
     [(name, "raises") for name in PATCH_MODULES] + [("patches/error_stack", fault) for fault in FAULTS],

@@ -158,6 +158,7 @@ def test_what_is_no_snapshot_is_passed_over(tmp_path: Path) -> None:
     assert read_spools([str(tmp_path)]).complaints == ()
 
 
+@pytest.mark.simulation
 def test_folders_without_end(tmp_path: Path) -> None:
     spools.write(tmp_path / "a", [_small()])
     before = os.getcwd()
@@ -230,6 +231,7 @@ _PLACES = [place for place in _places(json.loads(_WHOLE)) if place and place[:-1
 _PLACES += [("series", 0, "sketch", "bins", key) for key in ("0", "-500")]
 
 
+@pytest.mark.simulation
 @settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from(_PLACES), _VALUES), min_size=1, max_size=3))
 def test_nothing_in_a_file_breaks_the_report(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
@@ -258,6 +260,7 @@ def test_a_name_cannot_drive_a_terminal(tmp_path: Path) -> None:
     assert row.target == "?[2J?]0;evil?S_ERROR?"
 
 
+@pytest.mark.simulation
 def test_numbers_that_are_hard_together(tmp_path: Path) -> None:
     """Each may be; what is worked out of all of them must not be more than there is."""
     random = numpy.random.default_rng(5)
@@ -275,6 +278,7 @@ def test_numbers_that_are_hard_together(tmp_path: Path) -> None:
         assert number % 5 or as_html(report)
 
 
+@pytest.mark.simulation
 def test_a_name_is_a_name_in_plots_too(tmp_path: Path) -> None:
     """Dollars begin formulas in matplotlib."""
     names = ["$\\bad{$", "$x$", "\\$", "a & b", "long " * 100]
@@ -300,6 +304,7 @@ def test_names_of_files_are_shown_as_text(tmp_path: Path, capsys: pytest.Capture
     assert all(line.isprintable() for line in (*found["folders"], *found["complaints"]))
 
 
+@pytest.mark.simulation
 def test_letters_that_a_terminal_lacks(child: Child, tmp_path: Path) -> None:
     spools.write(tmp_path / "spool", [_small(target="\u2192\u3042")])
     code = f"import sys; from dirac_perfpatch.cli import main; sys.exit(main(['report', {str(tmp_path / 'spool')!r}]))"
@@ -498,6 +503,7 @@ class _Elements(HTMLParser):
                 self.references += re.findall(r"url\((.*?)\)", value or "")
 
 
+@pytest.mark.simulation
 def test_the_page_stands_alone(example: Path, tmp_path: Path) -> None:
     """Nothing is fetched, no script runs, each plot has a title, and no two things have one name."""
     path = tmp_path / "report.html"
@@ -570,6 +576,7 @@ def test_without_its_libraries_the_report_says_what_to_install(child: Child, tmp
     )
 
 
+@pytest.mark.simulation
 def test_only_the_page_needs_matplotlib(child: Child, tmp_path: Path) -> None:
     spools.write(tmp_path / "spool", [_small()])
     (tmp_path / "matplotlib.py").write_text("raise ImportError('No module named matplotlib')")

@@ -46,6 +46,7 @@ def _row(documents: list[spools.Document]) -> Row:
 # Both arms are stock
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     ("kind", "share", "load", "units"),
     [
@@ -65,6 +66,7 @@ def test_equal_arms_are_called_different_in_at_most_5_of_100_comparisons(
     assert max(map(sum, zip(*runs))) <= 6
 
 
+@pytest.mark.simulation
 def test_errors_that_come_in_bursts_are_no_difference() -> None:
     """Looked at after each unit, with a tenth of the calls patched: one call fails, or all do for a while."""
     random, wrong = numpy.random.default_rng(3), 0
@@ -104,6 +106,7 @@ def test_the_processes_of_a_host_are_one_unit_if_they_share_their_arm() -> None:
 # The patch does something
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("kind", "windows"), [("time", 400), ("call", 150)])
 def test_a_patch_that_takes_a_sixth_of_the_time_off_is_found(kind: str, windows: int) -> None:
     for word, faster in ((FASTER, 1.2), (SLOWER, 1 / 1.2)):
@@ -112,6 +115,7 @@ def test_a_patch_that_takes_a_sixth_of_the_time_off_is_found(kind: str, windows:
         assert sum(row.ratio.low <= faster <= row.ratio.high for row in rows if row.ratio) >= 9
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("kind", "share", "units"), [("time", 0.5, 30), ("time", 0.1, 36), ("call", 0.1, 36)])
 def test_a_patch_that_takes_half_the_time_is_found_in_an_hour(kind: str, share: float, units: int) -> None:
     found = 0
@@ -121,6 +125,7 @@ def test_a_patch_that_takes_half_the_time_is_found_in_an_hour(kind: str, share: 
     assert found >= 9
 
 
+@pytest.mark.simulation
 def test_processes_that_take_half_the_time_are_found() -> None:
     for seed in range(5):
         row = _row(spools.fleet(numpy.random.default_rng(seed), 10, 8, 2.0, timed_per_window=20.0))
@@ -176,6 +181,7 @@ def test_patched_calls_that_fail_are_found() -> None:
 # How long to wait
 
 
+@pytest.mark.simulation
 def test_the_wait_is_about_right() -> None:
     """Of what is found in the number that is told."""
     spread, difference = 0.3, math.log(1.05)

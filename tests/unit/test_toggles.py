@@ -223,6 +223,7 @@ CUT = [
 ]
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("text", [*CUT, Path(toggles.SHIPPED).read_text().replace("lookup: on", "lookup: off")])
 def test_wherever_a_file_is_cut_off_nothing_changes(file: Path, text: str) -> None:
     """In a running process; and of a new text, cut within a line, no patch that is not in it any more is switched."""

@@ -137,6 +137,7 @@ def _mutated(draw: st.DrawFn) -> str:
     return "".join(text)
 
 
+@pytest.mark.simulation
 @settings(max_examples=400)
 @given(_near())
 @example("")
@@ -163,6 +164,7 @@ def test_both_readers_agree_on_how_deep_is_too_deep(levels: int) -> None:
     assert _agree(_deep(levels)) == (levels <= 8)
 
 
+@pytest.mark.simulation
 @settings(max_examples=100)
 @given(_mutated())
 def test_both_readers_agree_on_a_shipped_file_that_was_edited(text: str) -> None:
@@ -239,12 +241,14 @@ def test_whatever_the_bytes_are_only_a_file_error_comes_out(file: Path, data: by
     _reads_or_refuses(file, data)
 
 
+@pytest.mark.simulation
 @settings(max_examples=150)
 @given(st.one_of(_near(), st.text("[]{}-?:,&*!|>'\"%@`#~ \n\tab01.=<\\xuU", max_size=40)))
 def test_whatever_the_text_near_yaml_is_only_a_file_error_comes_out(file: Path, text: str) -> None:
     _reads_or_refuses(file, text.encode())
 
 
+@pytest.mark.simulation
 @settings(max_examples=40)
 @given(_mutated())
 def test_whatever_was_edited_in_the_shipped_file_only_a_file_error_comes_out(file: Path, text: str) -> None:
