@@ -44,13 +44,13 @@ def _compare(patch: str, patched: bool, call: Callable[[], Any]) -> dict[str, fl
             switch.take_off()
             if name == "recorded":
                 comparison = arms.Comparison(switch.patch, switch.guard, trial, 10_000, patched)
-                switch.arm(comparison)
+                switch.put_on(comparison)
                 timed(call, 200)
-                # What the keeper does every ten seconds: from here on as many calls are timed as in a running service.
+                # What the journal does every ten seconds: from here on as many calls are timed as in a running service.
                 for recorder in comparison.recorders:
                     recorder.settle()
             elif patched:
-                switch.arm()
+                switch.put_on()
             number = max(1, int(_REPETITION_SECONDS / timed(call, 10) * 1e6))
             best[name] = min(best[name], timed(call, number), timed(call, number))
     return best

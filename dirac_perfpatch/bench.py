@@ -129,9 +129,9 @@ def _alternate(name: str, case: Case, size: int, measure: Meter, rounds: int) ->
     try:
         for _ in range(rounds):
             for on in fastest:
-                switch.arm() if on else switch.take_off()
+                switch.put_on() if on else switch.take_off()
                 number = warm_up(case, size, measure)
                 fastest[on] = min(fastest[on], measure(number), measure(number), measure(number))
     finally:
-        switch.arm()
+        switch.put_on()
     return fastest[False], fastest[True]

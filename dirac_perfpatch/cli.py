@@ -264,13 +264,13 @@ def _compare(patch: Patch, asked: Database | None) -> tuple[str, str]:
     answers = []
     try:
         for on in (True, True, False):
-            switch.arm() if on else switch.take_off()
+            switch.put_on() if on else switch.take_off()
             # One line asks for all three: an answer may hold the call stack.
             answers.append(patch.ask(asked))
     except NotAsked as error:
         return "not asked", str(error)
     finally:
-        switch.arm()
+        switch.put_on()
     first, second, stock = answers
     if switch.guard.failures:
         return "differs", f"the patch's own code failed {switch.guard.failures} times"

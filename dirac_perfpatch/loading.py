@@ -22,7 +22,7 @@ from dirac_perfpatch import host, imports, patches, toggles
 from dirac_perfpatch.background import Background
 from dirac_perfpatch.notices import say_once
 from dirac_perfpatch.patching import FAILED, OFF, Switch
-from dirac_perfpatch.toggles import Comparison, Draft, Toggle, ToggleError, Toggles
+from dirac_perfpatch.toggles import ComparisonToggles, Draft, Toggle, ToggleError, Toggles
 
 if TYPE_CHECKING:
     from dirac_perfpatch.comparison.running import Comparisons
@@ -43,7 +43,7 @@ class Plugin:
         self.toggles: dict[str, Toggle] = {}
         self.background = Background(self._look_again, last=self._write_states)
         self._first: Draft | None = None  # what was read at the start; None if it could not be used
-        self._comparison: Comparison | None = None
+        self._comparison: ComparisonToggles | None = None
         self._keeps = False
         # Called when a module comes that a patch waits for: by name of patch, with the names of the modules.
         self._waiting: dict[str, tuple[tuple[str, ...], Callable[..., None]]] = {}
@@ -136,7 +136,7 @@ class Plugin:
             check_one_in = self._comparison.check_one_in if self._comparison else 0
             self._comparisons().begin(switch, toggle.trial, check_one_in, self.spool())
         elif toggle.on:
-            switch.arm()
+            switch.put_on()
 
     def spool(self) -> str | None:
         """The folder for what is recorded: that of the toggles, or of the installation; None if there is neither."""
@@ -208,20 +208,20 @@ class Plugin:
 
     def _keep(self, on: bool) -> None:
         if on:
-            self._wait(_KEEP, (_UPDATES,), self._load_keeping)
+            self._wait(_KEEP, (_UPDATES,), self._load_updating)
             return
         self._wait_no_longer(_KEEP)
-        keeping = sys.modules.get("dirac_perfpatch.keeping")
-        if keeping is not None:
-            keeping.SWITCH.take_off()
+        updating = sys.modules.get("dirac_perfpatch.updating")
+        if updating is not None:
+            updating.SWITCH.take_off()
 
-    def _load_keeping(self, name: str, module: object = None) -> None:
+    def _load_updating(self, name: str, module: object = None) -> None:
         """Never raises: the patches do not depend on it."""
         self._wait_no_longer(name)
         try:
-            from dirac_perfpatch import keeping
+            from dirac_perfpatch import updating
 
-            keeping.SWITCH.arm()
+            updating.SWITCH.put_on()
         except Exception as error:
             say_once(f"{name}: {type(error).__name__}: {error}; an update of DIRAC will leave the plugin out")
 

@@ -34,7 +34,7 @@ _PATIENCE = 1.0
 
 Undo = Callable[[], None]
 Wrapper = Callable[[Any, Any, Sequence[Any], Mapping[str, Any]], Any]
-# Of what it is given see Site.compared().
+# Of what it is given see Fitting.compared().
 Check = Callable[[Any, Callable[..., Any], "tuple[Any, ...]", "dict[str, Any]"], str]
 Record = Callable[[str, Callable[..., Any], Callable[..., Any], Optional[Check]], Callable[..., Any]]
 # Given a number of calls, makes them and returns the microseconds that each took. What is called is looked up anew
@@ -77,7 +77,7 @@ def without_stacks(answer: Any) -> Any:
 
 
 def same_answer(answer: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """The check of a target whose answers can be compared with ``==``; see :meth:`Site.compared`."""
+    """The check of a target whose answers can be compared with ``==``; see :meth:`Fitting.compared`."""
     return "" if original(*args, **kwargs) == answer else "another answer"
 
 
@@ -161,7 +161,7 @@ def _place(error: BaseException) -> str:
 
 
 def _run_ours(*arguments: Any, **named: Any) -> Any:
-    """Its code is the pattern of what :meth:`Site.take_over` puts in; its one constant is what is called."""
+    """Its code is the pattern of what :meth:`Fitting.take_over` puts in; its one constant is what is called."""
     ours: Any = "ours"
     return ours(*arguments, **named)
 
@@ -179,7 +179,7 @@ def _reaches(found: Any, ours: Any) -> bool:
     return False
 
 
-class Site:
+class Fitting:
     """What a target is put on with.
 
     Args:
@@ -401,15 +401,15 @@ class Target(NamedTuple):
     Args:
         modules: Full name of the module that defines it; several names if it moved between releases of the host.
         attribute: Its path in that module, as Python finds it there.
-        look: Given the site, returns if the target is the stock code that the patch was written for; raises
+        look: Given the fitting, returns if the target is the stock code that the patch was written for; raises
             :class:`InTree`, :class:`NotHere` or :class:`UnknownHost` if it is not. Changes nothing.
-        put_on: Given the site, replaces the target by means of the site, which can undo that.
+        put_on: Given the fitting, replaces the target by means of the fitting, which can undo that.
     """
 
     modules: tuple[str, ...]
     attribute: str
-    look: Callable[[Site], None]
-    put_on: Callable[[Site], None]
+    look: Callable[[Fitting], None]
+    put_on: Callable[[Fitting], None]
 
 
 class Database(NamedTuple):
@@ -487,22 +487,24 @@ class Patch(NamedTuple):
     spares: tuple[str, str] | None = None
 
 
-class _Fitting:
+class _TargetState:
     """What has become of one target in this process."""
 
     def __init__(self, target: Target) -> None:
-        self.target = target
+        self.declared = target
         self.module = target.modules[0]  # where it is, or the first place where it may be
         self.state = OFF
         self.reason = ""
-        self.sites: list[Site] = []  # the last one is of the module as it is now, the others of what was there before
+        self.fittings: list[
+            Fitting
+        ] = []  # the last one is of the module as it is now, the others of what was there before
         self.callback: imports.Callback | None = None
         # Failed on something that was not there: perhaps another thread was executing the module by hand.
         self.incomplete = False
 
     def look(self) -> tuple[str, str]:
         """The state and the reason, by what is there now."""
-        replaced = self.sites[-1].replaced() if self.state == APPLIED else ""
+        replaced = self.fittings[-1].replaced() if self.state == APPLIED else ""
         if replaced:
             return FAILED, f"somebody has replaced {replaced} since; their code runs there"
         return self.state, self.reason
@@ -520,7 +522,7 @@ class Switch:
         self._on_trip = on_trip
         self.guard = Guard(patch.name, self.trip)
         self._options = options
-        self._fittings = [_Fitting(target) for target in patch.targets]
+        self._targets = [_TargetState(target) for target in patch.targets]
         self._tripped = ""
         self._comparison: Any = None
 
@@ -528,7 +530,7 @@ class Switch:
         """Change the options; they are taken up when the patch is armed again."""
         self._options = options
 
-    def arm(self, comparison: Any = None) -> None:
+    def put_on(self, comparison: Any = None) -> None:
         """Put on what is there, and wait for the rest; nothing if the patch has tripped. Never raises.
 
         Args:
@@ -540,57 +542,57 @@ class Switch:
         self._comparison = comparison
         if comparison is not None:
             comparison.resume()
-        for fitting in self._fittings:
-            if fitting.state in (OFF, FAILED):
-                self._arm_one(fitting)
+        for target in self._targets:
+            if target.state in (OFF, FAILED):
+                self._wait_for(target)
 
-    def _arm_one(self, fitting: _Fitting) -> None:
+    def _wait_for(self, target: _TargetState) -> None:
         def complete(module: ModuleType) -> None:
-            self._put_on(fitting, module)
+            self._put_on(target, module)
 
-        fitting.state, fitting.reason, fitting.incomplete = ARMED, f"waits for {fitting.module}", False
-        fitting.callback = complete
+        target.state, target.reason, target.incomplete = ARMED, f"waits for {target.module}", False
+        target.callback = complete
         try:
-            for module in fitting.target.modules:
+            for module in target.declared.modules:
                 imports.when_complete(module, complete)
         except Exception as error:
-            self._fail(fitting, error)
+            self._fail(target, error)
 
-    def _put_on(self, fitting: _Fitting, module: ModuleType) -> None:
+    def _put_on(self, target: _TargetState, module: ModuleType) -> None:
         """Runs inside an import of the host, so it must not raise, and must not wait for a thread that waits for that
         import: one that puts on something else, and imports what it needs for that. What gives up here is armed, and
         :meth:`catch_up` tries again."""
         if not _changing.acquire(timeout=_PATIENCE):
             return
         try:
-            if fitting.state == ARMED:
-                self._put_on_now(fitting, module)
+            if target.state == ARMED:
+                self._put_on_now(target, module)
         finally:
             _changing.release()
 
-    def _put_on_now(self, fitting: _Fitting, module: ModuleType) -> None:
+    def _put_on_now(self, target: _TargetState, module: ModuleType) -> None:
         record = None if self._comparison is None else self._comparison.record
-        site = Site(module, self._options, self.guard, record)
-        name = fitting.module
+        fitting = Fitting(module, self._options, self.guard, record)
+        name = target.module
         try:
-            fitting.module = module.__name__
-            fitting.target.look(site)
-            fitting.target.put_on(site)
+            target.module = module.__name__
+            target.declared.look(fitting)
+            target.declared.put_on(fitting)
         except NotHere:
-            fitting.module = name
+            target.module = name
             return
         except InTree as fact:
-            fitting.state, fitting.reason = STOOD_DOWN, str(fact)
+            target.state, target.reason = STOOD_DOWN, str(fact)
         except Exception as error:
             with suppress(Exception):  # what cannot be undone is passed through by the guard
-                site.undo()
-            self._fail(fitting, error)
+                fitting.undo()
+            self._fail(target, error)
         else:
-            fitting.sites.append(site)
-            fitting.state, fitting.reason = APPLIED, "; ".join(site.warnings)
-        self._stop_waiting(fitting)
+            target.fittings.append(fitting)
+            target.state, target.reason = APPLIED, "; ".join(fitting.warnings)
+        self._stop_waiting(target)
         if self._tripped:  # by a signal handler, in the middle of this
-            self._take_off_one(fitting)
+            self._take_off_one(target)
 
     def catch_up(self) -> None:
         """Look again for modules that are waited for or were not complete, and put targets on again whose module was
@@ -599,22 +601,22 @@ class Switch:
         What was put on before stays: who holds an object of the module as it was calls that one. Never raises.
         """
         with _changing:
-            for fitting in self._fittings:
-                reloaded = fitting.sites and fitting.sites[-1].is_reloaded()
-                if fitting.state == ARMED or fitting.incomplete or reloaded:
-                    self._stop_waiting(fitting)
-                    self._arm_one(fitting)
+            for target in self._targets:
+                reloaded = target.fittings and target.fittings[-1].is_reloaded()
+                if target.state == ARMED or target.incomplete or reloaded:
+                    self._stop_waiting(target)
+                    self._wait_for(target)
 
-    def _fail(self, fitting: _Fitting, error: Exception) -> None:
+    def _fail(self, target: _TargetState, error: Exception) -> None:
         if isinstance(error, NoWrapt):
-            fitting.state, fitting.reason = FAILED, str(error)
+            target.state, target.reason = FAILED, str(error)
             say_once(f"{error}; DIRAC runs its own code where a patch needs it")
             return
-        fitting.incomplete = isinstance(error, UnknownHost)
-        text = str(error) if fitting.incomplete else f"{type(error).__name__}: {error}"
-        fitting.state, fitting.reason = FAILED, text
-        target = f"{fitting.module}.{fitting.target.attribute}"
-        say_once(f"{self.patch.name}: cannot patch {target}: {text}; DIRAC runs its own code there")
+        target.incomplete = isinstance(error, UnknownHost)
+        text = str(error) if target.incomplete else f"{type(error).__name__}: {error}"
+        target.state, target.reason = FAILED, text
+        where = f"{target.module}.{target.declared.attribute}"
+        say_once(f"{self.patch.name}: cannot patch {where}: {text}; DIRAC runs its own code there")
 
     def take_off(self) -> list[str]:
         """Put every original back and wait for nothing any more. Calls that are under way end as they began.
@@ -629,26 +631,26 @@ class Switch:
                 self._comparison = None
             self.guard.off = True
             self.guard = self.guard.renewed()
-            for fitting in self._fittings:
+            for target in self._targets:
                 try:
-                    self._take_off_one(fitting)
+                    self._take_off_one(target)
                 except Exception as error:
-                    fitting.state, fitting.reason = FAILED, f"taking it off failed with {type(error).__name__}"
-                    failures.append(fitting.reason)
+                    target.state, target.reason = FAILED, f"taking it off failed with {type(error).__name__}"
+                    failures.append(target.reason)
         return failures
 
-    def _take_off_one(self, fitting: _Fitting) -> None:
-        self._stop_waiting(fitting)
-        while fitting.sites:
-            fitting.sites[-1].undo()
-            fitting.sites.pop()
-        fitting.state, fitting.reason, fitting.incomplete = OFF, "", False
+    def _take_off_one(self, target: _TargetState) -> None:
+        self._stop_waiting(target)
+        while target.fittings:
+            target.fittings[-1].undo()
+            target.fittings.pop()
+        target.state, target.reason, target.incomplete = OFF, "", False
 
-    def _stop_waiting(self, fitting: _Fitting) -> None:
-        if fitting.callback is not None:
-            for module in fitting.target.modules:
-                imports.forget(module, fitting.callback)
-        fitting.callback = None
+    def _stop_waiting(self, target: _TargetState) -> None:
+        if target.callback is not None:
+            for module in target.declared.modules:
+                imports.forget(module, target.callback)
+        target.callback = None
 
     def trip(self, reason: str) -> None:
         """Take the patch off for the rest of this process because it cannot be trusted. Never raises.
@@ -666,9 +668,9 @@ class Switch:
         """This patch's entry of :func:`dirac_perfpatch.status`."""
         self.catch_up()
         with _changing:
-            found = [(fitting, *fitting.look()) for fitting in self._fittings]
+            found = [(target, *target.look()) for target in self._targets]
             targets = [
-                {"module": f.module, "attribute": f.target.attribute, "state": state, "reason": reason}
+                {"module": f.module, "attribute": f.declared.attribute, "state": state, "reason": reason}
                 for f, state, reason in found
             ]
             state, reason = self._summary([(state, reason) for _, state, reason in found])

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from types import ModuleType
 
-from dirac_perfpatch.patching import ARMED, FAILED, STOOD_DOWN, Guard, InTree, NotHere, Site, Target
+from dirac_perfpatch.patching import ARMED, FAILED, STOOD_DOWN, Fitting, Guard, InTree, NotHere, Target
 
 _CACHES = ("cache", "lru_cache")
 _CACHED = "_cached"  # what a stand-in knows as functools.cache
@@ -32,7 +32,7 @@ def foresee(target: Target) -> tuple[str, str]:
     for name in target.modules:
         try:
             module = _stand_in(name)
-            target.look(Site(module, {}, Guard("", lambda reason: None)))
+            target.look(Fitting(module, {}, Guard("", lambda reason: None)))
         except (ModuleNotFoundError, NotHere):
             continue
         except InTree as fact:

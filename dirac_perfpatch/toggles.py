@@ -62,7 +62,7 @@ class Toggle(NamedTuple):
         return self.mode != OFF
 
 
-class Comparison(NamedTuple):
+class ComparisonToggles(NamedTuple):
     """What is wanted of the comparison as a whole.
 
     Args:
@@ -89,7 +89,7 @@ class Toggles(NamedTuple):
     source: str
     patches: Mapping[str, Toggle]
     keep_on_update: bool = False
-    comparison: Comparison | None = None
+    comparison: ComparisonToggles | None = None
 
 
 # The two that follow are no named tuples because making the class of one takes longer than reading the file.
@@ -131,7 +131,7 @@ class Draft:
         keep_on_update: bool,
         patches: Mapping[str, _Wish],
         trial: Trial,
-        comparison: Comparison,
+        comparison: ComparisonToggles,
         says_enabled: bool,
         text: str = "",
     ) -> None:
@@ -293,7 +293,7 @@ def _shipped() -> Draft:
         patches[name] = _Wish(ON if mode else OFF, options, {})
     compared = {key: node.value for key, node in top["comparison"].value.items()}
     trial = Trial(**{key: compared.pop(key) for key in Trial._fields})
-    comparison = Comparison(**compared)
+    comparison = ComparisonToggles(**compared)
     return Draft(SHIPPED, top["enabled"].value, top["keep_on_update"].value, patches, trial, comparison, True)
 
 
@@ -336,7 +336,7 @@ def _wish(path: str, name: str, node: Node, below: _Wish) -> _Wish:
     return _Wish(mode, options, trial)
 
 
-def _comparison(path: str, node: Node, below: Draft) -> tuple[Trial, Comparison]:
+def _comparison(path: str, node: Node, below: Draft) -> tuple[Trial, ComparisonToggles]:
     said = _children(path, node, "comparison must be a mapping: a name and a value per line")
     # Not in the host's configuration: it is the operator of the host who allows it to override the file.
     known = [name for name in _COMPARED if not (node.place and name == "follow_configuration")]

@@ -113,7 +113,7 @@ class Comparison:
         return recorder.stand_in(lambda: pick() < share)
 
     def tick(self, now: float, clock: float) -> float:
-        """End the block if its time is over. In the keeper's thread.
+        """End the block if its time is over. In the journal's thread.
 
         Returns:
             When it is to be called again, as ``time.monotonic()``.
@@ -146,7 +146,7 @@ class Comparison:
         self._set_arm(self.patched)
 
     def leave(self) -> None:
-        """The patch is taken off: leave its guard alone from now on. The keeper comes for what was recorded."""
+        """The patch is taken off: leave its guard alone from now on. The journal comes for what was recorded."""
         with self._lock:
             self._others_after = self._others()
             self.ended = time.monotonic()

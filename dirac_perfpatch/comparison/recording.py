@@ -2,10 +2,10 @@
 
 The recorder is called for every call of a hot function, so it does next to nothing there: it counts, and it takes the
 time of one call in sixteen, or of each where a call takes so long that taking its time is nothing. What is measured
-waits in a queue until the keeper's thread comes for it, once in a while; sketches and blocks are its business alone.
+waits in a queue until the journal's thread comes for it, once in a while; sketches and blocks are its business alone.
 
 Thread safety: callers share nothing but an ``itertools.count``, whose ``next`` is one operation, and a ``deque``, whose
-``append`` is one, too. Everything else is touched under the keeper's lock, by its thread or at the end of the process.
+``append`` is one, too. Everything else is touched by the journal's thread only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ARMS = (PATCHED, STOCK)
 _SELDOM = 15
 # A call that takes at least so many seconds is timed each time: that costs 0.3 us.
 _SLOW = 100e-6
-# Times that may wait for the keeper. At a hundred thousand calls a second these are ten seconds.
+# Times that may wait for the journal. At a hundred thousand calls a second these are ten seconds.
 _MOST_WAITING = 65536
 # Half the relative width of a bin of the sketch.
 ACCURACY = 0.01
@@ -71,7 +71,7 @@ class ArmRecord:
         return answer
 
     def settle(self) -> list[float]:
-        """Count up to now, and put what waits into the sketch. In the keeper's thread.
+        """Count up to now, and put what waits into the sketch. In the journal's thread.
 
         Returns:
             The times that were waiting, in seconds.
@@ -166,13 +166,13 @@ class Recorder:
         return recorded
 
     def settle(self) -> None:
-        """Collect what was recorded since the last time. In the keeper's thread."""
+        """Collect what was recorded since the last time. In the journal's thread."""
         for arm in ARMS:
             self._block_times[arm] += self.arms[arm].settle()
             self.rests[arm].settle()
 
     def end_block(self, block: int, pair: int, start: float, seconds: float) -> None:
-        """Close a block of time, in the keeper's thread: a row for each arm that had calls in it.
+        """Close a block of time, in the journal's thread: a row for each arm that had calls in it.
 
         Args:
             block: Its number.

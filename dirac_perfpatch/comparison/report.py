@@ -31,7 +31,7 @@ from dirac_perfpatch.comparison.statistics import (
 
 # States in which a patch is not what the operator wanted it to be.
 TROUBLES = ("tripped", "failed")
-# Windows are of one length if the shorter has at least so much of the longer; the keeper's thread may be late.
+# Windows are of one length if the shorter has at least so much of the longer; the journal's thread may be late.
 _ALIKE = 0.9
 
 

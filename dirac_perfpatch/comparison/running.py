@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from dirac_perfpatch.comparison.arms import Comparison, arm_of_process
-from dirac_perfpatch.comparison.keeper import Keeper
+from dirac_perfpatch.comparison.journal import Journal
 from dirac_perfpatch.comparison.spool import component, host_name
 from dirac_perfpatch.notices import say_once
 from dirac_perfpatch.patching import Switch
@@ -26,10 +26,10 @@ class Comparisons:
 
     def __init__(self, switches: Mapping[str, Switch]) -> None:
         self._switches = switches
-        self._keeper = Keeper("", self._describe)
+        self._journal = Journal("", self._describe)
 
     def begin(self, switch: Switch, trial: Trial, check_one_in: int, spool: str | None) -> None:
-        """Arm a patch in comparison with stock; without, if that cannot be done here. Never raises.
+        """Put a patch on in comparison with stock; without, if that cannot be done here. Never raises.
 
         Args:
             switch: Of the patch; it is off.
@@ -44,33 +44,33 @@ class Comparisons:
             patch = switch.patch.name
             patched = arm_of_process(patch, host_name(), component(sys.argv), trial.share, os.environ)
             comparison = Comparison(switch.patch, switch.guard, trial, check_one_in, patched)
-            self._keeper_in(spool).add(comparison)
+            self._journal_in(spool).add(comparison)
         except Exception as error:
             say_once(
                 f"{switch.patch.name}: cannot be compared with stock: {type(error).__name__}: {error}; it is on "
                 "instead (a comparison needs what dirac-perfpatch[ab] brings)"
             )
             comparison = None
-        switch.arm(comparison)
+        switch.put_on(comparison)
 
     def write_states(self, spool: str | None, last: bool) -> None:
         """Leave snapshots from now on, also if nothing is compared: a patch has tripped.
 
         Args:
             spool: As for :meth:`begin`.
-            last: The process ends. Then the calling thread writes, unless the keeper's does so anyway.
+            last: The process ends. Then the calling thread writes, unless the journal's does so anyway.
 
         Raises:
             LookupError: Nobody knows a folder.
         """
-        self._keeper_in(spool).show(last)
+        self._journal_in(spool).show(last)
 
-    def _keeper_in(self, spool: str | None) -> Keeper:
-        """The keeper, which moves when the folder changes."""
+    def _journal_in(self, spool: str | None) -> Journal:
+        """The journal, which moves when the folder changes."""
         if spool is None:
             raise LookupError("nobody says where the spool is: set comparison.spool")
-        self._keeper.folder = spool
-        return self._keeper
+        self._journal.folder = spool
+        return self._journal
 
     def _describe(self) -> dict[str, Any]:
         patches, events = {}, {}

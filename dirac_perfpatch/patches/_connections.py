@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from threading import current_thread
 from typing import Any
 
-from dirac_perfpatch.patching import Database, Guard, NotAsked, Site
+from dirac_perfpatch.patching import Database, Fitting, Guard, NotAsked
 
 MODULE = "DIRAC.Core.Utilities.MySQL"
 ASSIGNED = "_ConnectionPool__assigned"  # {thread: [connection, name of its database, time of last use]}
@@ -179,11 +179,11 @@ class _Wishes:
     keepalive_seconds: float | None = None
     leave_to_parent = False  # after a fork
 
-    def set(self, site: Site, **values: Any) -> None:
+    def set(self, fitting: Fitting, **values: Any) -> None:
         """Set attributes until it is undone."""
         for name, value in values.items():
             setattr(self, name, value)
-            site.undoing.append(functools.partial(setattr, self, name, getattr(type(self), name)))
+            fitting.undoing.append(functools.partial(setattr, self, name, getattr(type(self), name)))
 
 
 wishes = _Wishes()
@@ -436,22 +436,22 @@ class _Adoption:
     """Adopts every connection of every pool, for as long as a patch wants that."""
 
     def __init__(self) -> None:
-        # By the class of the pools: how many want it, and the site that it is put on with.
-        self._users: dict[type, tuple[int, Site]] = {}
+        # By the class of the pools: how many want it, and the fitting that it is put on with.
+        self._users: dict[type, tuple[int, Fitting]] = {}
 
-    def begin(self, site: Site) -> None:
+    def begin(self, fitting: Fitting) -> None:
         """Adopt the connections that there are and those to come, until it is undone.
 
         When the last user has undone it, the connections are the driver's again.
         """
-        pools = site.resolve("ConnectionPool")
-        # On a site of its own: the patch that began may end before the others.
-        users, ours = self._users.get(pools, (0, Site(site.module, {}, site.guard)))
+        pools = fitting.resolve("ConnectionPool")
+        # On a fitting of its own: the patch that began may end before the others.
+        users, ours = self._users.get(pools, (0, Fitting(fitting.module, {}, fitting.guard)))
         self._users[pools] = (users + 1, ours)
-        site.undoing.append(functools.partial(self._end, pools))
+        fitting.undoing.append(functools.partial(self._end, pools))
         if users == 0:
-            ours.wrap(f"ConnectionPool.{NEW}", _adopting(site.guard))
-            ours.wrap(f"ConnectionPool.{_PING}", _adopting_late(site.guard))
+            ours.wrap(f"ConnectionPool.{NEW}", _adopting(fitting.guard))
+            ours.wrap(f"ConnectionPool.{_PING}", _adopting_late(fitting.guard))
 
     def _end(self, pools: type) -> None:
         users, ours = self._users.pop(pools)

@@ -39,16 +39,27 @@ from dirac_perfpatch.patches._connections import (
     tells_socket,
     wishes,
 )
-from dirac_perfpatch.patching import Case, Database, InTree, Meter, NotAsked, Patch, Site, Target, Timed, without_stacks
+from dirac_perfpatch.patching import (
+    Case,
+    Database,
+    Fitting,
+    InTree,
+    Meter,
+    NotAsked,
+    Patch,
+    Target,
+    Timed,
+    without_stacks,
+)
 
 # Without a look at the socket a connection that died is given out for that long after its last use.
 _BLIND_SECONDS = 5.0
 
 
-def _make_get(site: Site) -> Callable[..., Any]:
+def _make_get(fitting: Fitting) -> Callable[..., Any]:
     """What stands in for ConnectionPool.get. One function, because calling another takes as long as a third of it."""
-    original, s_ok, guard = site.unbound("ConnectionPool.get"), site.resolve("S_OK"), site.guard
-    idle_seconds = site.options["idle_ping_seconds"]
+    original, s_ok, guard = fitting.unbound("ConnectionPool.get"), fitting.resolve("S_OK"), fitting.guard
+    idle_seconds = fitting.options["idle_ping_seconds"]
 
     def get(self: Any, dbName: Any, *args: Any, **kwargs: Any) -> Any:
         if guard.off:
@@ -96,23 +107,23 @@ def _ping(answer: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> 
     return ""
 
 
-def _look(site: Site) -> None:
-    pool = site.resolve("ConnectionPool")
+def _look(fitting: Fitting) -> None:
+    pool = fitting.resolve("ConnectionPool")
     if hasattr(pool, "PING_IDLE_THRESHOLD") or hasattr(pool, "discardCurrentThreadConn"):
         raise InTree("the host does without the ping itself")
-    site.expect("ConnectionPool.get", "clean", "_ConnectionPool__getWithRetry")
-    site.resolve("S_OK")
+    fitting.expect("ConnectionPool.get", "clean", "_ConnectionPool__getWithRetry")
+    fitting.resolve("S_OK")
 
 
-def _put_on(site: Site) -> None:
-    if not tells_socket(site.module.MySQLdb._mysql.connection):
-        site.warn(
+def _put_on(fitting: Fitting) -> None:
+    if not tells_socket(fitting.module.MySQLdb._mysql.connection):
+        fitting.warn(
             "this mysqlclient does not tell a connection's socket (2.2 and later do): a connection that dies within "
             f"{_BLIND_SECONDS:.0f} s of its last use costs a failed statement, which it does not without this patch"
         )
-    wishes.set(site, keepalive_seconds=site.options["keepalive_seconds"] or None, leave_to_parent=True)
-    adoption.begin(site)
-    site.stand_in("ConnectionPool.get", _make_get(site), _ping)
+    wishes.set(fitting, keepalive_seconds=fitting.options["keepalive_seconds"] or None, leave_to_parent=True)
+    adoption.begin(fitting)
+    fitting.stand_in("ConnectionPool.get", _make_get(fitting), _ping)
 
 
 def ask_pool(database: Database | None) -> Any:

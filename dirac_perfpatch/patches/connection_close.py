@@ -25,7 +25,7 @@ from typing import Any
 
 from dirac_perfpatch.patches._connections import ASSIGNED, MODULE, NEW, adoption, connect, discard, is_alive, wishes
 from dirac_perfpatch.patches.connection_checkout import ask_pool
-from dirac_perfpatch.patching import Case, Database, Guard, InTree, Meter, Patch, Site, Target, Timed
+from dirac_perfpatch.patching import Case, Database, Fitting, Guard, InTree, Meter, Patch, Target, Timed
 
 _POOL = "_MySQL__connectionPool"
 _NAME = "_MySQL__dbName"
@@ -46,11 +46,11 @@ def _pooled(db: Any) -> tuple[Any, Any]:
     return pool, answer["Value"] if answer["OK"] else None
 
 
-class _KeepOpen:
+class _HeldOpen:
     """The wrapper of a function that closes the pool's connection."""
 
-    def __init__(self, site: Site, find_db: Callable[[Any], Any]) -> None:
-        self._guard = site.guard
+    def __init__(self, fitting: Fitting, find_db: Callable[[Any], Any]) -> None:
+        self._guard = fitting.guard
         self._find_db = find_db
 
     def __call__(self, wrapped: Any, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -110,32 +110,32 @@ def _clean(guard: Guard, connection: Any, pool: Any) -> bool:
     return True
 
 
-def _look(path: str) -> Callable[[Site], None]:
-    def look(site: Site) -> None:
+def _look(path: str) -> Callable[[Fitting], None]:
+    def look(fitting: Fitting) -> None:
         owner, _, name = path.rpartition(".")
-        if name not in vars(site.resolve(owner)):
+        if name not in vars(fitting.resolve(owner)):
             raise InTree("this release of the host has no such function")
-        site.expect(path, "_getConnection")
-        if "close" not in site.names_in(path):
+        fitting.expect(path, "_getConnection")
+        if "close" not in fitting.names_in(path):
             raise InTree("the host leaves the connection open itself")
 
     return look
 
 
-def _look_at_pool(site: Site) -> None:
-    if hasattr(site.resolve("ConnectionPool"), "discardCurrentThreadConn"):
+def _look_at_pool(fitting: Fitting) -> None:
+    if hasattr(fitting.resolve("ConnectionPool"), "discardCurrentThreadConn"):
         raise InTree("the host's functions leave the pool's connections open themselves")
-    site.expect(f"ConnectionPool.{NEW}", "MySQLdb", "connect", _USER, _PASSWORD)
+    fitting.expect(f"ConnectionPool.{NEW}", "MySQLdb", "connect", _USER, _PASSWORD)
 
 
-def _put_on_pool(site: Site) -> None:
-    adoption.begin(site)
-    wishes.set(site, instead_of_close=functools.partial(_clean, site.guard))
+def _put_on_pool(fitting: Fitting) -> None:
+    adoption.begin(fitting)
+    wishes.set(fitting, instead_of_close=functools.partial(_clean, fitting.guard))
 
 
 def _target(module: str, path: str, find_db: Callable[[Any], Any]) -> Target:
-    def put_on(site: Site) -> None:
-        site.wrap(path, _KeepOpen(site, find_db))
+    def put_on(fitting: Fitting) -> None:
+        fitting.wrap(path, _HeldOpen(fitting, find_db))
 
     return Target((module,), path, _look(path), put_on)
 

@@ -44,7 +44,7 @@ from dirac_perfpatch.patches._connections import (
     wishes,
 )
 from dirac_perfpatch.patches.connection_checkout import ask_pool
-from dirac_perfpatch.patching import Case, Database, InTree, Meter, Patch, Site, Target, Timed
+from dirac_perfpatch.patching import Case, Database, Fitting, InTree, Meter, Patch, Target, Timed
 
 # CR_SERVER_GONE_ERROR, CR_SERVER_LOST, CR_SERVER_LOST_EXTENDED and ER_CLIENT_INTERACTION_TIMEOUT (MySQL from 8.0.24;
 # MariaDB reports 2006 for it). https://dev.mysql.com/doc/mysql-errors/8.0/en/
@@ -64,10 +64,10 @@ _unsent = _Unsent()
 class _Eviction:
     """The wrapper of MySQL._except."""
 
-    def __init__(self, site: Site) -> None:
-        self._guard = site.guard
-        self._pools = site.resolve("MySQL")._MySQL__connectionPools
-        self._driver = site.module.MySQLdb
+    def __init__(self, fitting: Fitting) -> None:
+        self._guard = fitting.guard
+        self._pools = fitting.resolve("MySQL")._MySQL__connectionPools
+        self._driver = fitting.module.MySQLdb
 
     def __call__(self, wrapped: Any, db: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         error: Any = args[1] if len(args) > 1 else kwargs.get("x")
@@ -115,9 +115,9 @@ class NotSent(Exception):
     """The server was seen to have hung up before a statement was sent. What is raised is also a driver's error."""
 
 
-def _look_before_sending(site: Site) -> Any:
+def _look_before_sending(fitting: Fitting) -> Any:
     # A class made here, because the driver is there only now.
-    not_sent: Any = type("NotSentError", (NotSent, site.module.MySQLdb.OperationalError), {})
+    not_sent: Any = type("NotSentError", (NotSent, fitting.module.MySQLdb.OperationalError), {})
 
     def before_first(connection: Any, statement: Any) -> None:
         try:
@@ -131,9 +131,9 @@ def _look_before_sending(site: Site) -> Any:
     return before_first
 
 
-def _make_again_if_unsent(site: Site, path: str) -> Any:
+def _make_again_if_unsent(fitting: Fitting, path: str) -> Any:
     """What stands in for a method that takes a connection and runs a statement."""
-    original, guard = site.unbound(path), site.guard
+    original, guard = fitting.unbound(path), fitting.guard
 
     def statement(self: Any, *args: Any, **kwargs: Any) -> Any:
         if guard.off or kwargs.get("conn"):
@@ -152,21 +152,21 @@ def _make_again_if_unsent(site: Site, path: str) -> Any:
     return statement
 
 
-def _look(site: Site) -> None:
-    if hasattr(site.resolve("ConnectionPool"), "discardCurrentThreadConn"):
+def _look(fitting: Fitting) -> None:
+    if hasattr(fitting.resolve("ConnectionPool"), "discardCurrentThreadConn"):
         raise InTree("the host evicts dead connections itself")
-    site.expect("MySQL._except", "_safeCmd", "EMYSQL")
+    fitting.expect("MySQL._except", "_safeCmd", "EMYSQL")
     for path in _STATEMENTS:
-        site.expect(path, "_getConnection", "_except")
+        fitting.expect(path, "_getConnection", "_except")
 
 
-def _put_on(site: Site) -> None:
-    site.wrap("MySQL._except", _Eviction(site))
+def _put_on(fitting: Fitting) -> None:
+    fitting.wrap("MySQL._except", _Eviction(fitting))
     for path in _STATEMENTS:
-        site.stand_in(path, _make_again_if_unsent(site, path))
-    adoption.begin(site)
+        fitting.stand_in(path, _make_again_if_unsent(fitting, path))
+    adoption.begin(fitting)
     # Last put on and first taken off: it is what makes the others necessary.
-    wishes.set(site, before_first=_look_before_sending(site))
+    wishes.set(fitting, before_first=_look_before_sending(fitting))
 
 
 def _query(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:

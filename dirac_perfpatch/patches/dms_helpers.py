@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dirac_perfpatch.patching import Case, Database, InTree, Meter, NotAsked, Patch, Site, Target, Timed
+from dirac_perfpatch.patching import Case, Database, Fitting, InTree, Meter, NotAsked, Patch, Target, Timed
 
 _MODULE = "DIRAC.DataManagementSystem.Utilities.DMSHelpers"
 # Where the configuration of the process is. Whatever DMSHelpers reads comes from there, so they are loaded.
@@ -59,11 +59,11 @@ class _Maps:
     same at once one may be forgotten, and is derived again.
     """
 
-    def __init__(self, site: Site) -> None:
-        self._guard = site.guard
-        self._type = site.resolve("DMSHelpers")
-        self._original = site.unbound(_METHOD)
-        self._s_ok = site.resolve("S_OK")
+    def __init__(self, fitting: Fitting) -> None:
+        self._guard = fitting.guard
+        self._type = fitting.resolve("DMSHelpers")
+        self._original = fitting.unbound(_METHOD)
+        self._s_ok = fitting.resolve("S_OK")
         self._data = sys.modules[_CONFIGURATION].gConfigurationData
         self._refresher = sys.modules[_REFRESHER].gRefresher
         self._derived: dict[Any, _Derived] = {}
@@ -126,20 +126,20 @@ class _Maps:
         self._derived = dict([*current[1 - _MAX_VOS :], (key, derived)])
 
 
-def _look(site: Site) -> None:
-    if "_instances" in vars(site.resolve("DMSHelpers")):
+def _look(fitting: Fitting) -> None:
+    if "_instances" in vars(fitting.resolve("DMSHelpers")):
         raise InTree("the host shares the helpers itself")
-    site.expect("DMSHelpers.__init__", "Operations", "siteSEMapping", "storageElementSet", "siteSet", _OPERATIONS)
-    site.expect(_METHOD, "siteSEMapping", "storageElementSet", "siteSet", _OPERATIONS)
+    fitting.expect("DMSHelpers.__init__", "Operations", "siteSEMapping", "storageElementSet", "siteSet", _OPERATIONS)
+    fitting.expect(_METHOD, "siteSEMapping", "storageElementSet", "siteSet", _OPERATIONS)
 
 
-def _put_on(site: Site) -> None:
-    maps = _Maps(site)
+def _put_on(fitting: Fitting) -> None:
+    maps = _Maps(fitting)
 
     def getSiteSEMapping(self: Any) -> Any:
         return maps.get(self)
 
-    site.stand_in(_METHOD, getSiteSEMapping, maps.check)
+    fitting.stand_in(_METHOD, getSiteSEMapping, maps.check)
 
 
 def _ask(database: Database | None) -> Any:
@@ -183,7 +183,7 @@ def _configuration(sites: int) -> dict[str, Any]:
         if number % 10 == 0:
             elements[f"{disk}-alias"] = {"Alias": disk}
             elements[f"{tape}-user"] = {"BaseSE": tape}
-        places[f"LCG.Site{number:03}.ch"] = {"SE": f"{disk}, {tape}"}
+        places[f"LCG.Fitting{number:03}.ch"] = {"SE": f"{disk}, {tape}"}
     groups = {"Tier1-disk": ", ".join(f"SITE{number:03}-disk" for number in range(0, sites, 3))}
     by_protocol = {"LCG.Site000.ch": "Tier1-disk", "LCG.Site001.ch": "LCG.Site000.ch"}
     return {

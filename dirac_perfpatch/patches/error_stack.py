@@ -36,12 +36,12 @@ from typing import Any
 from dirac_perfpatch.patching import (
     Case,
     Database,
+    Fitting,
     Guard,
     InTree,
     Meter,
     NotHere,
     Patch,
-    Site,
     Target,
     Timed,
     UnknownHost,
@@ -56,7 +56,7 @@ _SHOWN = 3
 _STEPS_PER_FILE = 4
 
 
-class _Kept:
+class _Cache:
     """Texts by code object and instruction, and what they depend on."""
 
     __slots__ = ("codes", "files", "texts")
@@ -79,10 +79,10 @@ class _Texts:
     def __init__(self, recheck_seconds: float) -> None:
         self._recheck_seconds = recheck_seconds
         self.due = 0.0  # time.monotonic() of the next look at the files
-        self.kept = _Kept()
+        self.kept = _Cache()
 
     def forget(self) -> None:
-        self.kept = _Kept()
+        self.kept = _Cache()
 
     def recheck(self, now: float) -> None:
         """Forget everything if a source file is not what it was."""
@@ -182,13 +182,13 @@ def _make_format_stack(texts: _Texts, guard: Guard) -> Callable[..., list[str]]:
     return format_stack
 
 
-def _compared(site: Site, ours: Callable[..., list[str]]) -> Callable[..., list[str]]:
+def _compared(fitting: Fitting, ours: Callable[..., list[str]]) -> Callable[..., list[str]]:
     """Ours; while the patch is compared with stock, what takes the frame of S_ERROR before other calls come between."""
 
     def patched(caller: FrameType) -> list[str]:
         return ours(caller=caller)
 
-    call = site.compared("S_ERROR", patched, traceback.format_stack, _same_but_last)
+    call = fitting.compared("S_ERROR", patched, traceback.format_stack, _same_but_last)
     if call is patched:
         return ours
 
@@ -206,22 +206,22 @@ def _same_but_last(answer: Any, original: Callable[..., Any], args: Any, kwargs:
     return "" if original(*args, **kwargs)[:-1] == answer[:-1] else "another call stack"
 
 
-def _look(site: Site) -> None:
-    function = site.resolve("S_ERROR")
+def _look(fitting: Fitting) -> None:
+    function = fitting.resolve("S_ERROR")
     if not isinstance(function, FunctionType):
         raise UnknownHost("S_ERROR is not a plain function")
-    if function.__module__ != site.module.__name__:
+    if function.__module__ != fitting.module.__name__:
         raise NotHere
     names = function.__code__.co_names
     if "format_stack" not in names:
         raise InTree("the host captures the stack without stat() itself")
-    if "pop" not in names or site.resolve("traceback") is not traceback:
+    if "pop" not in names or fitting.resolve("traceback") is not traceback:
         raise UnknownHost("S_ERROR is not the function that this patch knows")
 
 
-def _put_on(site: Site) -> None:
-    format_stack = _make_format_stack(_Texts(site.options["recheck_seconds"]), site.guard)
-    site.replace("traceback", _Traceback(_compared(site, format_stack)))
+def _put_on(fitting: Fitting) -> None:
+    format_stack = _make_format_stack(_Texts(fitting.options["recheck_seconds"]), fitting.guard)
+    fitting.replace("traceback", _Traceback(_compared(fitting, format_stack)))
 
 
 def _ask(database: Database | None) -> Any:

@@ -23,7 +23,18 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
-from dirac_perfpatch.patching import Case, Database, InTree, Meter, Patch, Site, Target, Timed, UnknownHost, same_answer
+from dirac_perfpatch.patching import (
+    Case,
+    Database,
+    Fitting,
+    InTree,
+    Meter,
+    Patch,
+    Target,
+    Timed,
+    UnknownHost,
+    same_answer,
+)
 
 _MODULE = "DIRAC.Core.Utilities.Extensions"
 
@@ -45,8 +56,8 @@ class _OncePerPath:
         return answer
 
 
-def _put_on_list(site: Site) -> None:
-    guard = site.guard
+def _put_on_list(fitting: Fitting) -> None:
+    guard = fitting.guard
 
     def make(stock: Callable[..., Any]) -> Callable[..., Any]:
         found = _OncePerPath(stock)
@@ -62,11 +73,11 @@ def _put_on_list(site: Site) -> None:
 
         return extensionsByPriority
 
-    site.take_over("extensionsByPriority", make, same_answer)
+    fitting.take_over("extensionsByPriority", make, same_answer)
 
 
-def _put_on_metadata(site: Site) -> None:
-    guard, module = site.guard, site.module
+def _put_on_metadata(fitting: Fitting) -> None:
+    guard, module = fitting.guard, fitting.module
 
     def walk() -> dict[str, Callable[[], Any]]:
         functions: dict[str, Callable[[], Any]] = {}
@@ -90,12 +101,12 @@ def _put_on_metadata(site: Site) -> None:
 
         return getExtensionMetadata
 
-    site.take_over("getExtensionMetadata", make, same_answer)
+    fitting.take_over("getExtensionMetadata", make, same_answer)
 
 
-def _look(name: str) -> Callable[[Site], None]:
-    def look(site: Site) -> None:
-        function = site.resolve(name)
+def _look(name: str) -> Callable[[Fitting], None]:
+    def look(fitting: Fitting) -> None:
+        function = fitting.resolve(name)
         if hasattr(function, "cache_info"):
             raise InTree("the host keeps the answer itself")
         if not isinstance(function, FunctionType) or "entry_points" not in function.__code__.co_names:

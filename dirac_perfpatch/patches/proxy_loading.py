@@ -51,7 +51,18 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from dirac_perfpatch.patching import Case, Database, InTree, Meter, NotAsked, Patch, Site, Target, Timed, without_stacks
+from dirac_perfpatch.patching import (
+    Case,
+    Database,
+    Fitting,
+    InTree,
+    Meter,
+    NotAsked,
+    Patch,
+    Target,
+    Timed,
+    without_stacks,
+)
 
 # Seconds for which a file must have been as it is. Kernels stamp files with the time of their last tick, at most 10 ms
 # ago; where both times have no fraction, the file system may store whole seconds (two of them in FAT).
@@ -270,16 +281,16 @@ class _Loader:
     """The slow way to load a proxy, and what is remembered for the fast one.
 
     Args:
-        site: Of loadProxyFromFile.
+        fitting: Of loadProxyFromFile.
     """
 
-    def __init__(self, site: Site) -> None:
-        self.store = _Store(site.options["max_proxies"])
+    def __init__(self, fitting: Fitting) -> None:
+        self.store = _Store(fitting.options["max_proxies"])
         self.serve: Any = None  # the fast way, once there is one
-        self._guard = site.guard
-        self._original = site.unbound("X509Chain.loadProxyFromFile")
-        self._certificate_class = site.resolve("X509Certificate")
-        self._key_class = site.resolve("M2Crypto").EVP.PKey
+        self._guard = fitting.guard
+        self._original = fitting.unbound("X509Chain.loadProxyFromFile")
+        self._certificate_class = fitting.resolve("X509Certificate")
+        self._key_class = fitting.resolve("M2Crypto").EVP.PKey
         self._local: dict[int, bool] = {}  # by device
 
     def load(self, chain: Any, path: Any) -> Any:
@@ -349,17 +360,17 @@ class _Loader:
         )
 
 
-def _fast(site: Site, loader: _Loader) -> Any:
+def _fast(fitting: Fitting, loader: _Loader) -> Any:
     """What stands in for loadProxyFromFile.
 
     One function with all names in cells: half of its time is the look at the file, and calls and attributes would be
     most of the other half. What is not remembered, and whatever goes wrong, goes the slow way.
     """
-    guard, store, find, slow = site.guard, loader.store, loader.store.find, loader.load
-    original = site.unbound("X509Chain.loadProxyFromFile")
-    new_certificate = _certificate_class(site.resolve("X509Certificate"), site.resolve("M2Crypto").X509)
-    new_key = _key_class(site.resolve("M2Crypto").EVP.PKey)
-    new_answer = site.resolve("S_OK")().copy
+    guard, store, find, slow = fitting.guard, loader.store, loader.store.find, loader.load
+    original = fitting.unbound("X509Chain.loadProxyFromFile")
+    new_certificate = _certificate_class(fitting.resolve("X509Certificate"), fitting.resolve("M2Crypto").X509)
+    new_key = _key_class(fitting.resolve("M2Crypto").EVP.PKey)
+    new_answer = fitting.resolve("S_OK")().copy
     stat_of, access, effective_user, monotonic = os.stat, os.access, os.geteuid, time.monotonic
 
     def loadProxyFromFile(self: Any, chainLocation: Any) -> Any:
@@ -404,24 +415,24 @@ def _fast(site: Site, loader: _Loader) -> Any:
     return loadProxyFromFile
 
 
-def _look(site: Site) -> None:
-    if "stat" in site.names_in("X509Chain.loadProxyFromFile"):
+def _look(fitting: Fitting) -> None:
+    if "stat" in fitting.names_in("X509Chain.loadProxyFromFile"):
         raise InTree("the host remembers proxies itself")
-    site.expect("X509Chain.loadProxyFromFile", "open", "loadProxyFromString")
-    site.resolve("S_OK")
+    fitting.expect("X509Chain.loadProxyFromFile", "open", "loadProxyFromString")
+    fitting.resolve("S_OK")
 
 
-def _put_on(site: Site) -> None:
-    loader = _Loader(site)
-    loader.serve = _fast(site, loader)
+def _put_on(fitting: Fitting) -> None:
+    loader = _Loader(fitting)
+    loader.serve = _fast(fitting, loader)
     store = loader.store
 
     def collected(phase: str, info: Any) -> None:
         store.sweep(time.monotonic())
 
-    site.stand_in("X509Chain.loadProxyFromFile", loader.serve, _same_chain)
+    fitting.stand_in("X509Chain.loadProxyFromFile", loader.serve, _same_chain)
     gc.callbacks.append(collected)
-    site.undoing.extend((store.clear, partial(gc.callbacks.remove, collected)))
+    fitting.undoing.extend((store.clear, partial(gc.callbacks.remove, collected)))
 
 
 def _same_chain(answer: Any, original: Any, args: Any, kwargs: Any) -> str:

@@ -115,7 +115,7 @@ def every_patch_on() -> Iterator[None]:
     for switch in loading.plugin.switches.values():
         switch.guard.begin_anew()
         switch._tripped = ""
-        switch.arm()
+        switch.put_on()
 
 
 @contextlib.contextmanager
@@ -130,7 +130,7 @@ def stock(*names: str) -> Iterator[None]:
         yield
     finally:
         for switch in switches:
-            switch.arm()
+            switch.put_on()
 
 
 def run(code: str, *through: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -115,7 +115,7 @@ while time.monotonic() < end:
         switch = random.choice(list(loading.plugin.switches.values()))
         switch.take_off()
         time.sleep(random.random() / 500)
-        switch.arm()
+        switch.put_on()
     switched += 1
     if switched % 50 == 0:
         fork()

@@ -111,7 +111,7 @@ def _switching() -> Callable[[], None]:
 
     def off_and_on() -> None:
         switch.take_off()
-        switch.arm()
+        switch.put_on()
         switch.guard.note("events")
         switch.guard.begin_anew()  # or it would trip
         switch.guard.failed(RuntimeError())
@@ -125,7 +125,7 @@ def _put_on_anew(name: str, **options: Any) -> None:
     switch = loading.plugin.switches[name]
     switch.take_off()
     switch.configure(options)
-    switch.arm()
+    switch.put_on()
 
 
 DONE = {

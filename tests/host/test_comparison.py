@@ -261,7 +261,7 @@ if __name__ == "__main__":
 
 def test_a_process_that_is_killed_leaves_its_last_snapshot(tmp_path: Path) -> None:
     code = (
-        "from dirac_perfpatch.comparison import keeper\nkeeper._SNAPSHOT_SECONDS = 0.2\n"
+        "from dirac_perfpatch.comparison import journal\njournal._SNAPSHOT_SECONDS = 0.2\n"
         + _LOOP
         + "print(work(1.5), flush=True); os.kill(os.getpid(), 9)"
     )

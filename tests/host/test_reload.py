@@ -169,7 +169,7 @@ def test_ours_that_somebody_has_wrapped_passes_through_for_good(
     monkeypatch.setattr(X509Chain, "loadProxyFromFile", theirs)
     switch = loading.plugin.switches["proxy_loading"]
     switch.take_off()
-    switch.arm()
+    switch.put_on()
     if kind == "wrapt":  # it says what it wraps, and that is the function that is known
         assert _state("proxy_loading")["state"] == "applied"
         warm(proxy)
@@ -179,7 +179,7 @@ def test_ours_that_somebody_has_wrapped_passes_through_for_good(
     monkeypatch.undo()
     assert not served_from_the_cache(proxy)
     switch.take_off()
-    switch.arm()
+    switch.put_on()
     assert _state("proxy_loading")["state"] == "applied"
     warm(proxy)
     switch.take_off()

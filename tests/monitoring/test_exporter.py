@@ -20,7 +20,7 @@ import pytest
 from conftest import Exporter
 
 from dirac_perfpatch.comparison import exporter as exporting
-from dirac_perfpatch.comparison.keeper import Keeper
+from dirac_perfpatch.comparison.journal import Journal
 from dirac_perfpatch.comparison.recording import Recorder
 from dirac_perfpatch.comparison.spool import Spool, host_name
 from lab.spools import TARGETS, Process
@@ -99,7 +99,7 @@ def test_a_snapshot_of_the_plugin_s_own_is_read(spool: Path, exporter: Exporter)
     # No patch is compared here, and one has tripped: nothing is said of arms.
     tripped = {"state": "tripped", "reason": "", "failures": 3, "mode": "off"}
     content = {"release": "9.1.8", "plugin": "0.1.0", "patches": {"error_stack": tripped}, "events": {}}
-    Keeper(str(spool), lambda: content).show()
+    Journal(str(spool), lambda: content).show()
     end = time.monotonic() + 10
     while not list(spool.glob("*.json")):  # it is written in the background
         assert time.monotonic() < end

@@ -242,7 +242,7 @@ def test_what_was_spared_is_counted() -> None:
 
 
 def test_no_call_is_lost_among_threads_and_windows() -> None:
-    """Callers in many threads, while the keeper's thread changes the arm and reads the counts."""
+    """Callers in many threads, while the journal's thread changes the arm and reads the counts."""
     comparison, _ = compare(seconds=0.02)
     comparison.begin(time.monotonic(), time.time())
     call = comparison.record("f", lambda: {"OK": False}, lambda: {"OK": True}, None)

@@ -295,7 +295,7 @@ look()
 executed()
 look()
 names = ("connection_checkout", "connection_eviction")
-print(sorted({{one.state for name in names for one in loading.plugin.switches[name]._fittings}}))
+print(sorted({{one.state for name in names for one in loading.plugin.switches[name]._targets}}))
 """
     said, told = run(LOOK + code)
     assert said == [*["['armed']"] * 2, "['failed']"] * 2  # there is nothing in it
@@ -329,7 +329,7 @@ while loading.plugin.source != str(file):
     assert time.monotonic() < until_end
     time.sleep(0.005)
 import importlib
-ours = ("dirac_perfpatch.patches.dms_helpers", "dirac_perfpatch.keeping")
+ours = ("dirac_perfpatch.patches.dms_helpers", "dirac_perfpatch.updating")
 def there():
     loading.plugin.background._pause(), loading.plugin.background._go_on()  # all that changes has changed
     return [name in sys.modules for name in ours]
@@ -395,7 +395,7 @@ def test_options_are_taken_up(run: Any) -> None:
     code = """
 write("patches:\\n  error_stack:\\n    recheck_seconds: 7\\n")
 until_end = time.monotonic() + 10
-while loading.plugin.switches["error_stack"]._fittings[-1].sites[-1].options != {"recheck_seconds": 7}:
+while loading.plugin.switches["error_stack"]._targets[-1].fittings[-1].options != {"recheck_seconds": 7}:
     assert time.monotonic() < until_end
     time.sleep(0.005)
 print(on())

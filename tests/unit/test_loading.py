@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dirac_perfpatch import keeping
+from dirac_perfpatch import updating
 from dirac_perfpatch.patches import CATALOGUE, WAITED_FOR
 from dirac_perfpatch.patching import Target
 
@@ -121,7 +121,7 @@ def test_a_start_imports_no_patch_that_nothing_waits_for(child: Any, tmp_path: P
         ASK + "import sys\n"
         "def ours():\n"
         "    return sorted(name for name in sys.modules if name.startswith('dirac_perfpatch.patches.'))\n"
-        "print(ours(), 'dirac_perfpatch.keeping' in sys.modules)\n"
+        "print(ours(), 'dirac_perfpatch.updating' in sys.modules)\n"
         "import DIRAC.Core.Utilities.Extensions\n"
         "print(ours())",
         folder,
@@ -370,8 +370,8 @@ def test_a_broken_module_of_a_patch_stops_that_patch_only(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_keeping_is_told_when_it_is_needed(copy: Path, child: Any, tmp_path: Path, fault: str) -> None:
-    _break(copy, "keeping", fault)
+def test_a_broken_updating_is_told_when_it_is_needed(copy: Path, child: Any, tmp_path: Path, fault: str) -> None:
+    _break(copy, "updating", fault)
     folder = _strange_host(tmp_path, [UPDATES])
     assert child(ASK, copy).stderr == ""
     answer = child(f"{ASK}import {UPDATES}\nprint('imported')", copy, folder)
@@ -533,7 +533,7 @@ def test_the_catalogue_waits_for_the_modules_of_the_targets() -> None:
     for patch, (name, modules) in zip(CATALOGUE, WAITED_FOR.items()):
         assert patch.name == name
         assert {module for target in patch.targets for module in target.modules} == set(modules)
-    assert keeping.SWITCH.patch.targets[0].modules == (UPDATES,)
+    assert updating.SWITCH.patch.targets[0].modules == (UPDATES,)
 
 
 def test_no_patch_takes_a_strange_host_for_its_own(tmp_path: Path, child: Any) -> None:

@@ -15,11 +15,11 @@ import pytest
 
 from dirac_perfpatch import imports, notices
 from dirac_perfpatch.patching import (
+    Fitting,
     Guard,
     InTree,
     NotHere,
     Patch,
-    Site,
     Switch,
     Target,
     UnknownHost,
@@ -35,30 +35,30 @@ def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "_said", {})
 
 
-def _fine(site: Site) -> None:
+def _fine(fitting: Fitting) -> None:
     pass
 
 
-def _site(host: ModuleType) -> Site:
-    return Site(host, {}, Guard("a_patch", lambda reason: None))
+def _fitting(host: ModuleType) -> Fitting:
+    return Fitting(host, {}, Guard("a_patch", lambda reason: None))
 
 
-def _wrapping(path: str, wrapper: Callable[..., Any]) -> Callable[[Site], None]:
-    """A wrapper gets the site first, then what wrapt gives it."""
-    return lambda site: site.wrap(path, functools.partial(wrapper, site))
+def _wrapping(path: str, wrapper: Callable[..., Any]) -> Callable[[Fitting], None]:
+    """A wrapper gets the fitting first, then what wrapt gives it."""
+    return lambda fitting: fitting.wrap(path, functools.partial(wrapper, fitting))
 
 
-def _louder(site: Site, wrapped: Any, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _louder(fitting: Fitting, wrapped: Any, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     answer = wrapped(*args, **kwargs)
-    return answer if site.guard.off else answer.upper()
+    return answer if fitting.guard.off else answer.upper()
 
 
-def _failing(site: Site, wrapped: Any, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    if not site.guard.off:
+def _failing(fitting: Fitting, wrapped: Any, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    if not fitting.guard.off:
         try:
             raise RuntimeError(SECRET)
         except RuntimeError as error:
-            site.guard.failed(error)
+            fitting.guard.failed(error)
     return wrapped(*args, **kwargs)
 
 
@@ -67,12 +67,12 @@ def _patch(*targets: Target) -> Patch:
 
 
 def _target(
-    put_on: Callable[[Site], None], look: Callable[[Site], None] = _fine, modules: tuple[str, ...] = ("host",)
+    put_on: Callable[[Fitting], None], look: Callable[[Fitting], None] = _fine, modules: tuple[str, ...] = ("host",)
 ) -> Target:
     return Target(modules, "Pool.get", look, put_on)
 
 
-def _switch(put_on: Callable[[Site], None], look: Callable[[Site], None] = _fine, **options: Any) -> Switch:
+def _switch(put_on: Callable[[Fitting], None], look: Callable[[Fitting], None] = _fine, **options: Any) -> Switch:
     return Switch(_patch(_target(put_on, look)), options)
 
 
@@ -115,7 +115,7 @@ def test_armed_applied_and_off_again(modules: Any) -> None:
     modules("host", HOST)
     switch = _switch(_wrapping("Pool.get", _louder))
     assert _states(switch) == ["off", "off"]
-    switch.arm()
+    switch.put_on()
     assert _states(switch) == ["armed", "armed"]
     assert switch.status()["reason"] == "waits for host"
     host = importlib.import_module("host")
@@ -152,8 +152,8 @@ def test_a_module_that_another_thread_executes_by_hand_is_patched_when_it_is_com
     thread = threading.Thread(target=spec.loader.exec_module, args=(module,))
     thread.start()
     assert arrived.wait(10)
-    switch = _switch(lambda site: site.wrap("Pool.get", functools.partial(_louder, site)))
-    switch.arm()
+    switch = _switch(lambda fitting: fitting.wrap("Pool.get", functools.partial(_louder, fitting)))
+    switch.put_on()
     assert switch.status()["state"] == "failed"
     go_on.set()
     thread.join(10)
@@ -164,7 +164,7 @@ def test_a_module_that_another_thread_executes_by_hand_is_patched_when_it_is_com
 def test_taken_off_before_its_module_came(modules: Any) -> None:
     modules("host", HOST)
     switch = _switch(_wrapping("Pool.get", _louder))
-    switch.arm()
+    switch.put_on()
     switch.take_off()
     assert imports._waiting == {}
     assert importlib.import_module("host").Pool().get("a") == "a."
@@ -174,7 +174,7 @@ def test_taken_off_before_its_module_came(modules: Any) -> None:
 def test_taken_off_while_its_module_is_being_told_of(module: Module) -> None:
     """Another thread has fetched the callback already, and calls it after all."""
     switch = _switch(_wrapping("Pool.get", _louder))
-    switch.arm()
+    switch.put_on()
     [(_, callback)] = imports._waiting
     switch.take_off()
     host = module("host", HOST)
@@ -189,8 +189,8 @@ def test_on_and_off_many_times(module: Module) -> None:
     original = vars(host.Pool)["get"]
     switch = _switch(_wrapping("Pool.get", _louder))
     for _ in range(3):
-        switch.arm()
-        switch.arm()
+        switch.put_on()
+        switch.put_on()
         assert host.Pool().get("a") == "A."
         assert vars(host.Pool)["get"].__wrapped__ is original  # once, not twice
         switch.take_off()
@@ -212,7 +212,7 @@ def test_every_kind_of_method(module: Module, path: str, call: Callable[[ModuleT
     host = module("host", HOST)
     stock, original = call(host), vars(host.Pool)[path.partition(".")[2]]
     switch = _switch(_wrapping(path, _louder))
-    switch.arm()
+    switch.put_on()
     assert call(host) == stock.upper()
     switch.take_off()
     assert call(host) == stock
@@ -222,7 +222,7 @@ def test_every_kind_of_method(module: Module, path: str, call: Callable[[ModuleT
 def test_what_somebody_put_over_ours_stays(module: Module) -> None:
     host = module("host", HOST)
     switch = _switch(_wrapping("Pool.get", _louder))
-    switch.arm()
+    switch.put_on()
     ours = host.Pool.get
     host.Pool.get = theirs = lambda self, name: "theirs " + ours(self, name)
     assert host.Pool().get("a") == "theirs A."
@@ -236,31 +236,31 @@ def test_a_wrapper_keeps_the_face_of_the_original(module: Module) -> None:
 
     host = module("host", HOST)
     before = inspect.signature(host.Pool.get), host.Pool.get.__qualname__, inspect.getsource(host.Pool.get)
-    _switch(_wrapping("Pool.get", _louder)).arm()
+    _switch(_wrapping("Pool.get", _louder)).put_on()
     assert (inspect.signature(host.Pool.get), host.Pool.get.__qualname__, inspect.getsource(host.Pool.get)) == before
     assert inspect.isfunction(host.Pool.get.__wrapped__)
 
 
 def test_replace_and_back(module: Module) -> None:
     host = module("host", HOST)
-    original, ours, site = host.function, lambda: "ours", _site(host)
-    site.replace("function", ours)
+    original, ours, fitting = host.function, lambda: "ours", _fitting(host)
+    fitting.replace("function", ours)
     assert host.function is ours
-    site.undo()
+    fitting.undo()
     assert host.function is original
-    site.replace("function", ours)
+    fitting.replace("function", ours)
     host.function = theirs = lambda: "theirs"
-    site.undo()
-    site.undo()
+    fitting.undo()
+    fitting.undo()
     assert host.function is theirs
 
 
 def test_several_changes_are_taken_back_the_last_first(module: Module) -> None:
     host = module("host", HOST)
-    original, site = host.function, _site(host)
-    site.replace("function", lambda: "one")
-    site.replace("function", lambda: "two")
-    site.undo()
+    original, fitting = host.function, _fitting(host)
+    fitting.replace("function", lambda: "one")
+    fitting.replace("function", lambda: "two")
+    fitting.undo()
     assert host.function is original
 
 
@@ -269,14 +269,14 @@ def test_a_target_that_moved_between_releases(modules: Any) -> None:
     modules("new_place", HOST)
     modules("old_place", "from new_place import Pool")
 
-    def look(site: Site) -> None:
-        if site.resolve("Pool").__module__ != site.module.__name__:
+    def look(fitting: Fitting) -> None:
+        if fitting.resolve("Pool").__module__ != fitting.module.__name__:
             raise NotHere
 
     put_on = _wrapping("Pool.get", _louder)
     for first in ("new_place", "old_place"):
         switch = Switch(_patch(_target(put_on, look, ("new_place", "old_place"))), {})
-        switch.arm()
+        switch.put_on()
         assert _states(switch) == ["armed", "armed"]
         importlib.import_module(first)
         importlib.import_module("old_place")
@@ -291,7 +291,7 @@ def test_a_target_that_moved_between_releases(modules: Any) -> None:
 def test_once_a_target_is_found_its_other_places_are_not_waited_for(module: Module) -> None:
     module("host", HOST)
     switch = Switch(_patch(_target(_wrapping("Pool.get", _louder), modules=("not_in_this_release", "host"))), {})
-    switch.arm()
+    switch.put_on()
     assert _states(switch) == ["applied", "applied"]
     waiting = dict(imports._waiting)
     switch.take_off()
@@ -303,7 +303,7 @@ def test_two_targets_each_when_its_module_comes(modules: Any) -> None:
     modules("host_two", HOST)
     put_on = _wrapping("Pool.get", _louder)
     switch = Switch(_patch(_target(put_on), _target(put_on, modules=("host_two",))), {})
-    switch.arm()
+    switch.put_on()
     importlib.import_module("host")
     assert _states(switch) == ["applied", "applied", "armed"]
     assert switch.status()["reason"] == "waits for host_two"
@@ -317,10 +317,10 @@ def test_two_targets_each_when_its_module_comes(modules: Any) -> None:
 def test_options_reach_the_patch(module: Module) -> None:
     host = module("host", HOST)
 
-    def wrapper(site: Site, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-        return wrapped(*args, **kwargs) * site.options["times"]
+    def wrapper(fitting: Fitting, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        return wrapped(*args, **kwargs) * fitting.options["times"]
 
-    _switch(_wrapping("Pool.get", wrapper), times=3).arm()
+    _switch(_wrapping("Pool.get", wrapper), times=3).put_on()
     assert host.Pool().get("a") == "a.a.a."
 
 
@@ -328,7 +328,7 @@ def test_options_reach_the_patch(module: Module) -> None:
 
 
 def _raising(error: Exception) -> Callable[..., Any]:
-    def fail(site: Site) -> Any:
+    def fail(fitting: Fitting) -> Any:
         raise error
 
     return fail
@@ -338,14 +338,14 @@ def test_a_host_that_has_the_change_itself(module: Module, capsys: pytest.Captur
     host = module("host", HOST)
     original = vars(host.Pool)["get"]
     switch = _switch(_wrapping("Pool.get", _louder), _raising(InTree("the host remembers it itself")))
-    switch.arm()
+    switch.put_on()
     assert _states(switch) == ["stood down", "stood down"]
     assert switch.status()["reason"] == "the host remembers it itself"
     assert vars(host.Pool)["get"] is original
     assert capsys.readouterr().err == ""
     switch.take_off()
     assert _states(switch) == ["off", "off"]
-    switch.arm()
+    switch.put_on()
     assert _states(switch) == ["stood down", "stood down"]
     assert vars(host.Pool)["get"] is original
 
@@ -367,7 +367,7 @@ def test_a_target_that_cannot_be_patched_stays_stock_and_is_told(
     original = vars(host.Pool)["get"]
     put_on = _wrapping("Pool.get", _louder) if step == "look" else _raising(error)
     switch = _switch(put_on, _raising(error) if step == "look" else _fine)
-    switch.arm()
+    switch.put_on()
     assert _states(switch) == ["failed", "failed"]
     assert switch.status()["reason"] == reason
     assert vars(host.Pool)["get"] is original
@@ -382,7 +382,7 @@ def test_what_cannot_be_patched_is_named_by_the_module_that_was_found(
     module("host", HOST)
     target = _target(_raising(UnknownHost("strange")), modules=("not_in_this_release", "host"))
     switch = Switch(_patch(target), {})
-    switch.arm()
+    switch.put_on()
     switch.take_off()
     assert "cannot patch host.Pool.get: strange" in capsys.readouterr().err
 
@@ -393,15 +393,15 @@ def test_a_patch_that_fails_half_way_takes_back_what_it_did(module: Module) -> N
     seen = [{name: id(value) for name, value in vars(owner).items()} for owner in (host, host.Pool)]
     code = host.function.__code__
 
-    def put_on(site: Site) -> None:
-        site.wrap("Pool.get", functools.partial(_louder, site))
-        site.wrap("Pool.make", functools.partial(_louder, site))
-        site.take_over("function", _shouting)
-        site.replace("Small", None)
-        site.wrap("Pool.no_such_method", functools.partial(_louder, site))
+    def put_on(fitting: Fitting) -> None:
+        fitting.wrap("Pool.get", functools.partial(_louder, fitting))
+        fitting.wrap("Pool.make", functools.partial(_louder, fitting))
+        fitting.take_over("function", _shouting)
+        fitting.replace("Small", None)
+        fitting.wrap("Pool.no_such_method", functools.partial(_louder, fitting))
 
     switch = _switch(put_on)
-    switch.arm()
+    switch.put_on()
     assert switch.status()["reason"] == "host has no Pool.no_such_method"
     assert [{name: id(value) for name, value in vars(owner).items()} for owner in (host, host.Pool)] == seen
     assert host.function.__code__ is code
@@ -409,13 +409,13 @@ def test_a_patch_that_fails_half_way_takes_back_what_it_did(module: Module) -> N
 
 def test_a_warning_is_said_and_shown_while_the_patch_is_on(module: Module, capsys: pytest.CaptureFixture[str]) -> None:
     module("host", HOST)
-    switch = _switch(lambda site: site.warn("weaker than in stock"))
-    switch.arm()
+    switch = _switch(lambda fitting: fitting.warn("weaker than in stock"))
+    switch.put_on()
     assert _states(switch) == ["applied", "applied"]
     assert switch.status()["reason"] == "weaker than in stock"
     switch.take_off()
     assert switch.status()["reason"] == ""
-    switch.arm()
+    switch.put_on()
     assert switch.status()["reason"] == "weaker than in stock"
     assert capsys.readouterr().err == "dirac-perfpatch: weaker than in stock\n"
 
@@ -423,7 +423,7 @@ def test_a_warning_is_said_and_shown_while_the_patch_is_on(module: Module, capsy
 def test_the_host_s_import_goes_on_when_a_patch_fails(modules: Any, capsys: pytest.CaptureFixture[str]) -> None:
     modules("host", HOST)
     switch = _switch(_raising(ZeroDivisionError("oh")))
-    switch.arm()
+    switch.put_on()
     assert importlib.import_module("host").Pool().get("a") == "a."
     assert _states(switch) == ["failed", "failed"]
     assert capsys.readouterr().err.count("\n") == 1
@@ -433,7 +433,7 @@ def test_one_failed_target_does_not_hold_up_the_other(module: Module) -> None:
     host, two = module("host", HOST), module("host_two", HOST)
     put_on = _wrapping("Pool.get", _louder)
     switch = Switch(_patch(_target(_raising(KeyError(1))), _target(put_on, modules=("host_two",))), {})
-    switch.arm()
+    switch.put_on()
     assert _states(switch) == ["failed", "failed", "applied"]
     assert (host.Pool().get("a"), two.Pool().get("a")) == ("a.", "A.")
 
@@ -441,17 +441,17 @@ def test_one_failed_target_does_not_hold_up_the_other(module: Module) -> None:
 @pytest.mark.parametrize("path", ["Missing.get", "Pool.missing", "missing", "Small.get", "Pool.get.deeper"])
 def test_a_path_that_the_host_does_not_have(module: Module, path: str) -> None:
     """What a class inherits is not its own: wrapped there, it would miss the callers of its parent."""
-    site = _site(module("host", HOST))
+    fitting = _fitting(module("host", HOST))
     with pytest.raises(UnknownHost, match=f"host has no {path}"):
-        site.resolve(path)
+        fitting.resolve(path)
 
 
 def test_resolve_does_not_bind(module: Module) -> None:
     host = module("host", HOST)
-    site = _site(host)
-    assert isinstance(site.resolve("Pool.make"), classmethod)
-    assert isinstance(site.resolve("Pool.join"), staticmethod)
-    assert site.resolve("function") is host.function
+    fitting = _fitting(host)
+    assert isinstance(fitting.resolve("Pool.make"), classmethod)
+    assert isinstance(fitting.resolve("Pool.join"), staticmethod)
+    assert fitting.resolve("function") is host.function
 
 
 # The guard
@@ -516,7 +516,7 @@ def test_a_tripped_patch_is_off_for_good(module: Module, capsys: pytest.CaptureF
     host = module("host", HOST)
     original = vars(host.Pool)["get"]
     switch = _switch(_wrapping("Pool.get", _failing))
-    switch.arm()
+    switch.put_on()
     pool = host.Pool()
     early = pool.get
     for _ in range(Guard.LIMIT):
@@ -543,9 +543,9 @@ def test_a_tripped_patch_is_not_put_on_again(module: Module) -> None:
     host = module("host", HOST)
     original = vars(host.Pool)["get"]
     switch = _switch(_wrapping("Pool.get", _louder))
-    switch.arm()
+    switch.put_on()
     switch.trip("for a reason")
-    switch.arm()
+    switch.put_on()
     assert switch.status()["state"] == "tripped"
     assert vars(host.Pool)["get"] is original
     assert host.Pool().get("a") == "a."
@@ -557,12 +557,12 @@ def test_a_patch_that_cannot_be_taken_off_is_off_all_the_same(module: Module) ->
     def fail() -> None:
         raise OSError(SECRET)
 
-    def put_on(site: Site) -> None:
-        site.wrap("Pool.get", functools.partial(_louder, site))
-        site.undoing.append(fail)
+    def put_on(fitting: Fitting) -> None:
+        fitting.wrap("Pool.get", functools.partial(_louder, fitting))
+        fitting.undoing.append(fail)
 
     switch = _switch(put_on)
-    switch.arm()
+    switch.put_on()
     assert host.Pool().get("a") == "A."
     switch.trip("for a reason")
     assert host.Pool().get("a") == "a."
@@ -596,13 +596,13 @@ def test_take_over_reaches_every_caller_and_leaves_the_function_as_it_was(module
     host, holder = module("host", HOST), module("holder", source)
     original, code = host.function, host.function.__code__
     for _ in range(3):
-        site = _site(host)
-        site.take_over("function", _shouting)
+        fitting = _fitting(host)
+        fitting.take_over("function", _shouting)
         assert (holder.call(), host.function()) == ("STOCK", "STOCK")
         late = module("user_late", "from host import function as mine")
         assert late.mine() == "STOCK"
         assert host.function is original
-        site.undo()
+        fitting.undo()
         assert (holder.call(), late.mine()) == ("stock", "stock")
         assert original.__code__ is code
 
@@ -615,8 +615,8 @@ def test_take_over_passes_on_what_the_function_is_given(module: Module) -> None:
         ((), {"a": "x", "b": "y"}),
     ]
     unpatched = [host.function(*args, **kwargs) for args, kwargs in calls]
-    site = _site(host)
-    site.take_over("function", _shouting)
+    fitting = _fitting(host)
+    fitting.take_over("function", _shouting)
     assert [host.function(*args, **kwargs) for args, kwargs in calls] == [text.upper() for text in unpatched]
     with pytest.raises(TypeError):
         host.function()
@@ -624,10 +624,10 @@ def test_take_over_passes_on_what_the_function_is_given(module: Module) -> None:
 
 def test_take_over_leaves_what_somebody_else_put_in(module: Module) -> None:
     host = module("host", HOST)
-    site = _site(host)
-    site.take_over("function", _shouting)
+    fitting = _fitting(host)
+    fitting.take_over("function", _shouting)
     theirs = host.function.__code__ = (lambda: "theirs").__code__
-    site.undo()
+    fitting.undo()
     assert host.function.__code__ is theirs
 
 
@@ -644,7 +644,7 @@ def test_take_over_refuses_what_is_not_a_plain_function(module: Module, source: 
     host = module("host", source)
     original, code = host.function, getattr(host.function, "__code__", None)
     with pytest.raises(UnknownHost, match="^function is not a plain function$"):
-        _site(host).take_over("function", _shouting)
+        _fitting(host).take_over("function", _shouting)
     assert host.function is original
     assert getattr(original, "__code__", None) is code
 
@@ -662,10 +662,10 @@ def test_threads_that_call_while_a_function_is_taken_over_get_an_answer(module: 
     for thread in threads:
         thread.start()
     for _ in range(2000):
-        site = _site(host)
-        site.take_over("function", _shouting)
+        fitting = _fitting(host)
+        fitting.take_over("function", _shouting)
         function()
-        site.undo()
+        fitting.undo()
     stop.set()
     for thread in threads:
         thread.join()
@@ -702,7 +702,7 @@ def test_threads_that_switch_at_once_leave_the_original(module: Module) -> None:
 
     def flip() -> None:
         for _ in range(100):
-            switch.arm()
+            switch.put_on()
             switch.take_off()
 
     callers = [threading.Thread(target=call) for _ in range(2)]

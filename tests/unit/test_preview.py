@@ -11,7 +11,7 @@ import pytest
 from conftest import Write
 
 from dirac_perfpatch import preview
-from dirac_perfpatch.patching import InTree, NotHere, Site, Target
+from dirac_perfpatch.patching import Fitting, InTree, NotHere, Target
 
 SOURCE = '''
 """Whatever runs here raises."""
@@ -44,27 +44,27 @@ def _nothing_is_kept() -> None:
     preview._stand_in.cache_clear()
 
 
-def foresee(name: str, look: Callable[[Site], None]) -> tuple[str, str]:
-    return preview.foresee(Target(("no_such_package.module", name), "thing", look, lambda site: None))
+def foresee(name: str, look: Callable[[Fitting], None]) -> tuple[str, str]:
+    return preview.foresee(Target(("no_such_package.module", name), "thing", look, lambda fitting: None))
 
 
 def test_a_stand_in_has_what_the_module_defines(modules: Write) -> None:
     modules("above.module", SOURCE)
     seen: list[Any] = []
 
-    def look(site: Site) -> None:
-        assert site.module.__name__ == "above.module"
-        assert site.resolve("traceback") is sys.modules["traceback"]
+    def look(fitting: Fitting) -> None:
+        assert fitting.module.__name__ == "above.module"
+        assert fitting.resolve("traceback") is sys.modules["traceback"]
         for name in ("far", "taken", "boom", "first", "second", "third", "Thing.LIMIT", "Thing.Inner.far_in"):
-            site.resolve(name)
-        assert not {"hidden", "thing", "*"} & vars(site.module).keys()
-        assert type(site.resolve("chosen")) is FunctionType
-        site.expect("chosen", "traceback", "format_stack")
-        site.expect("decorated", "far")
-        assert hasattr(site.resolve("kept"), "cache_info")
-        assert not hasattr(site.resolve("decorated"), "cache_info")
-        site.expect("Thing._Thing__secret", "_Thing__other")
-        seen.append(site)
+            fitting.resolve(name)
+        assert not {"hidden", "thing", "*"} & vars(fitting.module).keys()
+        assert type(fitting.resolve("chosen")) is FunctionType
+        fitting.expect("chosen", "traceback", "format_stack")
+        fitting.expect("decorated", "far")
+        assert hasattr(fitting.resolve("kept"), "cache_info")
+        assert not hasattr(fitting.resolve("decorated"), "cache_info")
+        fitting.expect("Thing._Thing__secret", "_Thing__other")
+        seen.append(fitting)
 
     assert foresee("above.module", look) == ("armed", "will be applied when above.module is imported")
     assert len(seen) == 1
@@ -74,20 +74,20 @@ def test_a_stand_in_has_what_the_module_defines(modules: Write) -> None:
 def test_what_look_says_is_told(modules: Write) -> None:
     modules("module", "def known(): return open(__file__)")
 
-    def in_tree(site: Site) -> None:
+    def in_tree(fitting: Fitting) -> None:
         raise InTree("the host has it")
 
-    def not_here(site: Site) -> None:
+    def not_here(fitting: Fitting) -> None:
         raise NotHere
 
     assert foresee("module", in_tree) == ("stood down", "the host has it")
     assert foresee("module", not_here) == ("armed", "there is no no_such_package.module here")
-    state, reason = foresee("module", lambda site: site.expect("known", "close"))
+    state, reason = foresee("module", lambda fitting: fitting.expect("known", "close"))
     assert (state, "not the function that this patch knows" in reason) == ("failed", True)
 
 
 def test_without_a_source_it_is_armed_and_with_a_bad_one_failed(modules: Write) -> None:
-    assert foresee("no_such_module", lambda site: None)[0] == "armed"
-    assert foresee("_thread", lambda site: None)[0] == "armed"
+    assert foresee("no_such_module", lambda fitting: None)[0] == "armed"
+    assert foresee("_thread", lambda fitting: None)[0] == "armed"
     modules("bad", "def (")
-    assert foresee("bad", lambda site: None)[0] == "failed"
+    assert foresee("bad", lambda fitting: None)[0] == "failed"

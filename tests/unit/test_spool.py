@@ -190,12 +190,12 @@ def test_whatever_the_umask_is_only_we_can_write_to_what_we_make(tmp_path: Path)
 # A process that compares something, and writes often.
 COMPARE = """
 import os, signal, sys, threading, time
-from dirac_perfpatch.comparison import keeper
+from dirac_perfpatch.comparison import journal
 from dirac_perfpatch.comparison.arms import Comparison
-from dirac_perfpatch.comparison.keeper import Keeper
+from dirac_perfpatch.comparison.journal import Journal
 from dirac_perfpatch.patching import Guard, Patch
 from dirac_perfpatch.toggles import Trial
-keeper._SNAPSHOT_SECONDS = keeper._LOOK_SECONDS = 0.02
+journal._SNAPSHOT_SECONDS = journal._LOOK_SECONDS = 0.02
 def compare():
     guard = Guard("p", lambda reason: None)
     comparison = Comparison(Patch("p", (), lambda database: None), guard, Trial("time", 0.5, 10), 0, True)
@@ -217,7 +217,7 @@ def until(true):
         assert time.monotonic() < end
         time.sleep(0.01)
 folder = sys.argv[1] if len(sys.argv) > 1 else os.getcwd() + "/spool"
-ours = Keeper(folder, describe)
+ours = Journal(folder, describe)
 """
 HANGS = """
 real = os.replace
@@ -312,7 +312,9 @@ print(len(os.listdir(folder)))
 
 
 def test_who_is_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
-    code = COMPARE + "keeper._SNAPSHOT_SECONDS = keeper._LOOK_SECONDS = 0\ncompare()\nprint(flush=True)\ntime.sleep(60)"
+    code = (
+        COMPARE + "journal._SNAPSHOT_SECONDS = journal._LOOK_SECONDS = 0\ncompare()\nprint(flush=True)\ntime.sleep(60)"
+    )
     for number in range(10):
         command = [sys.executable, "-c", code, str(tmp_path / str(number))]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

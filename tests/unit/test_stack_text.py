@@ -26,7 +26,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dirac_perfpatch.patches import error_stack
-from dirac_perfpatch.patching import Guard, InTree, NotHere, Site, Switch, UnknownHost
+from dirac_perfpatch.patching import Fitting, Guard, InTree, NotHere, Switch, UnknownHost
 
 Rest = tuple[Any, ...]
 FormatStack = Callable[..., "list[str]"]
@@ -849,12 +849,12 @@ def test_every_caller_is_reached_and_left_again(module: Callable[[str, str], typ
     host = module("stack_host", HOST)
     early = module("stack_user", "from stack_host import S_ERROR as bound_before")
     switch = _switch()
-    switch.arm()
+    switch.put_on()
     assert switch.status()["state"] == "applied"
     assert type(host.traceback) is not types.ModuleType
     answers = []
     for patched in (True, False):
-        switch.arm() if patched else switch.take_off()
+        switch.put_on() if patched else switch.take_off()
         answers.append(
             [early.bound_before("x"), host.S_ERROR("y"), host.S_ERROR("z", callStack=["given"]), host.other()]
         )
@@ -889,10 +889,10 @@ def test_looks_before_it_replaces(
     module("stack_elsewhere", HOST)
     host = module("stack_host", source)
     before = dict(vars(host))
-    site = Site(host, {"recheck_seconds": 1}, Guard("error_stack", lambda reason: None))
+    fitting = Fitting(host, {"recheck_seconds": 1}, Guard("error_stack", lambda reason: None))
     if answer is None:
-        error_stack._look(site)
+        error_stack._look(fitting)
     else:
         with pytest.raises(answer):
-            error_stack._look(site)
+            error_stack._look(fitting)
     assert dict(vars(host)) == before

@@ -12,7 +12,7 @@ import pytest
 from dirac_perfpatch import toggles
 from dirac_perfpatch.patches import CATALOGUE
 from dirac_perfpatch.toggles import (
-    Comparison,
+    ComparisonToggles,
     Toggle,
     ToggleError,
     Toggles,
@@ -27,7 +27,7 @@ from dirac_perfpatch.toggles import (
 NAMES = [patch.name for patch in CATALOGUE]
 KNOWN = ", ".join(NAMES)
 TRIAL = Trial("time", 0.5, 60)
-COMPARISON = Comparison("", 10000, False)
+COMPARISON = ComparisonToggles("", 10000, False)
 TRIALS = "by, share, window_seconds"
 
 
@@ -167,7 +167,7 @@ def test_a_patch_that_is_compared_and_how(file: Path) -> None:
             window_seconds: 0.5
         """,
     )
-    assert found.comparison == Comparison("/var/spool/perfpatch", 0, True)
+    assert found.comparison == ComparisonToggles("/var/spool/perfpatch", 0, True)
     assert found.patches["error_stack"] == Toggle("ab", {"recheck_seconds": 1}, Trial("process", 0.25, 5))
     assert found.patches["dms_helpers"] == Toggle("ab", {}, Trial("call", 1, 5))
     assert found.patches["connection_checkout"].trial == Trial("process", 0.25, 0.5)

@@ -22,7 +22,7 @@ from importlib.metadata import distribution
 from typing import Any
 
 from dirac_perfpatch.notices import say_once
-from dirac_perfpatch.patching import Database, NotAsked, Patch, Site, Switch, Target, UnknownHost
+from dirac_perfpatch.patching import Database, Fitting, NotAsked, Patch, Switch, Target, UnknownHost
 
 _MODULE = "DIRAC.FrameworkSystem.Service.SystemAdministratorHandler"
 _METHOD = "SystemAdministratorHandler.export_updateSoftware"
@@ -52,16 +52,16 @@ class _NotKept(Exception):
 class _Update:
     """The wrapper of export_updateSoftware."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, fitting: Fitting) -> None:
+        self._fitting = fitting
 
     def __call__(self, wrapped: Any, handler: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         started = time.monotonic()
         answer = wrapped(*args, **kwargs)
         prefix = "the new installation"
         try:
-            if answer["OK"] and not self._site.guard.off:
-                pro = os.path.realpath(os.path.join(self._site.module.gComponentInstaller.instancePath, "pro"))
+            if answer["OK"] and not self._fitting.guard.off:
+                pro = os.path.realpath(os.path.join(self._fitting.module.gComponentInstaller.instancePath, "pro"))
                 prefix = os.path.join(pro, f"{platform.system()}-{platform.machine()}")
                 say_once(f"keep_on_update: {_keep(prefix, started)}")
         except Exception as error:
@@ -104,7 +104,7 @@ def _keep(prefix: str, started: float) -> str:
 def _metadata(prefix: str) -> list[str]:
     """The folders that make our entry point known to the environment."""
     name = _NAME.replace("-", "_")
-    return glob.glob(os.path.join(glob.escape(prefix), "lib", "python3*", "site-packages", f"{name}-*.dist-info"))
+    return glob.glob(os.path.join(glob.escape(prefix), "lib", "python3*", "fitting-packages", f"{name}-*.dist-info"))
 
 
 def _ourselves() -> tuple[str, list[str]]:
@@ -191,15 +191,15 @@ def _run(prefix: str, arguments: Sequence[str], deadline: float) -> str:
     return output
 
 
-def _look(site: Site) -> None:
-    code = getattr(site.resolve(_METHOD), "__code__", None)
+def _look(fitting: Fitting) -> None:
+    code = getattr(fitting.resolve(_METHOD), "__code__", None)
     names, constants = getattr(code, "co_names", ()), getattr(code, "co_consts", ())
     if not {"gComponentInstaller", "instancePath", "mkLink"} <= set(names) or not {"pro", "/bin/pip"} <= set(constants):
         raise UnknownHost(f"it is not the update that is known here, so it is not known how to keep {_NAME} through it")
 
 
-def _put_on(site: Site) -> None:
-    site.wrap(_METHOD, _Update(site))
+def _put_on(fitting: Fitting) -> None:
+    fitting.wrap(_METHOD, _Update(fitting))
 
 
 def _ask(_: Database | None) -> Any:

@@ -27,7 +27,7 @@ from unittest import mock
 import pytest
 from conftest import run
 
-from dirac_perfpatch import keeping
+from dirac_perfpatch import updating
 from dirac_perfpatch.patching import APPLIED, FAILED, Switch
 from dirac_perfpatch.toggles import SHIPPED, ToggleError, draft
 
@@ -123,7 +123,7 @@ class Updated:
 
     @property
     def metadata(self) -> Path:
-        (folder,) = self.prefix.glob(f"lib/python3*/site-packages/{PLUGIN}.dist-info")
+        (folder,) = self.prefix.glob(f"lib/python3*/fitting-packages/{PLUGIN}.dist-info")
         return folder
 
 
@@ -147,7 +147,7 @@ class Updates:
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: dirac-perfpatch\nVersion: {VERSION}\n")
         if origin:
             (metadata / "direct_url.json").write_text(json.dumps(origin))
-        self._monkeypatch.setattr(keeping, "distribution", lambda name: PathDistribution(metadata))
+        self._monkeypatch.setattr(updating, "distribution", lambda name: PathDistribution(metadata))
 
     def run(self, version: str = "9.9.9") -> Updated:
         from DIRAC import gLogger
@@ -167,7 +167,7 @@ class Updates:
             answer = handler.export_updateSoftware(version)
         lines = self._capfd.readouterr().err.splitlines()
         prefix = (root / "pro").resolve() / f"{platform.system()}-{platform.machine()}"
-        packages = {folder.stem for folder in prefix.glob("lib/python3*/site-packages/*.dist-info")}
+        packages = {folder.stem for folder in prefix.glob("lib/python3*/fitting-packages/*.dist-info")}
         return Updated(answer, prefix, packages, [line for line in lines if line.startswith("dirac-perfpatch: ")])
 
     @contextmanager
@@ -183,21 +183,21 @@ def updates(
 ) -> Iterator[Updates]:
     from DIRAC.FrameworkSystem.Service import SystemAdministratorHandler  # noqa: F401
 
-    assert keeping.SWITCH.status()["state"] == APPLIED
+    assert updating.SWITCH.status()["state"] == APPLIED
     yield Updates(world, tmp_path, monkeypatch, capfd)
-    keeping.SWITCH.arm()
+    updating.SWITCH.put_on()
 
 
 @pytest.fixture(scope="module")
 def stock(world: World, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The packages that an update without us leaves."""
     return {"DIRAC-9.9.9", "DIRACCommon-9.9.9"} | {
-        folder.stem for folder in world.environment.glob("lib/python3*/site-packages/*.dist-info")
+        folder.stem for folder in world.environment.glob("lib/python3*/fitting-packages/*.dist-info")
     }
 
 
 def test_without_us_the_host_leaves_the_plugin_out(updates: Updates, stock: set[str]) -> None:
-    keeping.SWITCH.take_off()
+    updating.SWITCH.take_off()
     updated = updates.run()
     assert (updated.answer, updated.packages, updated.notices) == ({"OK": True, "Value": None}, stock, [])
 
@@ -231,7 +231,7 @@ def test_keeps_the_running_version_from_an_index(updates: Updates, stock: set[st
 
 def test_does_nothing_where_the_update_brings_the_plugin(updates: Updates, stock: set[str]) -> None:
     updates.also_find(updates.world.plugin.parent)
-    with mock.patch.object(keeping, "_run") as ran:
+    with mock.patch.object(updating, "_run") as ran:
         updated = updates.run("9.9.10")
     ran.assert_not_called()
     assert PLUGIN in updated.packages
@@ -241,7 +241,7 @@ def test_does_nothing_where_the_update_brings_the_plugin(updates: Updates, stock
 
 
 def test_does_nothing_when_the_update_fails(updates: Updates) -> None:
-    with mock.patch.object(keeping, "_run") as ran:
+    with mock.patch.object(updating, "_run") as ran:
         updated = updates.run("1.2.3")
     ran.assert_not_called()
     assert not updated.answer["OK"]
@@ -279,7 +279,7 @@ def test_a_plugin_that_is_another_version_by_now_is_left_out(updates: Updates, s
     updates.plugin_is_from({"url": other.as_uri(), "archive_info": {}})
     updated = updates.run()
     expect_left_out(updated, stock, f"is 99.0 by now, and {VERSION} is running here")
-    assert not list(updated.prefix.glob("lib/python3*/site-packages/dirac_perfpatch*"))
+    assert not list(updated.prefix.glob("lib/python3*/fitting-packages/dirac_perfpatch*"))
 
 
 def test_a_plugin_that_does_not_load_there_is_taken_out_again(
@@ -293,12 +293,12 @@ def test_a_plugin_that_does_not_load_there_is_taken_out_again(
     updates.plugin_is_from({"url": broken.as_uri(), "archive_info": {}})
     updated = updates.run()
     expect_left_out(updated, stock, "RuntimeError: broken")
-    assert not list(updated.prefix.glob("lib/python3*/site-packages/dirac_perfpatch*"))
+    assert not list(updated.prefix.glob("lib/python3*/fitting-packages/dirac_perfpatch*"))
 
 
 def test_a_download_that_hangs_is_given_up(updates: Updates, stock: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "_INSTALL", 2)
-    monkeypatch.setattr(keeping, "_LEAST", 0)
+    monkeypatch.setattr(updating, "_INSTALL", 2)
+    monkeypatch.setattr(updating, "_LEAST", 0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/{updates.world.plugin.name}"
         updates.plugin_is_from({"url": url, "archive_info": {}})
@@ -306,18 +306,18 @@ def test_a_download_that_hangs_is_given_up(updates: Updates, stock: set[str], mo
 
 
 def test_an_update_that_took_its_callers_time_is_not_made_longer(world: World) -> None:
-    started = time.monotonic() - keeping._CALLER_WAITS + keeping._CLEAN_UP + keeping._LEAST - 1
-    with mock.patch.object(keeping, "_run") as ran, pytest.raises(keeping._NotKept, match="no time is left"):
-        keeping._keep(str(world.environment), started)
+    started = time.monotonic() - updating._CALLER_WAITS + updating._CLEAN_UP + updating._LEAST - 1
+    with mock.patch.object(updating, "_run") as ran, pytest.raises(updating._NotKept, match="no time is left"):
+        updating._keep(str(world.environment), started)
     ran.assert_not_called()
 
 
 def test_half_a_plugin_is_removed_without_pip(tmp_path: Path) -> None:
-    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    packages = tmp_path / "lib" / "python3.11" / "fitting-packages"
     half = packages / f"{PLUGIN}.dist-info"
     half.mkdir(parents=True)
     (half / "entry_points.txt").write_text(ENTRY_POINT)
-    keeping._remove(str(tmp_path))
+    updating._remove(str(tmp_path))
     assert not list(packages.iterdir())
 
 
@@ -342,8 +342,8 @@ def test_names_the_plugin_by_where_it_came_from(
     origin: Mapping[str, Any], requirement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = SimpleNamespace(version=VERSION, read_text=lambda name: json.dumps(origin) if origin else None)
-    monkeypatch.setattr(keeping, "distribution", lambda name: ours)
-    version, arguments = keeping._ourselves()
+    monkeypatch.setattr(updating, "distribution", lambda name: ours)
+    version, arguments = updating._ourselves()
     assert (version, " ".join(arguments)) == (VERSION, requirement)
 
 
@@ -383,8 +383,8 @@ def test_an_update_that_is_not_known_is_left_alone(
     module.SystemAdministratorHandler = SystemAdministratorHandler  # type: ignore[attr-defined]
     original = vars(SystemAdministratorHandler)["export_updateSoftware"]
     monkeypatch.setitem(sys.modules, HANDLER, module)
-    switch = Switch(keeping.SWITCH.patch, {})
-    switch.arm()
+    switch = Switch(updating.SWITCH.patch, {})
+    switch.put_on()
     assert vars(SystemAdministratorHandler)["export_updateSoftware"] is original
     assert switch.status()["state"] == FAILED
     assert "keep_on_update: cannot patch" in capsys.readouterr().err

@@ -29,7 +29,7 @@ _LOOK_SECONDS = 1.0
 _MOST_BLOCKS = 1000
 
 
-class Keeper:
+class Journal:
     """Keeps the comparisons of this process going.
 
     Args:
@@ -146,7 +146,7 @@ class Keeper:
             util = sys.modules.get("multiprocessing.util")
             if util is not None:
                 # Its children clear the finalizers first and run these hooks then.
-                util.register_after_fork(self, Keeper._finish_with_child)
+                util.register_after_fork(self, Journal._finish_with_child)
         except Exception as error:
             say_once(f"comparison: {type(error).__name__}: {error}")
 
