@@ -527,7 +527,7 @@ class Switch:
         self._comparison: Any = None
 
     def configure(self, options: Mapping[str, Any]) -> None:
-        """Change the options; they are taken up when the patch is armed again."""
+        """Change the options; they are taken up when the patch is put on again."""
         self._options = options
 
     def put_on(self, comparison: Any = None) -> None:

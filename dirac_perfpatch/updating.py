@@ -114,7 +114,7 @@ def _ourselves() -> tuple[str, list[str]]:
         Its version, and the arguments that make pip install it from where it came: a file, an archive, a folder or a
         commit as PEP 610 notes it, or else an index.
     """
-    import json  # only here: this module is imported in every process of the host's, to arm it
+    import json  # only here: most processes that import this module never update
 
     ours = distribution(_NAME)
     origin = json.loads(ours.read_text("direct_url.json") or "{}")
