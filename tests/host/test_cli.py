@@ -98,12 +98,11 @@ def test_check_compares_every_patch_with_stock(mariadb: MariaDB, tmp_path: Path)
     account = ("host", "port", "user", "password")
     lines = [f"{name} = {getattr(mariadb, name)}" for name in account]
     file.write_text("\n".join(["[client]", *lines, "database = mysql"]))
-    for database in ("Accounting/AccountingDB", str(file)):
-        answer = command("check", "--db", database)
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-        rows = {line.split()[0]: line for line in answer.stdout.splitlines() if line.split()[:1]}
-        for name in NAMES:
-            assert ("stood down" if in_tree() else "same as stock") in rows[name]
+    answer = command("check", "--db", str(file))
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    rows = {line.split()[0]: line for line in answer.stdout.splitlines() if line.split()[:1]}
+    for name in NAMES:
+        assert ("stood down" if in_tree() else "same as stock") in rows[name]
 
 
 @pytest.mark.parametrize("database", ["Accounting/NoSuchDB", "NoSuchSystem/DB", "localhost:3306:user:secret:mysql"])
