@@ -6,6 +6,7 @@ import os
 import shutil
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,6 +175,24 @@ def test_a_patch_that_is_compared_and_how(file: Path) -> None:
     assert found.patches["proxy_loading"].mode == "on"
     assert _on(found) == NAMES
     assert _load(file, "enabled: off\npatches:\n  error_stack: ab\n").patches["error_stack"].mode == "off"
+
+
+def test_a_patch_is_imported_to_be_asked_only_if_its_calls_are_to_be_compared(file: Path, child: Any) -> None:
+    code = f"""
+import sys
+from dirac_perfpatch.toggles import draft
+draft({str(file)!r})
+print([name for name in sys.modules if name.startswith("dirac_perfpatch.patches.")])
+"""
+    for by, imported in (("time", []), ("call", ["dirac_perfpatch.patches.error_stack"])):
+        file.write_text(f"patches:\n  dms_helpers: on\n  error_stack:\n    enabled: ab\n    by: {by}\n")
+        assert child(code).stdout == f"{imported}\n"
+
+
+def test_a_broken_patch_is_no_reason_to_refuse_a_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toggles, "load", lambda name: 1 / 0)
+    found = _load(file, "comparison:\n  by: call\npatches:\n  error_stack: ab\n  connection_close: ab\n")
+    assert found.patches["error_stack"].mode == "ab"
 
 
 def test_what_is_compared_by_call_does_not_concern_patches_that_are_not_compared(file: Path) -> None:
