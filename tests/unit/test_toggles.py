@@ -68,20 +68,11 @@ def _refused(file: Path, content: str | bytes | None = None) -> str:
 
 
 def test_the_shipped_file_is_the_one_source_of_the_defaults(tmp_path: Path) -> None:
-    assert load(None, {}) == Toggles(
-        toggles.SHIPPED,
-        {
-            "extension_lookup": Toggle("on", {}, TRIAL),
-            "error_stack": Toggle("on", {"recheck_seconds": 1}, TRIAL),
-            "proxy_loading": Toggle("on", {"max_proxies": 1000}, TRIAL),
-            "dms_helpers": Toggle("on", {}, TRIAL),
-            "connection_checkout": Toggle("on", {"idle_ping_seconds": 5, "keepalive_seconds": 5}, TRIAL),
-            "connection_eviction": Toggle("on", {}, TRIAL),
-            "connection_close": Toggle("on", {}, TRIAL),
-        },
-        keep_on_update=True,
-        comparison=COMPARISON,
-    )
+    found = load(None, {})
+    assert found == Toggles(toggles.SHIPPED, found.patches, keep_on_update=True, comparison=COMPARISON)
+    assert {(toggle.mode, toggle.trial) for toggle in found.patches.values()} == {("on", TRIAL)}
+    assert found.patches["error_stack"].options == {"recheck_seconds": 1}
+    assert found.patches["connection_checkout"].options == {"idle_ping_seconds": 5, "keepalive_seconds": 5}
 
 
 def test_every_patch_is_in_the_shipped_file_in_the_order_of_the_catalogue() -> None:
