@@ -10,17 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import in_tree, release, run
 
+from dirac_perfpatch.patches import CATALOGUE, WAITED_FOR
+
 ASK = "from DIRAC.Core.Utilities.Extensions import extensionsByPriority as e; print(e()); print(e())"
 STATES = "import json, dirac_perfpatch; print(json.dumps({p['name']: p['state'] for p in dirac_perfpatch.status()}))"
-NAMES = [
-    "extension_lookup",
-    "error_stack",
-    "proxy_loading",
-    "dms_helpers",
-    "connection_checkout",
-    "connection_eviction",
-    "connection_close",
-]
+NAMES = list(WAITED_FOR)
 
 
 def test_is_no_extension_from_the_first_look_up_on() -> None:
@@ -204,7 +198,7 @@ def test_what_each_patch_does_here() -> None:
         assert entry["state"] == wanted, entry
         assert {target["state"] for target in entry["targets"]} == {wanted}, entry
         assert bool(entry["reason"]) == in_tree(), entry
-    assert sum(len(entry["targets"]) for entry in entries) == 12
+    assert [len(entry["targets"]) for entry in entries] == [len(patch.targets) for patch in CATALOGUE]
 
 
 def test_a_command_prints_what_it_prints_without_the_plugin() -> None:

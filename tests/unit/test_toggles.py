@@ -6,6 +6,7 @@ import os
 import shutil
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,20 +68,11 @@ def _refused(file: Path, content: str | bytes | None = None) -> str:
 
 
 def test_the_shipped_file_is_the_one_source_of_the_defaults(tmp_path: Path) -> None:
-    assert load(None, {}) == Toggles(
-        toggles.SHIPPED,
-        {
-            "extension_lookup": Toggle("on", {}, TRIAL),
-            "error_stack": Toggle("on", {"recheck_seconds": 1}, TRIAL),
-            "proxy_loading": Toggle("on", {"max_proxies": 1000}, TRIAL),
-            "dms_helpers": Toggle("on", {}, TRIAL),
-            "connection_checkout": Toggle("on", {"idle_ping_seconds": 5, "keepalive_seconds": 5}, TRIAL),
-            "connection_eviction": Toggle("on", {}, TRIAL),
-            "connection_close": Toggle("on", {}, TRIAL),
-        },
-        keep_on_update=True,
-        comparison=COMPARISON,
-    )
+    found = load(None, {})
+    assert found == Toggles(toggles.SHIPPED, found.patches, keep_on_update=True, comparison=COMPARISON)
+    assert {(toggle.mode, toggle.trial) for toggle in found.patches.values()} == {("on", TRIAL)}
+    assert found.patches["error_stack"].options == {"recheck_seconds": 1}
+    assert found.patches["connection_checkout"].options == {"idle_ping_seconds": 5, "keepalive_seconds": 5}
 
 
 def test_every_patch_is_in_the_shipped_file_in_the_order_of_the_catalogue() -> None:
@@ -174,6 +166,24 @@ def test_a_patch_that_is_compared_and_how(file: Path) -> None:
     assert found.patches["proxy_loading"].mode == "on"
     assert _on(found) == NAMES
     assert _load(file, "enabled: off\npatches:\n  error_stack: ab\n").patches["error_stack"].mode == "off"
+
+
+def test_a_patch_is_imported_to_be_asked_only_if_its_calls_are_to_be_compared(file: Path, child: Any) -> None:
+    code = f"""
+import sys
+from dirac_perfpatch.toggles import draft
+draft({str(file)!r})
+print([name for name in sys.modules if name.startswith("dirac_perfpatch.patches.")])
+"""
+    for by, imported in (("time", []), ("call", ["dirac_perfpatch.patches.error_stack"])):
+        file.write_text(f"patches:\n  dms_helpers: on\n  error_stack:\n    enabled: ab\n    by: {by}\n")
+        assert child(code).stdout == f"{imported}\n"
+
+
+def test_a_broken_patch_is_no_reason_to_refuse_a_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toggles, "load", lambda name: 1 / 0)
+    found = _load(file, "comparison:\n  by: call\npatches:\n  error_stack: ab\n  connection_close: ab\n")
+    assert found.patches["error_stack"].mode == "ab"
 
 
 def test_what_is_compared_by_call_does_not_concern_patches_that_are_not_compared(file: Path) -> None:
