@@ -495,9 +495,8 @@ class _TargetState:
         self.module = target.modules[0]  # where it is, or the first place where it may be
         self.state = OFF
         self.reason = ""
-        self.fittings: list[
-            Fitting
-        ] = []  # the last one is of the module as it is now, the others of what was there before
+        # The last one is of the module as it is now, the others of what was there before.
+        self.fittings: list[Fitting] = []
         self.callback: imports.Callback | None = None
         # Failed on something that was not there: perhaps another thread was executing the module by hand.
         self.incomplete = False
