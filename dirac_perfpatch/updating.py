@@ -104,7 +104,7 @@ def _keep(prefix: str, started: float) -> str:
 def _metadata(prefix: str) -> list[str]:
     """The folders that make our entry point known to the environment."""
     name = _NAME.replace("-", "_")
-    return glob.glob(os.path.join(glob.escape(prefix), "lib", "python3*", "fitting-packages", f"{name}-*.dist-info"))
+    return glob.glob(os.path.join(glob.escape(prefix), "lib", "python3*", "site-packages", f"{name}-*.dist-info"))
 
 
 def _ourselves() -> tuple[str, list[str]]:

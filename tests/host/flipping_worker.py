@@ -99,7 +99,7 @@ def anything() -> toggles.Toggles:
     for name, toggle in shipped.patches.items():
         trial = toggles.Trial(random.choice(["time", "process"]), random.choice([0.1, 0.5, 0.9]), 0.1)
         modes[name] = toggle._replace(mode=random.choice([toggles.ON, toggles.OFF, toggles.AB]), trial=trial)
-    comparison = toggles.Comparison(spool, random.choice([0, 1, 10]), False)
+    comparison = toggles.ComparisonToggles(spool, random.choice([0, 1, 10]), False)
     return shipped._replace(patches=modes, comparison=comparison)
 
 

@@ -123,7 +123,7 @@ class Updated:
 
     @property
     def metadata(self) -> Path:
-        (folder,) = self.prefix.glob(f"lib/python3*/fitting-packages/{PLUGIN}.dist-info")
+        (folder,) = self.prefix.glob(f"lib/python3*/site-packages/{PLUGIN}.dist-info")
         return folder
 
 
@@ -167,7 +167,7 @@ class Updates:
             answer = handler.export_updateSoftware(version)
         lines = self._capfd.readouterr().err.splitlines()
         prefix = (root / "pro").resolve() / f"{platform.system()}-{platform.machine()}"
-        packages = {folder.stem for folder in prefix.glob("lib/python3*/fitting-packages/*.dist-info")}
+        packages = {folder.stem for folder in prefix.glob("lib/python3*/site-packages/*.dist-info")}
         return Updated(answer, prefix, packages, [line for line in lines if line.startswith("dirac-perfpatch: ")])
 
     @contextmanager
@@ -192,7 +192,7 @@ def updates(
 def stock(world: World, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The packages that an update without us leaves."""
     return {"DIRAC-9.9.9", "DIRACCommon-9.9.9"} | {
-        folder.stem for folder in world.environment.glob("lib/python3*/fitting-packages/*.dist-info")
+        folder.stem for folder in world.environment.glob("lib/python3*/site-packages/*.dist-info")
     }
 
 
@@ -279,7 +279,7 @@ def test_a_plugin_that_is_another_version_by_now_is_left_out(updates: Updates, s
     updates.plugin_is_from({"url": other.as_uri(), "archive_info": {}})
     updated = updates.run()
     expect_left_out(updated, stock, f"is 99.0 by now, and {VERSION} is running here")
-    assert not list(updated.prefix.glob("lib/python3*/fitting-packages/dirac_perfpatch*"))
+    assert not list(updated.prefix.glob("lib/python3*/site-packages/dirac_perfpatch*"))
 
 
 def test_a_plugin_that_does_not_load_there_is_taken_out_again(
@@ -293,7 +293,7 @@ def test_a_plugin_that_does_not_load_there_is_taken_out_again(
     updates.plugin_is_from({"url": broken.as_uri(), "archive_info": {}})
     updated = updates.run()
     expect_left_out(updated, stock, "RuntimeError: broken")
-    assert not list(updated.prefix.glob("lib/python3*/fitting-packages/dirac_perfpatch*"))
+    assert not list(updated.prefix.glob("lib/python3*/site-packages/dirac_perfpatch*"))
 
 
 def test_a_download_that_hangs_is_given_up(updates: Updates, stock: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +313,7 @@ def test_an_update_that_took_its_callers_time_is_not_made_longer(world: World) -
 
 
 def test_half_a_plugin_is_removed_without_pip(tmp_path: Path) -> None:
-    packages = tmp_path / "lib" / "python3.11" / "fitting-packages"
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
     half = packages / f"{PLUGIN}.dist-info"
     half.mkdir(parents=True)
     (half / "entry_points.txt").write_text(ENTRY_POINT)

@@ -81,7 +81,8 @@ def test_its_own_tests_and_those_of_every_patch_pass(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "wanted"), [("status", "applied"), ("check", "same as stock"), ("bench", r"getVersion\(\) .* x$")]
+    ("command", "wanted"),
+    [("status", "armed +will be applied"), ("check", "same as stock"), ("bench", r"getVersion\(\) .* x$")],
 )
 def test_the_commands_know_it(copy: Path, command: str, wanted: str) -> None:
     rounds = ("--rounds", "1") if command == "bench" else ()
