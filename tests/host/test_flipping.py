@@ -36,7 +36,10 @@ def test_patches_that_flip_under_threads_and_forks(proxy: Path, mariadb: MariaDB
 
 
 def test_forks_from_four_threads(proxy: Path) -> None:
-    """Each child asks all that its parent was asking; none hangs and none is wrong."""
+    """Each child asks what its parent was asking; none hangs and none is wrong.
+
+    Not of the configuration: the host's own locks there may be held by another thread at a fork, also in stock.
+    """
     from DIRAC.Core.Security.X509Chain import X509Chain
     from DIRAC.Core.Utilities.Extensions import extensionsByPriority
     from DIRAC.DataManagementSystem.Utilities.DMSHelpers import DMSHelpers
@@ -46,11 +49,7 @@ def test_forks_from_four_threads(proxy: Path) -> None:
     def ask() -> bool:
         sys.path.append("/changes/the/path")
         sys.path.pop()
-        return bool(
-            extensionsByPriority() == ["DIRAC"]
-            and X509Chain().loadProxyFromFile(str(proxy))["OK"]
-            and DMSHelpers(vo="fakevo").getSites()
-        )
+        return bool(extensionsByPriority() == ["DIRAC"] and X509Chain().loadProxyFromFile(str(proxy))["OK"])
 
     def fork() -> None:
         for _ in range(15):
@@ -60,7 +59,7 @@ def test_forks_from_four_threads(proxy: Path) -> None:
 
                 signal.alarm(20)
                 os._exit(0 if ask() else 1)
-            ask()
+            assert ask() and DMSHelpers(vo="fakevo").getSites()
             ended.append(os.waitpid(child, 0)[1])
 
     threads = [threading.Thread(target=fork) for _ in range(4)]
