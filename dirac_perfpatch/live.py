@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dirac_perfpatch import configuration, host, imports, toggles
+from dirac_perfpatch import configuration, host, toggles
 from dirac_perfpatch.notices import say, say_once
 
 # Seconds between two looks, and to the second look at what has changed.
@@ -64,7 +64,6 @@ class Follower:
             After how many seconds to look again.
         """
         try:
-            imports.look()
             return self._look()
         except Exception as error:
             say_once(f"{type(error).__name__}: {error}; the toggles stay as they are")

@@ -168,6 +168,7 @@ class Plugin:
         self.start()  # for a child of a fork that came in the middle of it
         if not self._started:
             return 1  # another thread is in the middle of it
+        imports.look()
         for switch in list(self.switches.values()):
             switch.catch_up()
         self._write_states(last=False)

@@ -151,10 +151,6 @@ class Comparison:
             self._others_after = self._others()
             self.ended = time.monotonic()
 
-    def events(self) -> dict[str, int]:
-        """What the patch itself has counted so far in this process, and in its parents."""
-        return dict(self._guard.events)
-
     def as_dict(self) -> dict[str, Any]:
         """The comparison's part of the patch's entry in a snapshot."""
         arm = "both" if self._trial.by == BY_CALL else PATCHED if self.patched else STOCK

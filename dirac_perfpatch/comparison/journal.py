@@ -43,7 +43,6 @@ class Journal:
         self._describe = describe
         # Others add to it; all else that is here belongs to the thread.
         self._comparisons: deque[Comparison] = deque()
-        self._events_before: dict[str, dict[str, int]] = {}
         self._renew()
         # Before the thread is: the child's begins when all is made anew.
         os.register_at_fork(after_in_child=self._begin_in_child)
@@ -105,9 +104,6 @@ class Journal:
     def _content(self) -> dict[str, Any]:
         """What a snapshot says."""
         content = self._describe()
-        for patch, events in content["events"].items():
-            before = self._events_before.get(patch, {})
-            content["events"][patch] = {name: count - before.get(name, 0) for name, count in events.items()}
         now = _Past()
         for comparison in list(self._comparisons):
             content["patches"].setdefault(comparison.patch, {}).update(comparison.as_dict())
@@ -142,7 +138,6 @@ class Journal:
             self._comparisons = deque(comparison for comparison in self._comparisons if comparison.ended is None)
             for comparison in self._comparisons:
                 comparison.begin_in_child(time.monotonic(), time.time())
-            self._events_before = {comparison.patch: comparison.events() for comparison in self._comparisons}
             util = sys.modules.get("multiprocessing.util")
             if util is not None:
                 # Its children clear the finalizers first and run these hooks then.
