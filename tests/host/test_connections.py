@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +52,16 @@ def pool(db: Any) -> Any:
 
 def connection_id(db: Any) -> int:
     return int(db._query("SELECT CONNECTION_ID()")["Value"][0][0])
+
+
+@contextmanager
+def another_file_at(number: int) -> Iterator[None]:
+    """A quiet socket that has the number of a connection's, which its library has closed."""
+    quiet, other = (end.detach() for end in socket.socketpair())
+    os.dup2(quiet, number)
+    yield
+    for open_number in {quiet, other, number}:
+        os.close(open_number)
 
 
 def kill(mariadb: MariaDB, number: int) -> None:
@@ -665,17 +675,14 @@ def test_a_result_that_is_being_read_is_no_sign_of_death(db: Any, mariadb: Maria
 
 
 def test_a_dead_connection_of_before_the_patch_whose_number_another_file_has_got(db: Any, mariadb: MariaDB) -> None:
-    with stock(*POOL):
-        connection = db._getConnection()["Value"]
-        kill(mariadb, connection.thread_id())
-        with pytest.raises(MySQLdb.Error):
-            connection.query("SELECT 1")
-        told = connection.fileno()
-        quiet, other = (end.detach() for end in socket.socketpair())
-        os.dup2(quiet, told)
-    assert db._query("SELECT 1")["OK"]
-    for open_number in {quiet, other, told}:
-        os.close(open_number)
+    with ExitStack() as other_file:
+        with stock(*POOL):
+            connection = db._getConnection()["Value"]
+            kill(mariadb, connection.thread_id())
+            with pytest.raises(MySQLdb.Error):
+                connection.query("SELECT 1")
+            other_file.enter_context(another_file_at(connection.fileno()))
+        assert db._query("SELECT 1")["OK"]
 
 
 def test_a_living_connection_of_before_the_patch_stays(mariadb: MariaDB) -> None:
@@ -817,12 +824,8 @@ def test_a_socket_number_that_another_file_has_got_is_not_taken_for_the_connecti
         kill(mariadb, number)
         with pytest.raises(MySQLdb.Error):
             lose(connection)
-        told = connection.fileno()
-        quiet, other = (end.detach() for end in socket.socketpair())
-        os.dup2(quiet, told)
-        assert db._query("SELECT 1")["OK"]
-        for open_number in {quiet, other, told}:
-            os.close(open_number)
+        with another_file_at(connection.fileno()):
+            assert db._query("SELECT 1")["OK"]
 
 
 def test_an_unbuffered_result_that_breaks_off_poisons_nothing(db: Any, mariadb: MariaDB) -> None:
@@ -847,8 +850,5 @@ def test_a_closed_connection_whose_number_another_file_has_got_costs_no_query(db
             connection = db._getConnection()["Value"]
             told = connection.fileno()
             connection.close()
-            quiet, other = (end.detach() for end in socket.socketpair())
-            os.dup2(quiet, told)
-            assert db._query("SELECT 1")["OK"]
-            for open_number in {quiet, other, told}:
-                os.close(open_number)
+            with another_file_at(told):
+                assert db._query("SELECT 1")["OK"]
