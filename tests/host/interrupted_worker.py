@@ -9,6 +9,7 @@ ends with a stack if it does not end by itself.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import itertools
 import os
 import shutil
@@ -50,6 +51,7 @@ def _proxy(path: str) -> Callable[[], None]:
         os.utime(fresh, (0, 0))
         for place in (fresh, path):
             assert X509Chain().loadProxyFromFile(place)["OK"]
+        gc.collect()
 
     _put_on_anew("proxy_loading", max_proxies=2)
     return load
@@ -232,6 +234,8 @@ if __name__ == "__main__":
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
     what, name, *arguments = sys.argv[1:]
     ask = DONE[name](*arguments)
+    # Our hook of the collector must not run while the thread holds one of the host's locks: stock would hang, too.
+    gc.disable()
     ask()
     print({"signal": _signalled, "fork": _forked, "exception": _broken_off}[what](ask))
     sys.stdout.flush()
