@@ -1,6 +1,6 @@
 """Measure stock, patched and in-tree DIRAC side by side in one run: per call, with growth, and at start-up.
 
-A first run installs what is missing. Figures of different runs or machines are not to be compared; ratios are.
+The first run installs what is missing. Compare ratios, not figures, between runs or machines.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="without growth, with fewer repetitions")
-    parser.add_argument("--json", type=Path, help="where the figures go (default: bench.json in the cache folder)")
+    parser.add_argument("--json", type=Path, help="file for the figures (default: bench.json in the cache folder)")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw the growth curves there, as PNG and SVG")
     options = parser.parse_args()
     if options.quick and options.figures:
@@ -48,11 +48,11 @@ def _options() -> argparse.Namespace:
 
 
 def _measure(folder: Path, quick: bool) -> dict[str, Any]:
-    """All figures, as plain data for JSON."""
+    """Measure everything. Returns: the figures, as plain data for JSON."""
     say("installing DIRAC and the plugin (the first time takes a minute)")
     installed = {**environments("bench", "ab"), IN_TREE: hosts.environment(hosts.IN_TREE)}
     with MariaDB(folder / "mariadb") as database, arms.started(installed, folder) as running:
-        # Each arm holds up to 200 connections at one time.
+        # Each arm holds up to 200 connections at a time.
         database.execute("SET GLOBAL max_connections = 1000; CREATE DATABASE bench")
         rounds = calls.QUICK_ROUNDS if quick else calls.ROUNDS
         per_call = calls.measure(running, database, calls.sizes(quick), rounds)
@@ -82,7 +82,7 @@ def _report(figures: dict[str, Any]) -> None:
     print("\n" + result.recording_table(figures["recording"]))
     print("\n" + result.goals_table(wanted))
     arms_are = ", ".join(f"{name} is DIRAC {release}" for name, release in figures["releases"].items())
-    print(f"\n{arms_are}. Each figure is the minimum of its repetitions; the arms take turns on one machine.")
+    print(f"\n{arms_are}. Each figure is the minimum of its repetitions; the arms take turns on the same machine.")
 
 
 def _plot(figures: Path, folder: Path) -> None:

@@ -1,8 +1,8 @@
-"""How often equal arms are called different: A/A comparisons through recorder and report, looked at all the time.
+"""How often equal arms are called different: A/A comparisons through recorder and report, checked continually.
 
-`python3 -m bench.aa` takes half an hour and needs what the report needs. A rate is of comparisons in which any
-look, one after each pair of windows or each window, said faster or slower, of the median or of the mean, or said that
-errors differ.
+`python3 -m bench.aa` takes half an hour and needs what the report needs. It looks at the report after each pair of
+windows or each window. A rate is the share of comparisons in which any look said faster or slower (median or mean), or
+that errors differ.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _PATCH = Patch("p", (), lambda database: None)
 
 
 class Load(NamedTuple):
-    """What the calls of a target are like.
+    """The load on a target.
 
-    per_minute: how many; times: draws so many times; errors: the part that fails; bursts: the part of windows of which
-    half the calls fail.
+    per_minute: number of calls; times: draws that many times; errors: the fraction of calls that fail; bursts: the
+    fraction of windows in which half the calls fail.
     """
 
     per_minute: float
@@ -68,7 +68,7 @@ LOADS = {
 def wrong(kind: str, share: float, load: Load, units: int, run: int) -> tuple[bool, bool, bool]:
     """Whether any look at an A/A comparison said that medians, means, or errors differ.
 
-    kind: time, call or process; share: that is patched; units: pairs of windows, or windows.
+    kind: time, call or process; share: the patched one; units: number of pairs of windows, or of windows.
     """
     found = [False] * 3
     for median, mean, errors in looks(kind, share, load, units, run):
@@ -83,7 +83,7 @@ def looks(
 ) -> Iterator[Any]:
     """The report's estimates after each unit.
 
-    faster, errors: how many times as fast a patched call is, and how many times as often it fails.
+    faster, errors: how many times faster a patched call is, and how many times more often it fails.
     """
     random = numpy.random.default_rng([run, units, zlib.crc32(f"{kind} {share} {load.per_minute}".encode())])
     if kind == "process":
@@ -119,10 +119,10 @@ def _blocks(
     errors: float,
     process_arm: bool = True,
 ) -> list[Block]:
-    """What one process records of a target."""
+    """The blocks that one process records for a target."""
     comparison = Comparison(_PATCH, Guard("p", lambda reason: None), Trial(kind, share, _WINDOW), 0, process_arm)
     comparison._random.seed(int(random.integers(1 << 32)))
-    seed(int(random.integers(1 << 32)))  # what the recorder draws
+    seed(int(random.integers(1 << 32)))  # for the recorder's own draws
     comparison.record("f", lambda: None, lambda: None, None)
     (recorder,) = comparison.recorders
     now = drift = 0.0
@@ -155,7 +155,7 @@ def _call(record: ArmRecord, times: Iterable[float], errors: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m bench.aa", description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--units", type=int, default=120, help="pairs of windows, or windows; by process a tenth of it")
+    parser.add_argument("--units", type=int, default=120, help="pairs of windows, or windows; a tenth of it by process")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The arms: stock, patched and in-tree DIRAC, each an environment of its own, and a worker process in each."""
+"""The arms: stock, patched and in-tree DIRAC, each with its own environment and worker process."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from . import prepared
 class Arm:
     """One arm.
 
-    name: as in the table; host: the environment; folder: for all arms; modules: what its workers can import besides.
-    Where the plugin is not installed, its package is among them, but no entry point leads to it, so it is never loaded.
+    name: as in the table; host: the environment; folder: for all arms; modules: a folder from which its workers can
+    import, too. Where the plugin is not installed, its package is in that folder, but without an entry point, so the
+    host never loads it.
     """
 
     def __init__(self, name: str, host: Host, folder: Path, modules: Path) -> None:
         self.name = name
         self.host = host
-        # As an administrator's: a process that is started with it knows nothing of us.
+        # As an administrator's: a process started with it knows nothing of the benchmark.
         self.env = host.process_env(folder)
         self._worker_env = host.process_env(folder, modules)
         self._log = folder / f"{name}.log"
         self.worker = self._new_worker()
 
     def ask_anew(self, function: Callable[[], Any]) -> Any:
-        """Call a function in a worker of its own, which has not loaded DIRAC. Errors: as for Worker.call()."""
+        """Call a function in a new worker, which has not loaded DIRAC. Errors: as for Worker.call()."""
         with self._new_worker() as worker:
             return worker.call(function)
 
     def prepare(self, case: str, size: int, database: MariaDB) -> int:
-        """Have a call prepared. Returns: how many calls make one repetition.
+        """Prepare a call in the worker. Returns: how many calls make one repetition.
 
-        Errors: RuntimeError when the plugin's patch of it is not as this arm wants it.
+        Errors: RuntimeError if its patch is on in an unpatched arm, or not on in the patched one.
         """
         account = [database.host, database.port, database.user, database.password, "bench"]
         on = self.worker.call(prepared.prepare, case, size, account)
@@ -55,7 +56,7 @@ class Arm:
 
 @contextlib.contextmanager
 def started(environments: dict[str, Host], folder: Path) -> Iterator[Arms[Arm]]:
-    """All arms with their workers, ready for orders; stopped at the end.
+    """Start all arms with their workers; stop them at the end.
 
     environments: by name of arm; folder: for their files.
     """

@@ -1,4 +1,4 @@
-"""Microseconds per call: every arm in turn, many times over."""
+"""Microseconds per call: the arms take turns, many times over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import goals, prepared
 from .arms import Arm
 
 ROUNDS, QUICK_ROUNDS = 45, 20
-# Where one repetition takes long, as with hundreds of slow calls, it is repeated for so many seconds at the most.
+# If one repetition takes long, as with hundreds of slow calls, repetitions stop after this many seconds.
 _SLOW_SECONDS = 1.0
 
 # Case, size, arm -> {"us": the minimum, "median": ...}, in microseconds per call.
@@ -21,7 +21,7 @@ Figures = dict[str, dict[int, dict[str, dict[str, float]]]]
 
 
 def sizes(quick: bool) -> dict[str, tuple[int, ...]]:
-    """The sizes that are measured, by the name of a patch's case; the quick ones are those that the goals need."""
+    """The sizes to measure, by case name; `quick` leaves only those that the goals need."""
     grown = {case.name: case for _, case in cases() if case.growth}
     return {name: goals.SIZES.get(name, case.sizes) if quick else case.growth for name, case in grown.items()}
 
@@ -51,5 +51,5 @@ def _point(arms: Arms[Arm], database: MariaDB, case: str, size: int, rounds: int
 
 
 def figure(values: list[float], unit: str = "us") -> dict[str, float]:
-    """What is kept of the repetitions of one thing."""
+    """Summarise the repetitions of one measurement."""
     return {unit: min(values), "median": statistics.median(values), "repetitions": len(values)}

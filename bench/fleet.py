@@ -1,7 +1,7 @@
-"""What a fleet costs: sizes of spool and scrapes, times, and what a real Prometheus needs for them.
+"""What a fleet costs: the sizes of spool and scrapes, times, and the resources of a real Prometheus.
 
-`python3 -m bench.fleet` prints the figures of docs/fleet.md; `--figures FOLDER` also draws the dashboard's panels from
-what Prometheus answers while synthetic processes record, which takes two minutes more. Needs no DIRAC.
+`python3 -m bench.fleet` prints the figures of docs/fleet.md. `--figures FOLDER` also draws the dashboard's panels from
+Prometheus's answers while synthetic processes record, which takes two minutes more. Needs no DIRAC.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NEEDED = [
 ]
 PROCESSES, COMPONENTS, HOSTS = 50, 20, 1000
 SCRAPES = 9
-# As many hosts as the real Prometheus below is made to believe in.
+# The number of hosts that the real Prometheus below sees.
 COPIES = 10
 INTERVAL = 60
 
@@ -52,7 +52,7 @@ def main() -> None:
         for patches in (("connection_checkout",), None):
             print("\n" + aligned(_measure(folder / ("one" if patches else "all"), patches)) + "\n", flush=True)
         if options.figures:
-            from . import panels  # with matplotlib, which the Python that we are started with need not have
+            from . import panels  # needs matplotlib, which the Python that started us may lack
 
             say("the dashboard's panels")
             panels.draw(folder / "panels", options.figures)
@@ -65,7 +65,7 @@ def _options() -> argparse.Namespace:
 
 
 def _measure(folder: Path, patches: Sequence[str] | None) -> list[Row]:
-    """The figures, as a table's rows. patches: those that are in ab; None for all."""
+    """The figures, as table rows. patches: those set to `ab`; None for all."""
     from lab.spools import PATCHES, Process
 
     compared = f"in ab: {' '.join(patches or ['all patches'])}"
@@ -98,22 +98,22 @@ def _measure(folder: Path, patches: Sequence[str] | None) -> list[Row]:
     return [
         (compared, ""),
         ("start of the exporter", f"{start:.2f} s"),
-        ("a process's file", f"{statistics.median(sizes) / 1e3:.0f} kB"),
+        ("one process's file", f"{statistics.median(sizes) / 1e3:.0f} kB"),
         ("the spool of a host", f"{sum(sizes) / 1e6:.1f} MB"),
-        ("a scrape", f"{len(text) / 1e3:.0f} kB"),
-        ("time of a scrape", f"{statistics.median(scrapes):.2f} s"),
-        ("processor time of one", f"{cpu / SCRAPES:.2f} s"),
+        ("size of a scrape", f"{len(text) / 1e3:.0f} kB"),
+        ("duration of a scrape", f"{statistics.median(scrapes):.2f} s"),
+        ("CPU time of a scrape", f"{cpu / SCRAPES:.2f} s"),
         ("memory of the exporter", f"{resident / 1e6:.0f} MB"),
-        ("series of a host", str(series)),
+        ("series per host", str(series)),
         (f"series of {HOSTS} hosts", f"{series * HOSTS / 1e6:.1f} million"),
         (f"samples per second, scraped every {INTERVAL} s", f"{samples:.0f}"),
         (f"memory of Prometheus, {memory / 1e3:.1f} kB per series", f"{memory * series * HOSTS / 1e9:.1f} GB"),
-        (f"disk of Prometheus a day, {size:.2f} bytes per sample", f"{size * samples * 86400 / 1e9:.1f} GB"),
+        (f"disk of Prometheus per day, {size:.2f} bytes per sample", f"{size * samples * 86400 / 1e9:.1f} GB"),
     ]
 
 
 def _memory_per_series(folder: Path, text: str, series: int) -> float:
-    """Bytes that Prometheus takes for a series: by how much more it takes with many hosts than with none."""
+    """Bytes of memory per series: how much more Prometheus uses with many hosts than with none."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -125,7 +125,7 @@ def _memory_per_series(folder: Path, text: str, series: int) -> float:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    # Every loopback address is another host to Prometheus.
+    # Prometheus takes every loopback address for another host.
     with ThreadingHTTPServer(("", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         hosts = [f"127.0.0.{1 + copy}:{server.server_port}" for copy in range(COPIES)]
@@ -136,15 +136,15 @@ def _memory_per_series(folder: Path, text: str, series: int) -> float:
 
 
 def _memory(folder: Path, targets: Sequence[str]) -> int:
-    """What Prometheus takes once it has scraped each target four times."""
+    """Bytes of memory that Prometheus uses once it has scraped each target four times."""
     seen = f"sum(count_over_time(up[1h])) >= {len(targets) * 4}"
     with Prometheus(folder, targets, interval=5) as prometheus:
-        prometheus.wait(lambda: not targets or prometheus.query(seen), "it has scraped all", timeout=90)
+        prometheus.wait(lambda: not targets or prometheus.query(seen), "it has scraped all targets", timeout=90)
         return _resident(prometheus.pid)
 
 
 def _bytes_per_sample(folder: Path, text: str) -> float:
-    """Bytes on disk per sample, in a block of two hours of every 20th series, the counters growing at random."""
+    """Bytes on disk per sample, in a two-hour block of every 20th series, with counters that grow at random."""
     chance = random.Random(1)
     values = {}
     for line in [line for line in text.splitlines() if not line.startswith("#")][::20]:

@@ -1,7 +1,7 @@
-"""The goals for the patched arm, and whether one run meets them.
+"""The goals for the patched arm, and whether a run meets them.
 
-Ratios, wherever an arm is there to compare with: absolute figures differ from machine to machine. The others are
-microseconds or milliseconds on a machine where the stock extensionsByPriority() takes 6000 us.
+Goals are ratios wherever there is an arm to compare with, as absolute figures differ between machines. The others are
+microseconds or milliseconds on a machine where stock extensionsByPriority() takes 6000 us.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 from lab.arms import IN_TREE, PATCHED, STOCK
 
-# The goals of the measured calls: at most so many microseconds, by case and size ...
+# Goals for the measured calls, by case and size: at most this many microseconds ...
 WITHIN = {
     ("extensionsByPriority()", 1): 0.8,
     ('getExtensionMetadata("DIRAC")', 1): 0.9,
-    # In-tree hands out the shared map itself; ours are copies.
+    # In-tree returns the shared map itself; ours are copies.
     ("getSiteSEMapping()", 120): 60.0,
 }
-# ... or at most so many times in-tree, at the same size or at another one.
+# ... or at most this multiple of in-tree, at the given size.
 AT_MOST = {
     **{('S_ERROR("x")', frames): (0.5, frames) for frames in (5, 20, 40)},
     ("loadProxyFromFile", 1): (1.2, 1),
@@ -26,9 +26,9 @@ AT_MOST = {
     ("ConnectionPool.get", 1): (1.3, 1),
     ("ConnectionPool.get", 100): (1.3, 1),
 }
-# The sizes that they need, by case.
+# The sizes that the goals need, by case.
 SIZES = {case: tuple(at for name, at in (*WITHIN, *AT_MOST) if name == case) for case, _ in (*WITHIN, *AT_MOST)}
-# Of two equal commands that are started in turn one is the faster by this much, by chance.
+# If two equal commands are started in turn, one is faster by this factor by chance.
 START_FACTOR = 1.03
 
 
@@ -36,7 +36,7 @@ START_FACTOR = 1.03
 class Goal:
     """The patched figure must not exceed a limit.
 
-    call: a row of the table, with its size; limit: how it is put in words; figure, most: both in the unit of the row.
+    call: a table row, with its size; limit: in words; figure, most: both in the row's unit.
     """
 
     call: str
@@ -50,9 +50,9 @@ class Goal:
 
 
 def of_calls(calls: dict[str, Any], labels: dict[tuple[str, int], str]) -> list[Goal]:
-    """The goals of the measured calls.
+    """The goals for the measured calls.
 
-    calls: see bench.calls.Figures; labels: of each case and size, as in the table.
+    calls: see bench.calls.Figures; labels: by case and size, as in the table.
     """
 
     def figure(case: str, size: int, arm: str) -> float:
@@ -67,7 +67,7 @@ def of_calls(calls: dict[str, Any], labels: dict[tuple[str, int], str]) -> list[
 
 
 def of_starts(starts: dict[str, Any], own_part: dict[str, Any]) -> list[Goal]:
-    """The goals of a start; arguments as bench.startup measured them."""
+    """The goals for a start; arguments: the figures of bench.startup."""
     limit = f"{START_FACTOR} x stock"
     goals = [
         Goal(name, limit, found[PATCHED]["ms"], START_FACTOR * found[STOCK]["ms"]) for name, found in starts.items()
@@ -76,10 +76,10 @@ def of_starts(starts: dict[str, Any], own_part: dict[str, Any]) -> list[Goal]:
 
 
 def of_recording(recording: dict[str, dict[str, float]]) -> list[Goal]:
-    """The goals of being recorded; argument as bench.recording measured it."""
+    """The goals for recording; argument: the figures of bench.recording."""
     cost = {arm: found["recorded"] - found["plain"] for arm, found in recording.items()}
     stock = recording[STOCK]["plain"]
     return [
-        Goal("recording of a cached call", "0.3 us", cost[PATCHED], 0.3),
-        Goal("recording of a stock call", "1 % of it", cost[STOCK], 0.01 * stock),
+        Goal("recording a cached call", "0.3 us", cost[PATCHED], 0.3),
+        Goal("recording a stock call", "1 % of it", cost[STOCK], 0.01 * stock),
     ]

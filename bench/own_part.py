@@ -13,7 +13,7 @@ CLIENT = "DIRAC.Interfaces.API.Dirac"
 
 
 class _Stopwatch:
-    """Adds up the time spent in some functions; one that is called inside another counts once."""
+    """Adds up the time spent in some functions; nested calls count once."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -35,8 +35,8 @@ class _Stopwatch:
 
 
 def own_part() -> dict[str, float]:
-    """Import what a client and the services import, and tell what of that time was the plugin's, in milliseconds."""
-    # By name, as attributes of theirs are replaced.
+    """Import what a client and the services import. Returns: the plugin's share of that time, in milliseconds."""
+    # By name, as their attributes are replaced.
     entry_point_class: Any = importlib.import_module("importlib_metadata").EntryPoint
     watch = _Stopwatch()
     after_load: list[float] = []
@@ -44,7 +44,7 @@ def own_part() -> dict[str, float]:
 
     def load_plugin(entry_point: Any) -> Any:
         function = original(entry_point)
-        # The function itself must not be wrapped: it looks at who calls it. All that it does is import and start these.
+        # The function itself must not be wrapped: it inspects its caller. It only imports and starts the plugin.
         plugin: Any = importlib.import_module("dirac_perfpatch.loading").plugin
         switch = importlib.import_module("dirac_perfpatch.patching").Switch
         start = watch.time(plugin.start)
@@ -54,7 +54,7 @@ def own_part() -> dict[str, float]:
             after_load.append(watch.seconds)
 
         plugin.start = start_and_note
-        # Patches are imported when their modules come, and put on.
+        # When the modules of its targets are imported, a patch is imported and applied.
         plugin._load = watch.time(plugin._load)
         switch._put_on = watch.time(switch._put_on)
         return function

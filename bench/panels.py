@@ -1,6 +1,6 @@
-"""The dashboard's panels as a picture: drawn by matplotlib, not by Grafana, from what a real Prometheus answers.
+"""The dashboard's panels as a picture, drawn by matplotlib, not by Grafana, from the answers of a real Prometheus.
 
-The processes are synthetic. Time is squeezed: windows of the arms last 5 s and not 60, Prometheus scrapes every second.
+The processes are synthetic. Time is compressed: windows last 5 s instead of 60, and Prometheus scrapes every second.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DASHBOARD = CHECKOUT / "monitoring" / "grafana-dashboard.json"
 SECONDS, WINDOW = 120, 5
 PATCHES = ("connection_checkout", "error_stack", "proxy_loading")
 COMPONENTS = ("DataManagement/FileCatalog", "Accounting/DataStore")
-# Longest names first: one is the beginning of another.
+# Longest names first, as one may be a prefix of another.
 VARIABLES = {
     "$__rate_interval": "15s",
     "$component": ".*",
@@ -40,7 +40,7 @@ VARIABLES = {
     "$patch": "|".join(PATCHES),
     "$host": ".*",
 }
-# Inches for one of the dashboard's 24 columns, and for one of its rows.
+# Inches per column (of 24) and per row of the dashboard.
 WIDE, HIGH = 0.85, 0.42
 GREEN, RED, YELLOW = "#1b7837", "#b2182b", "#b8860b"
 UNITS: dict[str, Callable[[float], str]] = {
@@ -53,7 +53,7 @@ UNITS: dict[str, Callable[[float], str]] = {
 
 
 def draw(folder: Path, figures: Path) -> None:
-    """Record for two minutes, ask everything that the dashboard asks, and write `dashboard.png` into `figures`."""
+    """Record for two minutes, run the dashboard's queries, and write `dashboard.png` into `figures`."""
     done = threading.Event()
     folder.mkdir()
     with Exporter(folder / "spool") as exporter:
@@ -71,7 +71,7 @@ def draw(folder: Path, figures: Path) -> None:
 
 
 def _work(spool: Path, done: threading.Event) -> None:
-    """Eight processes of two components, in windows of the two arms, each with its own; one patch trips on the way."""
+    """Eight processes of two components, each with its own windows of the two arms; one patch trips meanwhile."""
     processes = [Process(spool, COMPONENTS[n % 2], pid=n) for n in range(8)]
     began = time.time()
     while not done.wait(1):

@@ -1,4 +1,4 @@
-"""A plot per growth curve. Runs where matplotlib is: `python -m bench.plots FIGURES.json FOLDER`."""
+"""One plot per growth curve. Needs matplotlib: `python -m bench.plots FIGURES.json FOLDER`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator  # noqa:
 from dirac_perfpatch.bench import cases  # noqa: E402
 from lab.arms import IN_TREE, PATCHED, STOCK  # noqa: E402
 
-# Colour, marker and line, by arm: to be told apart in grey, too.
+# Colour, marker and line, by arm, so that they can be told apart in grey, too.
 STYLES = {STOCK: ("#b2182b", "s", "-"), PATCHED: ("#1b7837", "o", "-"), IN_TREE: ("#2166ac", "^", "--")}
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     figures = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    # So that a file is the same when the figures are.
+    # Equal figures give equal files.
     pyplot.rcParams.update({"svg.hashsalt": "dirac-perfpatch", "svg.fonttype": "none", "font.size": 11})
     for case in (case for _, case in cases() if len(case.growth) > 1):
         name = re.sub(r"\W+", "_", case.name).strip("_")

@@ -1,4 +1,4 @@
-"""The call that one arm makes over and over: in the worker of the arm, one at a time."""
+"""The call that an arm repeats, in the arm's worker; one call is prepared at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _measure: Meter
 
 
 def prepare(name: str, size: int, database: list[Any]) -> bool:
-    """Make ready what a call needs. Returns: whether the plugin's patch of it is on.
+    """Prepare what a call needs. Returns: whether the plugin's patch of it is on.
 
     name: of a patch's case; database: the arguments of dirac_perfpatch.patching.Database.
     """
@@ -28,15 +28,15 @@ def prepare(name: str, size: int, database: list[Any]) -> bool:
 
 
 def warm() -> int:
-    """Have it called until what is kept of it is kept. Returns: how many calls make one repetition."""
+    """Make calls until the caches are filled. Returns: how many calls make one repetition."""
     return warm_up(_case, _size, _measure)
 
 
 def measure(calls: int) -> float:
-    """Make so many calls. Returns: microseconds per call."""
+    """Make this many calls. Returns: microseconds per call."""
     return _measure(calls)
 
 
 def close() -> None:
-    """Give back what was made ready."""
+    """Release what prepare() set up."""
     _prepared.close()

@@ -1,4 +1,4 @@
-"""What it costs a call to be recorded while its patch is `ab`. Runs in the patched host."""
+"""What recording adds to a call whose patch is `ab`. Runs in the patched host."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lab.arms import PATCHED, STOCK
 
 FRAMES = 20
 ROUNDS = 40
-# Arm -> {"plain": us, "recorded": us}: the patched arm's is a cached call, the stock arm's one of the fastest there is.
+# By arm: a cached call in the patched arm, and one of the fastest calls in stock.
 CALLS = {PATCHED: "extensionsByPriority()", STOCK: f'S_ERROR("x"), {FRAMES} frames'}
-_FRAMES_BELOW = 8  # what the frames of the worker and of this module cost is not the call's
+_FRAMES_BELOW = 8  # the stack of the worker and of this module, which counts among FRAMES
 _REPETITION_SECONDS = 0.004
 
 
 def compare() -> dict[str, dict[str, float]]:
-    """In a worker of the patched host: microseconds per call, not recorded and recorded, by arm."""
+    """In a worker of the patched host. Returns: by arm, {"plain": us per call, "recorded": us per call}."""
     extensions: Any = importlib.import_module("DIRAC.Core.Utilities.Extensions")
     extensions.extensionsByPriority()
     error = importlib.import_module("DIRAC").S_ERROR
@@ -32,7 +32,7 @@ def _deep(frames: int, error: Callable[[str], Any]) -> Any:
 
 
 def _compare(patch: str, patched: bool, call: Callable[[], Any]) -> dict[str, float]:
-    """The minimum of both, in turn: with the patch on or off, and compared with stock in the same arm."""
+    """The minimum of each, in turn: with the patch just on or off, and recorded in the same arm."""
     loading: Any = importlib.import_module("dirac_perfpatch.loading")
     arms: Any = importlib.import_module("dirac_perfpatch.comparison.arms")
     trial = importlib.import_module("dirac_perfpatch.toggles").Trial("process", 0.5, 3600)
@@ -46,7 +46,7 @@ def _compare(patch: str, patched: bool, call: Callable[[], Any]) -> dict[str, fl
                 comparison = arms.Comparison(switch.patch, switch.guard, trial, 10_000, patched)
                 switch.put_on(comparison)
                 timed(call, 200)
-                # What the journal does every ten seconds: from here on as many calls are timed as in a running service.
+                # As the journal does every ten seconds: from now on as many calls are timed as in a running service.
                 for recorder in comparison.recorders:
                     recorder.settle()
             elif patched:

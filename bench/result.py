@@ -1,4 +1,4 @@
-"""From the figures to tables."""
+"""Tables of the figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def calls_table(calls: dict[str, Any], labels: dict[tuple[str, int], str]) -> st
 
 
 def starts_table(starts: dict[str, Any], own_part: dict[str, Any]) -> str:
-    """Milliseconds from the start of a command to its end, and the plugin's own part of one."""
+    """Milliseconds from the start of a command to its end, and the plugin's own part of a start."""
     rows: list[Row] = [("milliseconds per start", STOCK, PATCHED, "patched/stock")]
     for name, found in starts.items():
         stock, patched = found[STOCK]["ms"], found[PATCHED]["ms"]
@@ -35,7 +35,7 @@ def starts_table(starts: dict[str, Any], own_part: dict[str, Any]) -> str:
 
 def recording_table(recording: dict[str, dict[str, float]]) -> str:
     """Microseconds per call without and with recording."""
-    rows: list[Row] = [("microseconds per call", "on or off", "recorded (ab)", "costs")]
+    rows: list[Row] = [("microseconds per call", "on or off", "recorded (ab)", "cost")]
     for arm, found in recording.items():
         plain, recorded = found["plain"], found["recorded"]
         rows.append((f"{CALLS[arm]}, {arm}", number(plain), number(recorded), f"{recorded - plain:.2f} us"))
@@ -43,8 +43,8 @@ def recording_table(recording: dict[str, dict[str, float]]) -> str:
 
 
 def goals_table(goals: Sequence[Goal]) -> str:
-    """What was asked for and what was reached."""
-    rows: list[Row] = [("goal for the patched arm", "reached", "at most", "which is", "")]
+    """The goals and what was reached."""
+    rows: list[Row] = [("goal for the patched arm", "reached", "limit", "which is", "")]
     for goal in goals:
         verdict = "met" if goal.met else f"MISSED by {(goal.figure / goal.most - 1) * 100:.0f} %"
         rows.append((goal.call, number(goal.figure), number(goal.most), goal.limit, verdict))
@@ -52,7 +52,7 @@ def goals_table(goals: Sequence[Goal]) -> str:
 
 
 def number(value: float) -> str:
-    """A figure with three digits that count, or all before the point."""
+    """A figure with three significant digits, or with all digits before the decimal point."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.1 else f"{value:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""What a start costs: whole commands with the plugin and without, and the plugin's own part of one."""
+"""What a start costs: whole commands with and without the plugin, and the plugin's own part of a start."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .own_part import CLIENT, own_part
 
 LOOK_UP = "from DIRAC.Core.Utilities.Extensions import extensionsByPriority; extensionsByPriority()"
 SERVICE = "DIRAC.DataManagementSystem.Service.FileCatalogHandler"
-# What is started, as the table names it: a program of the environment, and its arguments.
+# By name in the table: a program of the environment, and its arguments.
 COMMANDS: dict[str, list[str]] = {
     "import DIRAC, first look-up": ["python", "-c", f"import DIRAC; {LOOK_UP}"],
     "dirac-version": ["dirac-version"],
     "import of a client (the API)": ["python", "-c", f"import {CLIENT}"],
     "import of a service (FileCatalog)": ["python", "-c", f"import DIRAC.Core.DISET.ServiceReactor, {SERVICE}"],
 }
-# Starts of each that count; the imports take longer.
+# The number of starts of each; the imports take longer.
 ROUNDS = dict(zip(COMMANDS, (20, 20, 8, 8)))
 QUICK = dict(zip(COMMANDS, (3, 3, 0, 0)))
 
@@ -29,9 +29,9 @@ Figures = dict[str, dict[str, dict[str, float]]]
 
 
 def measure(arms: Arms[Arm], rounds: dict[str, int]) -> Figures:
-    """Start every command with the plugin and without, in turn.
+    """Start every command with and without the plugin, in turn.
 
-    rounds: starts that count, by command; one with none is left out.
+    rounds: number of starts, by command; a command with 0 is left out.
     """
     pair = Arms(arm for arm in arms if arm.name in (STOCK, PATCHED))
     found = {}
@@ -42,7 +42,7 @@ def measure(arms: Arms[Arm], rounds: dict[str, int]) -> Figures:
                 program, *arguments = COMMANDS[name]
                 times[arm.name].append(_start([str(arm.host.bin / program), *arguments], arm.env))
         if wanted:
-            # The first is not counted: it may have written bytecode.
+            # The first does not count: it may have written bytecode.
             found[name] = {arm: figure(values[1:], "ms") for arm, values in times.items()}
     return found
 
@@ -50,7 +50,7 @@ def measure(arms: Arms[Arm], rounds: dict[str, int]) -> Figures:
 def measure_own_part(patched: Arm, rounds: int) -> dict[str, dict[str, float]]:
     """The plugin's own part of a start: {"load": figure, "hooks": figure, "both": figure}, in milliseconds.
 
-    rounds: starts.
+    rounds: number of starts.
     """
     answers = [patched.ask_anew(own_part) for _ in range(rounds)]
     return {part: figure([answer[part] for answer in answers], "ms") for part in answers[0]}

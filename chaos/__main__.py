@@ -1,8 +1,8 @@
-"""Let the MySQL pool meet what can go wrong, in three arms in one go, and end with one table.
+"""Expose the MySQL pool to everything that can go wrong, in three arms in one run, and print one table.
 
-stock is DIRAC 9.1.8 with the plugin off, patched the same with it on, in-tree DIRAC 9.1.22, whose pool has a cure of
-its own. Everything is real and on loopback: released DIRAC, a MariaDB server per arm, DIRAC's own `MySQL` class. Exit
-code 1 when the patched arm misses a goal.
+stock is DIRAC 9.1.8 with the plugin off, patched is the same with it on, and in-tree is DIRAC 9.1.22, whose pool has
+its own solution. Everything is real and on loopback: released DIRAC, a MariaDB server per arm, DIRAC's own `MySQL`
+class. The exit code is 1 if the patched arm misses a goal.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--short", action="store_true", help="fewer repetitions: under a minute")
     parser.add_argument("--json", type=Path, help="write the figures, with more detail, to this file")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of: {', '.join(map(_name, scenarios.ALL))}")
-    parser.add_argument("--no-install", action="store_true", help="take the plugin that the environment has")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"some of: {', '.join(map(_name, scenarios.ALL))}")
+    parser.add_argument("--no-install", action="store_true", help="use the plugin that is installed in the environment")
     options = parser.parse_args()
     unknown = set(options.only or ()) - set(map(_name, scenarios.ALL))
     if unknown:
@@ -79,7 +79,7 @@ def _chosen(names: Sequence[str] | None) -> list[ModuleType]:
 
 @contextlib.contextmanager
 def _started(folder: Path, patched: hosts.Host, in_tree: hosts.Host) -> Iterator[Arms]:
-    """The arms, running; stopped at the end."""
+    """Start the arms; stop them at the end."""
     modules = library(folder / "library", "chaos", "lab")
     with MariaDB(folder / "template"):
         pass
@@ -94,7 +94,7 @@ def _started(folder: Path, patched: hosts.Host, in_tree: hosts.Host) -> Iterator
 
 
 def _section(scenario: ModuleType, arms: Arms, short: bool) -> Section:
-    """Run one scenario. One that breaks is a goal missed, and the others go on."""
+    """Run one scenario. If it breaks, that is a missed goal, and the others still run."""
     start = time.monotonic()
     title = (scenario.__doc__ or "").splitlines()[0]
     try:
@@ -111,7 +111,7 @@ def _section(scenario: ModuleType, arms: Arms, short: bool) -> Section:
 
 
 def _plugin_row(arms: Arms) -> Row:
-    """Whether the patches are still on after all this: one that tripped meets many goals, as stock does."""
+    """Whether the patches are still on after all this: a tripped patch would meet many goals, as stock does."""
     arm = arms.named(PATCHED)
     off = [f"{name} is {state}" for name, state in arm.states().items() if state != "applied"]
     words = {line for log in arm.folder.rglob("*.log") for line in _ours(log)}

@@ -1,4 +1,4 @@
-"""One arm of the chaos suite: a host, a MariaDB server of its own, and processes that use DIRAC's `MySQL` class."""
+"""One arm of the chaos suite: a host, its own MariaDB server, and processes that use DIRAC's `MySQL` class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lab.worker import Worker
 
 from . import pool
 
-# How a worker knows a database: host, port, user, password and name. Plain data, as it goes through JSON.
+# A database, as described to a worker: host, port, user, password and name. Plain data, as it goes through JSON.
 Account = dict[str, Any]
 
 
@@ -24,7 +24,7 @@ class Arm:
     """One arm with everything that belongs to it.
 
     name: as in the table, and of its folder; host: the environment; plugin: whether it is on; folder: for all arms,
-    with an initialised MariaDB `data` folder; library: what its processes can import besides.
+    with an initialised MariaDB `data` folder; library: a folder from which its processes can import, too.
     """
 
     def __init__(self, name: str, host: Host, plugin: bool, folder: Path, library: Path) -> None:
@@ -32,7 +32,7 @@ class Arm:
         self.host = host
         self.library = library
         self.folder = folder / name
-        # What makes a process of the host one of this arm.
+        # Makes a process of the host one of this arm.
         self.env = {"DIRAC_PERFPATCH": "on" if plugin else "off"}
         self._plugin = plugin
         self._data = folder / "data"
@@ -41,8 +41,8 @@ class Arm:
         self._worker: Worker | None = None
 
     def start(self) -> None:
-        """Start the server and the worker. Errors: RuntimeError when one does not come up or the plugin is not on."""
-        # A copy: to initialise one takes seconds of the processor's time.
+        """Start the server and the worker. Errors: RuntimeError if one fails, or the plugin is not as wanted."""
+        # A copy, because initialising one takes seconds of CPU time.
         shutil.copytree(self._data, self.server.folder / "data")
         self.server.start()
         states = self.states()
@@ -64,7 +64,7 @@ class Arm:
 
     @property
     def worker(self) -> Worker:
-        """The arm's worker, which serves most scenarios; started anew after reset()."""
+        """The arm's worker, used by most scenarios; a new one after reset()."""
         if self._worker is None:
             self._worker = self.new_worker()
         return self._worker
@@ -72,8 +72,8 @@ class Arm:
     def new_worker(self, toggles: str = "") -> Worker:
         """Start a worker: a process with a real DIRAC in it.
 
-        toggles: the text of a patches.yaml; empty means the plugin's defaults. Errors: RuntimeError when it does not
-        come up.
+        toggles: the text of a patches.yaml; empty for the plugin's defaults. Errors: RuntimeError if it does not come
+        up.
         """
         number = next(self._numbers)
         env = self.host.process_env(self.folder, self.library, **self.env)
@@ -86,18 +86,18 @@ class Arm:
         return worker
 
     def reset(self) -> None:
-        """Give up the worker after it failed; the next scenario gets another one."""
+        """Discard the worker after a failure; the next scenario gets a new one."""
         if self._worker:
             self._worker.kill()
             self._worker = None
 
     @contextlib.contextmanager
     def account(self, **changes: Any) -> Iterator[Account]:
-        """A user and a database of its own, and so a connection pool of its own: DIRAC has one pool per account.
+        """A new user and database, and so a new connection pool: DIRAC has one pool per account.
 
         changes: to the account, such as another port. The database has a table `rows_of (n INT)` without any key, so
-        that what is written twice is there twice. The user has no rights beyond it: one who has some gets in where the
-        server is full. At the end the user's connections are killed, and both are dropped.
+        that what is written twice is there twice. The user has no rights elsewhere: with some, it could connect to a
+        full server. At the end the user's connections are killed, and user and database are dropped.
         """
         name = f"chaos{next(self._numbers)}"
         self.server.execute(

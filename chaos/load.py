@@ -1,4 +1,4 @@
-"""The load of most scenarios: threads that insert numbers, each number once, and keep what they were told."""
+"""The load of most scenarios: threads that insert numbers, each once, and note which inserts succeeded."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lab.mariadb import MariaDB
 
 from .pool import Failures, connect
 
-APART = 1_000_000  # between the numbers of two threads
+APART = 1_000_000  # between the first numbers of two threads
 
 
 @dataclass
 class Outcome:
-    """What became of a load, by the harness's check against the table.
+    """The outcome of a load, as the harness found it by checking the table.
 
-    statements: sent; failed: told failed; lost: told done and not in the table; doubled: more than once in the table;
-    unsure: told failed and in the table all the same, which a connection that dies between request and answer
-    excuses; hanging: threads that did not come back; slowest: seconds of the statement that took longest; messages:
-    what the failed ones were told, counted.
+    statements: sent; failed: reported as failed; lost: reported as done, but not in the table; doubled: more than once
+    in the table; unsure: reported as failed, but in the table, which is no fault if the connection died between
+    request and answer; hanging: threads that did not come back; slowest: seconds of the slowest statement; messages:
+    of the failed ones, counted.
     """
 
     statements: int
@@ -36,12 +36,12 @@ class Outcome:
 
     @property
     def wrong(self) -> int:
-        """How many numbers are not as their callers were told, plus the threads that nobody knows about."""
+        """How many numbers are not as their callers were told, plus the hanging threads."""
         return self.lost + self.doubled + self.hanging
 
 
 class _Load:
-    """Runs in a worker."""
+    """The worker's side."""
 
     def __init__(self, account: dict[str, Any], threads: int, pause: float) -> None:
         self._db = connect(account)
@@ -83,7 +83,7 @@ class _Load:
                 self._slowest = max(self._slowest, time.monotonic() - start)
             number += 1
             if self._pause:
-                # Not in step with each other, nor with whatever the harness does at regular times.
+                # Not in step with each other, nor with what the harness does at regular intervals.
                 time.sleep(self._pause * random.uniform(0.5, 1.5))
 
 
@@ -93,18 +93,18 @@ _running: list[_Load] = []
 def start(account: dict[str, Any], threads: int, pause: float) -> None:
     """Start a load in the worker; returns when each thread has its connection.
 
-    threads: how many; pause: mean seconds that a thread waits between two statements; 0: as fast as it goes.
+    threads: number of them; pause: mean seconds that a thread waits between two statements; 0 for full speed.
     """
     _running.append(_Load(account, threads, pause))
 
 
 def finish(timeout: float) -> dict[str, Any]:
-    """End the load that was started last. timeout: seconds to wait for the threads. Returns: what check() wants."""
+    """End the load started last. timeout: seconds to wait for its threads. Returns: the input of check()."""
     return _running.pop().finish(timeout)
 
 
 def check(server: MariaDB, account: dict[str, Any], told: dict[str, Any]) -> Outcome:
-    """Compare what the threads were told with what is in the table."""
+    """Compare the results that the threads got with the contents of the table."""
     rows = server.execute("SELECT n, COUNT(*) FROM rows_of GROUP BY n", account["database"])
     times = {int(number): int(count) for number, count in rows}
     return Outcome(

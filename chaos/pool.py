@@ -1,4 +1,4 @@
-"""DIRAC's `MySQL` class and its pool, as the scenarios use them inside a worker."""
+"""DIRAC's `MySQL` class and its pool, as the scenarios use them in a worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load() -> None:
 def connect(account: dict[str, Any]) -> Any:
     """DIRAC's own database object for an account, the same one each time.
 
-    Errors: RuntimeError when it cannot connect.
+    Errors: RuntimeError if it cannot connect.
     """
     from DIRAC.Core.Utilities.MySQL import MySQL
 
@@ -37,14 +37,14 @@ def connect(account: dict[str, Any]) -> Any:
 
 
 def shorten_retries(seconds: float) -> None:
-    """Have the host's pool sleep multiples of this between its attempts to connect, instead of 5 s."""
+    """Make the host's pool sleep multiples of this, instead of 5 s, between its attempts to connect."""
     from DIRAC.Core.Utilities import MySQL
 
     MySQL.RETRY_SLEEP_DURATION = seconds
 
 
 def connect_directly(account: dict[str, Any]) -> Any:
-    """A connection that no pool knows, to look at the server and to kill from inside a worker."""
+    """A connection outside any pool, for inspecting the server and killing connections from a worker."""
     import MySQLdb
 
     return MySQLdb.connect(
@@ -53,19 +53,19 @@ def connect_directly(account: dict[str, Any]) -> Any:
 
 
 def connection_id(db: Any) -> int:
-    """The server's number for the connection that this thread's next statement uses; 0 when that fails."""
+    """The server's id of the connection that this thread's next statement will use; 0 if the query fails."""
     answer = db._query("SELECT CONNECTION_ID()")
     return int(answer["Value"][0][0]) if answer["OK"] else 0
 
 
 def entries(db: Any) -> dict[str, int]:
-    """How many connections the pool knows: those assigned to threads, and the spares."""
+    """The number of connections in the pool: those assigned to threads, and the spares."""
     pool = db._MySQL__connectionPool
     return {"assigned": len(pool._ConnectionPool__assigned), "spares": len(pool._ConnectionPool__spares)}
 
 
 class Failures:
-    """Messages of what failed, counted; threads share it."""
+    """Counts messages of failures. Thread-safe."""
 
     def __init__(self) -> None:
         self.messages: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server that can fail the way networks do: without a word."""
+"""A TCP proxy between a client and a server that can fail the way networks do: silently."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from collections.abc import Callable
 from lab import processes
 
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
-_TCP_REPAIR = 19  # linux/tcp.h: a socket in repair is closed without a packet to its peer; needs CAP_NET_ADMIN
+_TCP_REPAIR = 19  # linux/tcp.h: a socket in repair mode closes without a packet to its peer; needs CAP_NET_ADMIN
 _CHUNK = 65536
 
 
 def can_vanish() -> bool:
-    """Whether forget() makes connections vanish for the kernel, too, and so for the client's keepalive probes."""
+    """Whether forget() also makes our kernel forget connections, so that the client's keepalive probes notice."""
     with socket.socket() as probe:
         try:
             probe.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
@@ -28,7 +28,7 @@ def can_vanish() -> bool:
 
 
 class Proxy:
-    """Forwards a loopback port of its own to a server's. A context manager that ends it and closes what it holds.
+    """Forwards its own loopback port to a server's. A context manager that ends it and closes its connections.
 
     target: (host, port) of the server.
     """
@@ -50,17 +50,17 @@ class Proxy:
         self._thread.start()
 
     def stall(self) -> None:
-        """Forward nothing any more, in either direction, and accept nobody; nothing is closed."""
+        """Stop forwarding, in both directions, and accept no connections; nothing is closed."""
         self._order(lambda: self._pause(True))
 
     def go_on(self) -> None:
-        """Forward again, first of all what has waited since stall()."""
+        """Forward again, beginning with what has been waiting since stall()."""
         self._order(lambda: self._pause(False))
 
     def forget(self) -> None:
-        """Lose every connection that there is, as a firewall does that drops an idle one and as a host that rebooted.
+        """Lose every connection, like a firewall that drops idle ones or a host that has rebooted.
 
-        The client hears nothing; whatever it sends then, or has sent since stall(), is answered with a reset.
+        The client is not told; whatever it sends then, or has sent since stall(), is answered with a reset.
         """
         self._order(self._forget)
 
@@ -72,7 +72,7 @@ class Proxy:
         self._thread.join()
 
     def _order(self, order: Callable[[], None]) -> None:
-        """Have the proxy's own thread do it, and wait: sockets and the selector are that thread's."""
+        """Make the proxy's own thread do it, and wait: only that thread uses sockets and selector."""
         done = threading.Event()
 
         def obey() -> None:
@@ -117,19 +117,19 @@ class Proxy:
         for client in list(self._clients - self._forgotten):
             server = self._partners[client]
             active = False
-            # An answer on its way still arrives: a client that has nothing more to send would wait for it for ever.
+            # An answer on its way still arrives: a client with nothing more to send would wait for it for ever.
             with contextlib.suppress(OSError):
                 client.sendall(server.recv(_CHUNK, socket.MSG_DONTWAIT))
                 active = True
             self._drop(server)
-            # To vanish could take back what has not yet left for the client, or what the client sends at this moment.
+            # Vanishing could discard what has not yet left for the client, or what the client is just sending.
             if active or not self._vanish(client):
-                self._forgotten.add(client)  # it is reset when it sends something
+                self._forgotten.add(client)  # reset as soon as it sends something
 
     def _vanish(self, client: socket.socket) -> bool:
-        """Close without a word, so that the kernel resets what arrives later, the client's keepalive probes too.
+        """Close silently, so that the kernel resets what arrives later, including the client's keepalive probes.
 
-        Returns: False if it is not possible: we may not, or the client has sent something that was taken from it.
+        Returns: False if that is not possible: it is not permitted, or the client has sent something that is unread.
         """
         with contextlib.suppress(OSError):
             client.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
@@ -158,7 +158,7 @@ class Proxy:
 
     def _readable(self, connection: socket.socket) -> None:
         if connection not in self._partners:
-            return  # closed by what was ready before it
+            return  # closed while handling an earlier event
         if connection in self._forgotten:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
             self._drop(connection)

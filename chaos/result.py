@@ -1,4 +1,4 @@
-"""Rows of figures with their goals, and the table that the suite ends with."""
+"""Rows of figures with their goals, and the table that the suite prints."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Figure = Union[int, float, str]
 class Row:
     """One line of the table.
 
-    figures: by the arm's name; goal: in words, empty where there is none; met: whether the patched arm meets it, None
-    where nothing is asserted; note: what a reader must know; details: more figures, for the JSON file only.
+    figures: by the arm's name; goal: in words, empty if there is none; met: whether the patched arm meets it, None if
+    nothing is asserted; note: for the reader; details: more figures, for the JSON file only.
     """
 
     label: str
@@ -37,14 +37,14 @@ def none(label: str, figures: Mapping[str, int], note: str = "", **details: Any)
 
 
 def at_most(label: str, figures: Mapping[str, float], limit: float, goal: str, note: str = "", **details: Any) -> Row:
-    """A row whose goal is a limit, which `goal` says in words."""
+    """A row whose goal is a limit; `goal` is the limit in words."""
     return Row(label, figures, goal, figures[PATCHED] <= limit, note, details)
 
 
 def as_stock(label: str, figures: Mapping[str, int], tolerance: int = 0, note: str = "", **details: Any) -> Row:
     """A row whose goal is to be no worse than stock.
 
-    tolerance: how much more is put down to chance; see chance().
+    tolerance: the excess that counts as chance; see chance().
     """
     goal = "<= stock" + (f" + {tolerance}" if tolerance else "")
     return Row(label, figures, goal, figures[PATCHED] <= figures[STOCK] + tolerance, note, details)
@@ -56,19 +56,19 @@ def reported(label: str, figures: Mapping[str, Figure], note: str = "", **detail
 
 
 def chance(figures: Mapping[str, int], most: int | None = None) -> int:
-    """How much more than stock's the patched arm's count may be when nothing but chance makes them differ.
+    """How far the patched arm's count may exceed stock's by chance alone.
 
-    Which statement a kill hits is chance in both arms, so both are Poisson counts, and their difference has a standard
-    deviation of the root of their sum: three of them, and at least 2.
+    Which statements the kills hit is chance in both arms. So both are Poisson counts, and the standard deviation of
+    their difference is the root of their sum. Returns: three of these, and at least 2.
 
-    most: more than this is not put down to chance, however few there are.
+    most: upper limit.
     """
     allowed = max(2, math.ceil(3 * math.sqrt(figures[STOCK] + figures[PATCHED])))
     return allowed if most is None else min(allowed, most)
 
 
 def table(sections: Sequence[tuple[str, Sequence[Row]]]) -> str:
-    """The table: a section per scenario, its title above its rows."""
+    """The table: a section per scenario, with its title above its rows."""
     lines: list[Line] = [("", *ALL, "goal", "", "note")]
     for title, rows in sections:
         lines.append(title)
@@ -81,7 +81,7 @@ def table(sections: Sequence[tuple[str, Sequence[Row]]]) -> str:
 
 
 def missed(sections: Sequence[tuple[str, Sequence[Row]]]) -> list[str]:
-    """The goals that were missed, one line each."""
+    """The missed goals, one line each."""
     return [
         f"{title}: {row.label}: {_figure(row.figures.get(PATCHED, ''))}, goal {row.goal}"
         for title, rows in sections

@@ -1,6 +1,6 @@
-"""Do the same work on a stock and on a patched DIRAC, side by side, and end with one table of what differs.
+"""Do the same work on a stock and a patched DIRAC, side by side, and print one table of the differences.
 
-Everything is real: released DIRAC, MariaDB, services, agent and clients. A first run installs what is missing.
+Everything is real: released DIRAC, MariaDB, services, agent and clients. The first run installs what is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from . import production
 from .arms import ROLES, Arm
 from .result import Tally, notes, summary, table
 
-WARM_UP = 2  # rounds that are not counted: first imports, first connections, first entries of a cache
+WARM_UP = 2  # rounds that do not count: first imports, first connections, first cache entries
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
             )
     say("everything is stopped")
     print("\n" + table(tallies))
-    print("\nPer call: the median. Two arms on one machine, one database and in alternation; the idle arm is halted.")
+    print("\nPer call: the median. The arms take turns on one machine and one database; the idle arm is halted.")
     for note in notes(tallies):
         print("note:", note)
     print("\n".join(compared) + "\n")
@@ -62,9 +62,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m demo", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count, per arm (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="where the figures go (default: demo.json in the cache folder)")
-    parser.add_argument("--seconds", type=int, default=60, help="of A/B afterwards (default: %(default)s)")
-    parser.add_argument("--html", type=Path, help="where the page goes (default: demo.html in the cache folder)")
+    parser.add_argument("--json", type=Path, help="file for the figures (default: demo.json in the cache folder)")
+    parser.add_argument("--seconds", type=int, default=60, help="of A/B comparison afterwards (default: %(default)s)")
+    parser.add_argument("--html", type=Path, help="file for the report page (default: demo.html in the cache folder)")
     parser.add_argument("--null", action="store_true", help="stock against stock: what the measurement itself adds")
     options = parser.parse_args()
     options.json = options.json or hosts.cache_folder() / "demo.json"
@@ -82,7 +82,7 @@ def _installed(null: bool) -> dict[str, hosts.Host]:
 
 @contextlib.contextmanager
 def _started(arms: Arms[Arm]) -> Iterator[None]:
-    """Have both arms running, with full catalogues; stopped at the end."""
+    """Start both arms and fill their catalogues; stop them at the end."""
     try:
         arms.together(Arm.start)
         say("all services answer; filling the catalogues")
@@ -100,7 +100,7 @@ def _fill(arm: Arm) -> None:
 
 
 def _measure(arms: Arms[Arm], database: MariaDB, rounds: int) -> dict[str, Tally]:
-    """Do the rounds in alternation. Returns: each arm's tally by its name, in the order of the arms."""
+    """Run the rounds, the arms in turn. Returns: each arm's tally by its name, in the order of the arms."""
     for number in range(WARM_UP):
         arms.together(partial(_round, database, number, Tally()))
     tallies = {arm.name: Tally() for arm in arms}

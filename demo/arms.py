@@ -1,4 +1,4 @@
-"""One arm of the demo: a real installation, its services under the probe, and its two clients."""
+"""One arm of the demo: a real installation, its services with the probe installed, and its two clients."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from . import clients, probe
 SERVICES = (*installation.SERVICES, "WorkloadManagement/PilotManager")
 ROLES = ("user", "agent")
 SITES = 120
-# What is timed: every target but those that are private to the host, whose callers are timed.
+# What is timed: every target except the host's private ones, whose callers are timed.
 TARGETS = [(t.modules, t.attribute) for patch in CATALOGUE for t in patch.targets if "__" not in t.attribute]
 
 
 class Arm:
     """One installation with everything that belongs to it.
 
-    name: as in the table; host: the environment; folder: for all files of this arm; library: what its processes can
-    import besides; env: more environment variables of theirs.
+    name: as in the table; host: the environment; folder: for all files of this arm; library: a folder from which its
+    processes can import, too; env: more environment variables for them.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Arm:
         self._clients: dict[str, Worker] = {}
 
     def start(self) -> None:
-        """Start the services, then the clients. Errors: RuntimeError when one does not come up."""
+        """Start the services, then the clients. Errors: RuntimeError if one does not come up."""
         self.installation.start()
         for service in SERVICES:
             self.installation.call(service, probe.install_in_service, TARGETS)
@@ -61,11 +61,11 @@ class Arm:
             client.call(probe.expect, TARGETS)
 
     def pause(self) -> None:
-        """Halt every process of this arm, so that the other arm has the machine and the database for itself."""
+        """Halt every process of this arm, so that the other arm has the machine and the database to itself."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Go on after pause(); nothing happens when the arm is not halted."""
+        """Continue after pause(); does nothing if the arm is not halted."""
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
@@ -81,9 +81,9 @@ class Arm:
         return self._clients[role].call(clients.do, role, *order)
 
     def insert_pending_records(self, timeout: float = 30.0) -> None:
-        """Have the DataStore insert the records that wait, and wait until it has.
+        """Make the DataStore insert the pending records, and wait until it has.
 
-        timeout: seconds. Errors: RuntimeError when records still wait then.
+        timeout: seconds. Errors: RuntimeError if records are still pending then.
         """
         self.installation.call("Accounting/DataStore", inside.insert_pending_records)
         deadline = time.monotonic() + timeout
@@ -93,7 +93,7 @@ class Arm:
             time.sleep(0.1)
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """What every process of this arm has counted so far, by service or client role: see probe.counts()."""
+        """The counts of every process of this arm so far, by service or client role: see probe.counts()."""
         return {name: worker.call(probe.counts) for name, worker in self._workers.items()}
 
     @property

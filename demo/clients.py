@@ -1,6 +1,6 @@
-"""The clients of one arm, with DIRAC's own client code. Runs in the host's Python.
+"""The clients of one arm, using DIRAC's own client code. Runs in the host's Python.
 
-Each is a process that lives through all rounds, as a real client or agent does.
+Each is a process that runs through all rounds, as a real client or agent does.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from lab.clients import Report, count
 
 FOLDERS = 10
 FILES_PER_FOLDER = 100
-LOOKS = 20  # at the proxy, the storage elements and the extensions, in each round
+LOOKS = 20  # look-ups of proxy, storage elements and extensions in each round
 
 
 def do(role: str, order: str, *arguments: Any) -> Any:
-    """Have one of the clients do something; the first order makes this process that client.
+    """Run an order of one of the clients; the first order makes this process that client.
 
-    role: user or agent; order: fill (the user's) or round.
+    role: user or agent; order: fill (user only) or round.
     """
     return {"user": _user, "agent": _agent}[role]()[order](*arguments)
 
@@ -52,7 +52,7 @@ def _user() -> dict[str, Callable[..., Any]]:
         report = clients.work(1, f"round{number:03}")
         folders = [f"/fakevo/full/{folder:03}" for folder in range(FOLDERS)]
         count(report, "getDirectorySize", lambda: catalog.getDirectorySize(folders, longOut=True))
-        # Not a type that MySQL has: the one request that is meant to fail.
+        # MySQL has no such type: this is the only request that is meant to fail.
         count(report, "addMetadataField (refused)", lambda: _refused(catalog.addMetadataField("demo", "NONE")))
         for _ in range(LOOKS):
             count(report, "getProxyInfo", getProxyInfo)
@@ -70,7 +70,7 @@ def _agent() -> dict[str, Callable[..., Any]]:
     clients.initialize()
     from DIRAC.WorkloadManagementSystem.Agent.PilotStatusAgent import PilotStatusAgent
 
-    # Before the agent is made: it binds its execute() then.
+    # Before the agent is created, since that binds its execute().
     probe.install()
     name = "WorkloadManagement/PilotStatusAgent"
     module = PilotStatusAgent(name, name)
@@ -87,7 +87,7 @@ def _agent() -> dict[str, Callable[..., Any]]:
 
 
 def _refused(result: Any) -> Any:
-    """Turn the answer round: a request that is meant to fail and does not is the failure."""
+    """Invert the answer: if a request that is meant to fail succeeds, that is the failure."""
     if result["OK"]:
         return {"OK": False, "Message": "was not refused"}
     return {"OK": True, "Value": None}

@@ -1,6 +1,6 @@
 """Times the patches' targets and the requests from outside, in a process of either arm. Runs in the host's Python.
 
-The probe is put on last, on top of the plugin's wrappers or of stock code alike, so that it costs both arms the same.
+The probe is installed last, on top of the plugin's wrappers or of stock code, so that it costs both arms the same.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Any
 
 from lab import inside
 
-# The modules that a target may be in, and its path there: the arguments of dirac_perfpatch.patching.Target that say so.
+# The modules that a target may be in, and its path there, as in dirac_perfpatch.patching.Target.
 Target = tuple[list[str], str]
 _targets: list[Target] = []
 
-# target or "request METHOD" -> nanoseconds of each call. Appending to a list needs no lock.
+# By target or "request METHOD": nanoseconds of each call. Appending to a list needs no lock.
 times: dict[str, list[int]] = {}
 
 
 def expect(targets: list[Target]) -> None:
-    """Say what install() is to time. This process may be one without the plugin, which cannot know."""
+    """Set what install() is to time; a process without the plugin cannot know it."""
     _targets[:] = targets
 
 
 def install() -> None:
-    """Put timers on the targets in the modules that are loaded. Call it once, when everything is loaded."""
+    """Put timers on the targets in the loaded modules. Call this once, when everything is loaded."""
     for modules, path in _targets:
-        # A target that has moved is re-exported from where it was, so the first place is the one.
+        # A target that has moved is re-exported from its old module, so the first module is the right one.
         module = next(filter(None, map(sys.modules.get, modules)), None)
         owner, _, name = path.rpartition(".")
         if module and owner:
@@ -39,14 +39,14 @@ def install() -> None:
 
 
 def install_in_service(targets: list[Target]) -> None:
-    """The same in a service, and time what it does for each request."""
+    """Do the same in a service, and time each request."""
     expect(targets)
     install()
     _time_requests()
 
 
 def counts() -> dict[str, Any]:
-    """What was counted in this process: {"times": ..., "plugin": what the plugin says of itself}."""
+    """The counts of this process: {"times": ..., "plugin": the plugin's status}."""
     return {"times": times, "plugin": inside.plugin_status()}
 
 
@@ -56,7 +56,7 @@ def _replace_everywhere(label: str, original: Any) -> None:
     @functools.wraps(original)
     def timed(*args: Any, **kwargs: Any) -> Any:
         if "callStack" in kwargs:
-            # An S_ERROR that walks no stack: DIRAC makes thousands when it looks options up, and no patch is about it.
+            # An S_ERROR that captures no stack: DIRAC makes thousands when it looks up options, which no patch affects.
             return original(*args, **kwargs)
         start = perf_counter_ns()
         try:
@@ -72,7 +72,7 @@ def _replace_everywhere(label: str, original: Any) -> None:
 
 def _replace_method(label: str, owner: type, name: str) -> None:
     durations = times.setdefault(label, [])
-    # From the class's own dictionary: getattr would bind it, and a wrapper needs to be bound per call to see its self.
+    # From the class's own dictionary: getattr would bind it, and a wrapper must be bound per call to see its self.
     original = owner.__dict__[name]
 
     @functools.wraps(original)
@@ -87,7 +87,7 @@ def _replace_method(label: str, owner: type, name: str) -> None:
 
 
 def _time_requests() -> None:
-    """Time a request from the arguments' arrival to the answer's dispatch."""
+    """Time requests from the arrival of their arguments until their answer is ready."""
     from DIRAC.Core.DISET.RequestHandler import RequestHandler
 
     name = "_RequestHandler__RPCCallFunction"

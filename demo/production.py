@@ -1,4 +1,4 @@
-"""A/B as an operator would run it: one installation, every patch `ab`, and the report of what was recorded."""
+"""A/B as an operator would run it: one installation, every patch `ab`, and the report of its records."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from lab.table import aligned
 from .arms import ROLES, Arm
 from .result import Tally
 
-# Short, because the demo is. In production a minute is better.
+# Short, because the demo is short. In production a minute is better.
 WINDOW_SECONDS = 2
-# How far the two ways to measure may be apart beyond the report's interval. A call of a microsecond takes several in
-# the A/B: half of the time the patches around it are in the stock arm, and it is no longer in the processor's caches.
+# The factor by which the two measurements may differ beyond the report's interval. A call of a microsecond takes
+# several in the A/B: half of the time the patches around it are in the stock arm, and the CPU caches are cold.
 _APART = 4.0
 
 
 def compare(
     host: Host, database: MariaDB, folder: Path, library: Path, seconds: float, page: Path, tallies: dict[str, Tally]
 ) -> list[str]:
-    """Run an installation under comparison and report.
+    """Run an installation with every patch compared, and make the report.
 
-    host: with the plugin and its extras; folder, library: as for an arm; seconds: how long; page: where the HTML goes;
-    tallies: what the demo has measured itself.
-    Returns: what is to be printed. Errors: RuntimeError when the report cannot be made.
+    host: with the plugin and its extras; folder, library: as for an arm; seconds: duration; page: file for the HTML;
+    tallies: the demo's own measurements.
+    Returns: the lines to print. Errors: RuntimeError if the report cannot be made.
     """
     folder.mkdir()
     spool = folder / "spool"
@@ -50,7 +50,7 @@ def compare(
     finally:
         arm.stop()
     report, found = _report(host, spool, page)
-    title = "A/B: what the services themselves recorded"
+    title = "A/B: recorded by the services themselves"
     return ["", title, "", report, "", _agreement(found, tallies), "", f"page: {page}"]
 
 
@@ -77,7 +77,7 @@ def _run(*command: str | Path) -> str:
 
 
 def _agreement(found: Any, tallies: dict[str, Tally]) -> str:
-    """A table that sets the report's ratios beside those of the demo's own measurement."""
+    """A table that compares the report's ratios with those of the demo's own measurement."""
     stock, patched = tallies.values()
     rows = [("how many times as fast", "demo", "A/B", "95 % interval", "")]
     for target, ratio in _ratios(found):

@@ -1,4 +1,4 @@
-"""From what was counted to one table."""
+"""The table of what was counted."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .arms import TARGETS
 
 @dataclass
 class Tally:
-    """What one arm has done in the rounds that count.
+    """What one arm did in the rounds that count.
 
-    times: per target or "request METHOD", nanoseconds of each call in any process of the arm; pings, connections: by
-    the database server's own counters; operations: how many the clients asked for; failures: what went wrong with
-    them; plugin: per process, what the plugin said of itself.
+    times: by target or "request METHOD", nanoseconds of each call in any process of the arm; pings, connections: from
+    the database server's own counters; operations: number of client operations; failures: their messages; plugin: by
+    process, the plugin's status.
     """
 
     times: dict[str, list[int]] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Tally:
     plugin: dict[str, Any] = field(default_factory=dict)
 
     def add_counts(self, before: dict[str, Any], after: dict[str, Any]) -> None:
-        """Take over the calls made between two readings of the probes."""
+        """Add the calls made between two readings of the probes."""
         for process, counted in after.items():
             self.plugin[process] = counted["plugin"]
             for label, durations in counted["times"].items():
@@ -38,7 +38,7 @@ class Tally:
                     self.times.setdefault(label, []).extend(durations[seen:])
 
     def add_report(self, report: dict[str, Any]) -> None:
-        """Take over a client's report of one round."""
+        """Add a client's report of one round."""
         for name, entry in report.items():
             self.operations += entry["count"]
             self.failures += [f"{name}: {problem}" for problem in entry["failures"]]
@@ -69,7 +69,7 @@ def _figures(durations: Sequence[int]) -> dict[str, float]:
 
 
 def table(tallies: dict[str, Tally]) -> str:
-    """The table that the demo ends with. The first arm is what the second is compared with."""
+    """The table that the demo prints. The second arm is compared with the first."""
     (first, stock), (second, patched) = tallies.items()
     requests = sorted(label for label in {**stock.times, **patched.times} if label.startswith("request "))
     rows: list[Row] = [("target", f"{first}: calls", "per call", f"{second}: calls", "per call", "ratio")]
@@ -77,7 +77,7 @@ def table(tallies: dict[str, Tally]) -> str:
     rows += ["", "time inside the services, per request"]
     rows += [_times_row("  " + label.split()[1], label, stock, patched) for label in requests]
     rows.append(_all_requests_row(requests, stock, patched))
-    rows += ["", "the same work, as the database and the clients saw it"]
+    rows += ["", "the same work, as seen by the database and the clients"]
     rows.append(_count_row("  MySQL round trips that were pings", stock.pings, patched.pings))
     rows.append(_count_row("  MySQL connections opened", stock.connections, patched.connections))
     rows.append(_count_row("  operations", stock.operations, patched.operations))
@@ -86,7 +86,7 @@ def table(tallies: dict[str, Tally]) -> str:
 
 
 def notes(tallies: dict[str, Tally]) -> list[str]:
-    """What a reader must know beside the table: failures, and patches that were not on."""
+    """Notes to the table: failures, and patches that were not on."""
     found = []
     for name, tally in tallies.items():
         found += [f"{name}: {failure}" for failure in dict.fromkeys(tally.failures)]
@@ -102,7 +102,7 @@ def _times_row(label: str, key: str, stock: Tally, patched: Tally) -> Row:
     before, after = stock.times.get(key, []), patched.times.get(key, [])
     if not before or not after:
         return (label, str(len(before)), "", str(len(after)), "", "")
-    # The median: one pause of the machine must not decide the figure of a call that is made a few dozen times.
+    # The median: for a call made a few dozen times, one pause of the machine must not decide the figure.
     was, now = statistics.median(before), statistics.median(after)
     return (label, str(len(before)), _time(was), str(len(after)), _time(now), _ratio(was, now))
 

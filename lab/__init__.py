@@ -1,6 +1,6 @@
 """Real things to test against: Debian packages, DIRAC environments, a MariaDB server, whole DIRAC installations.
 
-Standard library only, but for the synthetic spools. Nothing here is a stand-in: environments hold released DIRAC
-wheels, the database is MariaDB, services run what `dirac-service` runs. Everything started here listens on loopback
-ports of its own and is stopped with the object that started it, or dies with this process.
+Standard library only, except for the synthetic spools. Everything else is real: environments hold released DIRAC
+wheels, the database is MariaDB, services run what `dirac-service` runs. Everything started here listens on its own
+loopback ports. It is stopped with the object that started it, or dies with this process.
 """

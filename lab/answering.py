@@ -1,7 +1,7 @@
-"""The host's end of lab.worker: calls functions as it is told to, until its input ends.
+"""The host's end of lab.worker: calls the functions it is asked to call, until its input ends.
 
-`python -m lab.answering` does nothing else. `python -m lab.answering SERVICE` is `dirac-service SERVICE`, in which a
-thread of its own answers.
+`python -m lab.answering` does nothing else. `python -m lab.answering SERVICE` is `dirac-service SERVICE` with a
+separate thread that answers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def _answer(order: bytes) -> dict[str, Any]:
 
 
 def _answer_all(answers: TextIO) -> None:
-    # Unbuffered: a thread that waits in sys.stdin would break the end of the process.
+    # Unbuffered: a thread blocked in sys.stdin would break the interpreter's shutdown.
     with open(0, "rb", buffering=0, closefd=False) as orders:
         for order in orders:
             print(json.dumps(_answer(order)), file=answers, flush=True)
 
 
 def main() -> None:
-    # DIRAC logs to stdout, which is ours to answer on: keep that for ourselves and send the log to stderr.
+    # DIRAC logs to stdout, where our answers go: keep stdout for them and send the log to stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     if not sys.argv[1:]:

@@ -1,4 +1,4 @@
-"""The arms of a comparison: what they are called, which DIRAC each is, and how to have all of them do something."""
+"""The arms of a comparison: their names, the DIRAC of each, and how to run something in all of them."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ Result = TypeVar("Result")
 
 
 class Arms(list[Arm]):
-    """The arms in the order of the table."""
+    """The arms, in table order."""
 
     def named(self, name: str) -> Arm:
-        """The arm of this name. Errors: ValueError when there is none."""
+        """The arm of this name. Errors: ValueError if there is none."""
         (found,) = (arm for arm in self if arm.name == name)
         return found
 
     def in_turn(self, action: Callable[[Arm], Result]) -> dict[str, Result]:
-        """Do it in one arm after the other, where it is the processor's time that counts.
+        """Run the action in one arm after the other, for work that is limited by the CPU.
 
-        Returns: what it returned, by the arm's name. Errors: those of the action, the first one.
+        Returns: its results by the arm's name. Errors: the first one that the action raises.
         """
         return {arm.name: action(arm) for arm in self}
 
     def together(self, action: Callable[[Arm], Result]) -> dict[str, Result]:
-        """Do it in all arms at once, where most of the time is spent waiting. Returns and errors: as in_turn()."""
+        """Run the action in all arms at once, for work that mostly waits. Returns and errors: as in_turn()."""
         with ThreadPoolExecutor(len(self)) as pool:
             return dict(zip((arm.name for arm in self), pool.map(action, self)))
 
     def rotated(self, number: int) -> list[Arm]:
-        """The order of the round of this number. What an arm leaves behind must not always hit the same other one."""
+        """The arms' order in this round. It changes, so that after-effects of an arm do not always hit the same one."""
         first = number % len(self)
         return self[first:] + self[:first]
 
 
 def environments(label: str, *extras: str) -> dict[str, hosts.Host]:
-    """A host that has never had the plugin in it, and one that has it now, by the arm's name.
+    """A host that has never had the plugin installed, and one that has it now, by the arm's name.
 
     label: the patched host's; extras: as for hosts.install_plugin(). Errors: as for hosts.environment().
     """

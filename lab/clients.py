@@ -1,4 +1,4 @@
-"""Clients of an installation: their functions run inside the host's Python and use DIRAC's own client code only."""
+"""Clients of an installation. These functions run in the host's Python and use only DIRAC's own client code."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Report = dict[str, dict[str, Any]]
 
 @functools.cache
 def initialize() -> None:
-    """Read the configuration, once per process, as every DIRAC client must before anything else."""
+    """Read the configuration, once per process, as every DIRAC client must do first."""
     import DIRAC
 
     DIRAC.initialize()
 
 
 def ping(*urls: str) -> None:
-    """Ask services whether they are there. Errors: RuntimeError with the message of the first that is not."""
+    """Ping services. Errors: RuntimeError with the message of the first that does not answer."""
     initialize()
     from DIRAC.Core.Base.Client import Client
 
@@ -31,7 +31,7 @@ def ping(*urls: str) -> None:
 
 
 def refresh(*urls: str) -> None:
-    """Have services read the published configuration anew. Errors: RuntimeError with a service's message."""
+    """Have services re-read the published configuration. Errors: RuntimeError with a service's message."""
     initialize()
     from DIRAC.Core.Base.Client import Client
 
@@ -40,7 +40,7 @@ def refresh(*urls: str) -> None:
 
 
 def make_proxy(certificate: str, key: str, group: str, path: str) -> None:
-    """Make a proxy; the one in the wheel has a key of 1024 bits, which OpenSSL refuses today.
+    """Make a proxy. The one in the wheel has a 1024-bit key, which current OpenSSL refuses.
 
     certificate, key: files; path: of the proxy. Errors: RuntimeError with the host's message.
     """
@@ -64,10 +64,10 @@ def set_options(options: dict[str, str]) -> None:
 
 
 def work(rounds: int, tag: str = "work") -> Report:
-    """Do some rounds, one after the other.
+    """Run rounds of client calls, one after the other.
 
-    tag: the directory that everything is written under; a tag used before means files that are there already.
-    Returns: per operation how many calls there were, and the messages of those that failed.
+    tag: the directory for everything that is written; if a tag is reused, its files exist already.
+    Returns: for each operation the number of calls and the messages of the failed ones.
     """
     initialize()
     from DIRAC.Resources.Catalog.FileCatalogClient import FileCatalogClient
@@ -81,7 +81,7 @@ def work(rounds: int, tag: str = "work") -> Report:
 
 
 def files(folder: str, number: int) -> dict[str, dict[str, Any]]:
-    """That many files below the folder, as addFile wants them."""
+    """The arguments of addFile for this many files below the folder."""
     lfns = [f"{folder}/file{index:04}" for index in range(number)]
     return {
         lfn: {
@@ -96,7 +96,7 @@ def files(folder: str, number: int) -> dict[str, dict[str, Any]]:
 
 
 def count(report: Report, name: str, call: Callable[[], Any]) -> None:
-    """Make the call, count it, and add what went wrong to the report."""
+    """Make the call, count it, and add its failure, if any, to the report."""
     entry = report.setdefault(name, {"count": 0, "failures": []})
     failed = problem(call())
     entry["count"] += 1
@@ -105,7 +105,7 @@ def count(report: Report, name: str, call: Callable[[], Any]) -> None:
 
 
 def problem(result: Any) -> str:
-    """What went wrong, from the whole request or from one LFN of a bulk request; empty when nothing did."""
+    """The failure of the request or of LFNs in a bulk request; empty if there was none."""
     if not result["OK"]:
         return str(result["Message"])
     value = result.get("Value")
@@ -114,16 +114,16 @@ def problem(result: Any) -> str:
 
 
 def job_record(end: datetime, value: int, suffix: str = "", **keys: str) -> Any:
-    """An accounting record of a job of one hour.
+    """An accounting record of a one-hour job.
 
-    value: of its figures; suffix: what the values of its key fields end with; keys: other values for some of these.
+    value: of its accounting fields; suffix: appended to the values of its key fields; keys: replace some of those.
     """
     from DIRAC.AccountingSystem.Client.Types.Job import Job
 
     record = Job()
     record.setStartTime(end - timedelta(hours=1))
     record.setEndTime(end)
-    # The fields differ a little between releases: fill what this one has.
+    # The fields differ slightly between releases: fill those that this one has.
     for name, _ in record.definitionKeyFields:
         record.setValueByKey(name, keys.get(name, name + suffix))
     for name, _ in record.definitionAccountingFields:
@@ -132,11 +132,11 @@ def job_record(end: datetime, value: int, suffix: str = "", **keys: str) -> Any:
 
 
 def commit(records: list[Any]) -> Any:
-    """Send accounting records, with a client of their own: one keeps what it could not send, and sends it again."""
+    """Send accounting records with a new client: a client keeps what it could not send, and sends it later."""
     from DIRAC.AccountingSystem.Client.DataStoreClient import DataStoreClient
 
     client = DataStoreClient()
-    # A failed commit must be seen as one, not be put away for later.
+    # A failed commit must be reported, not be stored for later.
     client.disableFailover()
     for record in records:
         client.addRegister(record)

@@ -1,7 +1,7 @@
-"""What a DIRAC installation is told: the local dirac.cfg files and the configuration that its server publishes.
+"""The configuration of a DIRAC installation: the local dirac.cfg files, and what its server publishes.
 
-As on a real site, the local files hold what a process needs to reach the Configuration server (and, on the server's
-side, the databases' password); everything else is published by that server and can be changed while services run.
+As on a real site, the local files hold what a process needs to reach the Configuration server and, on the server's
+side, the database password. The server publishes everything else, which can be changed while services run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DATABASES: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """What the configuration is made from.
+    """The input for the configuration.
 
     ports: per service; database_names: per database ("System/DB"); certificates: folder with the host's certificate
     and key; levels: whether `Systems` has 8.0's setup and instance levels.
@@ -54,7 +54,7 @@ class Layout:
         return f"dips://localhost:{self.ports[service]}/{service}"
 
     def system_path(self, system: str) -> list[str]:
-        """The sections that lead to a system's own: ["Systems", ...]."""
+        """The path of a system's section: ["Systems", ...]."""
         return ["Systems", system] + ([INSTANCE] if self.levels else [])
 
 
@@ -78,7 +78,7 @@ def server_file(layout: Layout) -> Section:
         "Port": str(layout.database_port),
     }
     tree["Systems"] = {"Databases": dict(databases)}
-    # The Configuration server cannot read its own port from what it is going to publish.
+    # The Configuration server cannot read its own port from what it will publish.
     _add_service(tree, layout, "Configuration/Server")
     return tree
 
@@ -101,7 +101,7 @@ def published(layout: Layout) -> Section:
 
 
 def text(section: Section, indent: str = "") -> str:
-    """The tree in the format of dirac.cfg: options first, each brace on a line of its own."""
+    """The tree in dirac.cfg format: options first, each brace on its own line."""
     lines = [f"{indent}{name} = {value}\n" for name, value in section.items() if isinstance(value, str)]
     for name, value in section.items():
         if not isinstance(value, str):
@@ -110,7 +110,7 @@ def text(section: Section, indent: str = "") -> str:
 
 
 def put(tree: Section, path: list[str], value: Node) -> None:
-    """Set the option or section at this path, making the sections that lead to it."""
+    """Set the option or section at this path, creating the sections above it."""
     for name in path[:-1]:
         below = tree.setdefault(name, {})
         assert isinstance(below, dict), f"{name} is an option"
@@ -121,7 +121,7 @@ def put(tree: Section, path: list[str], value: Node) -> None:
 def _common(layout: Layout, server_certificate: str) -> Section:
     dirac: Section = {
         "VirtualOrganization": VO,
-        # Services would publish URLs with the machine's name, which the test certificate is not for.
+        # Otherwise services publish URLs with the machine's name, for which the test certificate is not valid.
         "Hostname": "localhost",
         "Security": {"UseServerCertificate": server_certificate, "SkipCAChecks": "yes"},
         "Configuration": {"Servers": layout.url("Configuration/Server")},
@@ -138,7 +138,7 @@ def _add_service(tree: Section, layout: Layout, service: str) -> None:
     path = layout.system_path(system)
     section: Section = {"Port": str(layout.ports[service]), "Authorization": {"Default": "all"}}
     if service == "Configuration/Server":
-        # The one service whose handler is not named after it.
+        # The only service whose handler is not named after it.
         section["HandlerPath"] = "DIRAC/ConfigurationSystem/Service/ConfigurationHandler.py"
     put(tree, [*path, "Services", name], section)
     put(tree, [*path, "URLs", name], layout.url(service))
@@ -164,7 +164,7 @@ def _registry(users: int) -> Section:
 
 
 def storage_elements(number: int) -> list[str]:
-    """The SEs at the site of this number."""
+    """The SEs at the site with this number."""
     return [f"SITE{number:03}-disk", f"SITE{number:03}-tape"]
 
 

@@ -1,4 +1,4 @@
-"""`dirac-perfpatch export`, running from the checkout on a loopback port."""
+"""`dirac-perfpatch export`, run from the checkout on a loopback port."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .folder import CHECKOUT, make
 class Exporter:
     """The exporter of one spool folder. A context manager that ends it.
 
-    spool: the folder, which need not be there yet; port: 0 for any.
-    Errors: RuntimeError with what it says when it does not serve.
+    spool: the folder, which need not exist yet; port: 0 for any.
+    Errors: RuntimeError with its output if it does not serve.
     """
 
     def __init__(self, spool: Path, port: int = 0) -> None:

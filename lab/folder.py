@@ -1,4 +1,4 @@
-"""Folders that go with this process: for the files of one run, and for what a host's process may import."""
+"""Folders that are removed with this process: for the files of one run, and for what a host's process may import."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _made: set[Path] = set()
 
 
 def make(prefix: str) -> Path:
-    """A new temporary folder, which is removed when this process ends.
+    """Create a temporary folder that is removed when this process ends.
 
-    prefix: what its name begins with.
+    prefix: of its name.
     """
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     _made.add(folder)
@@ -27,7 +27,7 @@ def make(prefix: str) -> Path:
 
 @contextlib.contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
-    """A temporary folder, which is left behind only when something fails: it has all the logs. prefix: see make()."""
+    """A temporary folder, kept only if something fails, because it has all the logs. prefix: see make()."""
     folder = make(prefix)
     try:
         yield folder
@@ -39,9 +39,9 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
 
 
 def library(folder: Path, *paths: str) -> Path:
-    """Make a folder for PYTHONPATH that has some packages or modules of the checkout, as links, and nothing else.
+    """Make a folder for PYTHONPATH that contains only links to some packages or modules of the checkout.
 
-    The checkout itself must never be importable in a host: the plugin would be seen where it is not installed.
+    The checkout itself must never be importable in a host: the plugin would be found where it is not installed.
     paths: relative to the checkout. Returns: the folder.
     """
     folder.mkdir(parents=True)
@@ -52,7 +52,7 @@ def library(folder: Path, *paths: str) -> Path:
 
 @atexit.register
 def remove_all() -> bool:
-    """Remove every folder that make() has made. Returns: whether all are gone."""
+    """Remove every folder that make() created. Returns: whether all are gone."""
     for folder in _made:
         shutil.rmtree(folder, ignore_errors=True)
     return not any(folder.exists() for folder in _made)

@@ -1,7 +1,7 @@
 """Real DIRAC environments: released wheels from PyPI in virtual environments, built once and kept in a cache folder.
 
-A host is one release on one Python under one label. The label keeps apart environments that would disturb each other:
-one that gets the plugin installed and one that must never see it.
+A host is one release on one Python under one label. The label keeps apart environments that would disturb each other,
+such as one in which the plugin is installed and one that must never contain it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .interpreters import find_interpreter, python_interpreters
 
 PLUGIN = "dirac-perfpatch"
 
-# Each line of releases that is supported. The last two are the pair to compare: the latest release that the plugin is
-# for, and one that has the changes in-tree.
+# One of each supported line of releases. The last two are compared: the latest release that the plugin is for, and one
+# that has the changes in-tree.
 COMPARED, IN_TREE = "9.1.8", "9.1.22"
 RELEASES = ("8.0.86", "9.0.28", COMPARED, IN_TREE)
 DEFAULT_PYTHON = "3.11"
 
-# gfal2-python does not build on Debian 12 and nothing here needs it: this marker is never true.
+# gfal2-python does not build on Debian 12, and nothing here needs it: the marker is never true.
 OVERRIDE = 'gfal2-python ; python_version < "3"\n'
 
 StrPath = Union[str, Path]
@@ -60,18 +60,18 @@ class Host:
     def process_env(self, root: Path, library: Path | None = None, **more: str) -> dict[str, str]:
         """The whole environment of a process of this host.
 
-        root: of its DIRAC, a folder that is there and takes its temporary files; library: of lab.folder.library(), what
-        it can import besides; more: variables.
+        root: of its DIRAC, an existing folder that also gets its temporary files; library: a folder made by
+        lab.folder.library(), from which it can import, too; more: variables.
         """
         keep = {name: os.environ[name] for name in ("HOME", "LANG", "USER", "LOGNAME") if name in os.environ}
         return {
             **keep,
             "PATH": os.pathsep.join([str(self.bin), os.environ.get("PATH", os.defpath)]),
-            # Never the configuration of whoever runs this.
+            # Never the configuration of the user who runs this.
             "DIRAC_ROOT_PATH": str(root),
             "DIRACSYSCONFIG": str(root / "etc" / "dirac.cfg"),
             "TMPDIR": str(root),
-            # A block-buffered log would hide how far a process has come.
+            # A block-buffered log would hide how far a process has got.
             "PYTHONUNBUFFERED": "1",
             **({"PYTHONPATH": str(library)} if library else {}),
             **more,
@@ -79,7 +79,7 @@ class Host:
 
 
 def matrix() -> list[tuple[str, str]]:
-    """The (release, Python) pairs that this machine can build: every release on 3.11, the LTS on 3.9 too."""
+    """The (release, Python) pairs that this machine can build: every release on 3.11, and 8.0 also on 3.9."""
     wanted = [(release, DEFAULT_PYTHON) for release in RELEASES] + [(RELEASES[0], "3.9")]
     return [(release, version) for release, version in wanted if find_interpreter(version)]
 
@@ -93,10 +93,10 @@ def cache_folder() -> Path:
 
 
 def environment(release: str, python: StrPath | None = None, label: str = "stock") -> Host:
-    """The environment of this release, built now if it is not there yet.
+    """The environment of this release, built now if it does not exist yet.
 
     python: an interpreter's path, or a version such as "3.9"; label: keeps environments of one release apart.
-    Returns: the Host. Errors: LookupError when this machine has no such Python; CalledProcessError when a build fails.
+    Returns: the Host. Errors: LookupError if this machine has no such Python; CalledProcessError if a build fails.
     """
     interpreter, version = _interpreter(python)
     name = f"{release}-py{version}-{label}"
@@ -108,9 +108,9 @@ def environment(release: str, python: StrPath | None = None, label: str = "stock
 
 
 def plain_environment(name: str, requirements: Sequence[str], python: StrPath | None = None) -> Path:
-    """An environment without DIRAC, for tools and for tests that need no host; built now if it is not there yet.
+    """An environment without DIRAC, for tools and for tests that need no host; built now if it does not exist yet.
 
-    name: its folder's; requirements: as for pip; python: as for environment().
+    name: of its folder; requirements: as for pip; python: as for environment().
     Returns: its `bin` folder. Errors: as for environment().
     """
     interpreter, version = _interpreter(python)
@@ -125,11 +125,11 @@ def plain_environment(name: str, requirements: Sequence[str], python: StrPath | 
 
 
 def install_plugin(host: Host, checkout: StrPath, *extras: str) -> None:
-    """Install the plugin from a checkout, as a wheel, in place of one that is there.
+    """Install the plugin from a checkout, as a wheel, replacing any that is installed.
 
-    extras: what it is to bring along besides.
+    extras: of the plugin, to be installed with it.
     The wheel is built from a copy: setuptools leaves a build folder behind, and would pack stale files from it.
-    Errors: CalledProcessError when it cannot be built or installed.
+    Errors: CalledProcessError if it cannot be built or installed.
     """
     skip = shutil.ignore_patterns(".git", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "venv", ".venv")
     source = make("perfpatch-build-") / "source"
@@ -143,19 +143,19 @@ def install_plugin(host: Host, checkout: StrPath, *extras: str) -> None:
 
 
 def remove_plugin(host: Host) -> None:
-    """Take the plugin out again; nothing happens when it is not there."""
+    """Uninstall the plugin; does nothing if it is not installed."""
     with _lock(host.folder.name):
         _pip(host, "uninstall", PLUGIN)
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """Our own environment without what would change how a tool or a test runs. more: variables to add."""
+    """Our own environment without the variables that would affect a tool or a test. more: variables to add."""
     ours = ("DIRAC_PERFPATCH", "DIRAC_PERFPATCH_CONFIG", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "X509_USER_PROXY")
     return {**{name: value for name, value in os.environ.items() if name not in ours}, **more}
 
 
 def _interpreter(python: StrPath | None) -> tuple[Path, str]:
-    """(path, version) of the interpreter that is asked for."""
+    """(path, version) of the requested interpreter."""
     wanted = str(python or DEFAULT_PYTHON)
     if os.sep in wanted:
         ask = "import sys; print('%d.%d' % sys.version_info[:2])"
@@ -184,10 +184,10 @@ def _build(host: Host, interpreter: Path) -> None:
     override = host.folder / "override.txt"
     override.write_text(OVERRIDE)
     dirac, m2crypto = _requirements(host.release)
-    # Alone first: uv builds it anew (15 s) each time when it resolves it together with the override.
+    # Alone first: uv rebuilds it (15 s) every time if it resolves it together with the override.
     _pip(host, "install", "--no-deps", m2crypto)
     _pip(host, "install", "--override", str(override), dirac, m2crypto)
-    # Last, so that an environment whose build was interrupted is never taken for a whole one.
+    # Last, so that an environment whose build was interrupted is never taken for a complete one.
     (host.folder / "stamp").write_text(_recipe(host, interpreter))
 
 
@@ -203,7 +203,7 @@ def _pip(host: Host, *arguments: str) -> None:
 
 
 def _uv() -> str:
-    """The path of uv, which is fetched into an environment of its own at first use."""
+    """The path of uv, which is installed into a separate environment at first use."""
     folder = cache_folder() / "tools"
     path = folder / "bin" / "uv"
     if not path.exists():
@@ -221,7 +221,7 @@ def _run(command: list[str]) -> None:
 
 @contextlib.contextmanager
 def _lock(name: str) -> Iterator[None]:
-    """Hold off other processes that would build or change the same environment."""
+    """Keep other processes from building or changing the same environment."""
     path = cache_folder() / "locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:

@@ -1,4 +1,4 @@
-"""What any process of a host can be asked to do, through lab.worker. Imports nothing of the host before it is asked."""
+"""Functions that any process of a host can run through lab.worker. Nothing of the host is imported before that."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def load() -> None:
-    """What every DIRAC command does first, and what loads the plugin where it is installed."""
+    """Do what every DIRAC command does first, which loads the plugin if it is installed."""
     from DIRAC.Core.Utilities.Extensions import extensionsByPriority
 
     extensionsByPriority()
 
 
 def plugin_status() -> list[dict[str, Any]]:
-    """What the plugin says of itself in this process; nothing where it was never loaded."""
+    """The plugin's status in this process; empty if it was never loaded."""
     plugin = sys.modules.get("dirac_perfpatch")
     return list(plugin.status()) if plugin else []
 
@@ -26,7 +26,7 @@ def plugin_states() -> dict[str, str]:
 
 
 def insert_pending_records() -> None:
-    """Have the DataStore, whose process this is, do now what its timer does once in a minute: insert what waits."""
+    """In a DataStore's process: insert pending records now, as its timer does once a minute."""
     from DIRAC.AccountingSystem.Service.DataStoreHandler import DataStoreHandler
 
     database = DataStoreHandler._DataStoreHandler__acDB

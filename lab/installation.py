@@ -1,4 +1,4 @@
-"""A whole DIRAC installation: certificates, configuration, databases, and services as processes of their own."""
+"""A whole DIRAC installation: certificates, configuration, databases, and services as separate processes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Installation:
     host: the environment whose `dirac-service` is run.
     database: a running server; it may hold the databases of several installations.
     folder: certificates, configuration and logs; an existing one is replaced.
-    library: a folder on the path of services and clients, with `lab` in it and what else they are to be asked for.
+    library: a folder on the path of services and clients, with `lab` and everything else that they are to run.
     env: more environment variables, for services and clients alike.
-    prefix: what this installation's database names begin with.
-    sites: how many sites (with two SEs each) the configuration has; users: how many users beside the test user.
+    prefix: of this installation's database names.
+    sites: the number of sites (with two SEs each) in the configuration; users: the number besides the test user.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Installation:
         return self.layout.url(service)
 
     def log(self, service: str) -> Path:
-        """The file with the output of a service."""
+        """The file with a service's output."""
         return self.folder / "log" / (service.replace("/", "_") + ".log")
 
     @property
@@ -84,7 +84,7 @@ class Installation:
         """Write the files, create the databases, start the services and wait until each answers a DISET ping.
 
         timeout: seconds, once for the first service and once for the others.
-        Errors: RuntimeError with the end of the log of one that does not answer.
+        Errors: RuntimeError with the end of the log of a service that does not answer.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "log").mkdir(parents=True)
@@ -94,7 +94,7 @@ class Installation:
         first, *others = self.services
         self._start_service(first)
         self.make_proxy(self.proxy)
-        # The others read their configuration from the first while they start.
+        # The others read their configuration from the first when they start.
         self._wait_for_listening(first, time.monotonic() + timeout)
         for service in others:
             self._start_service(service)
@@ -102,7 +102,7 @@ class Installation:
         return self
 
     def call(self, service: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in a service's process, beside its work. Arguments, return and errors: as Worker.call()."""
+        """Call a function in a service's process while it serves. Arguments, return and errors: as Worker.call()."""
         return self.running[service].call(function, *arguments)
 
     def stop(self) -> None:
@@ -121,7 +121,7 @@ class Installation:
         self.stop()
 
     def client(self, *, admin: bool = False) -> Worker:
-        """Start a client of this installation, which lives until its `with` block ends.
+        """Start a client of this installation, which runs until its `with` block ends.
 
         admin: with the host certificate instead of the user's proxy.
         """
@@ -129,19 +129,19 @@ class Installation:
         return Worker(self.host.python, self.log(f"client-{next(self._clients)}"), env)
 
     def run(self, function: Callable[..., Any], *arguments: Any, admin: bool = False, timeout: float = 300.0) -> Any:
-        """Call a function in a client of its own. Arguments, return and errors: as client() and Worker.call()."""
+        """Call a function in a new client. Arguments, return and errors: as client() and Worker.call()."""
         with self.client(admin=admin) as client:
             return client.call(function, *arguments, timeout=timeout)
 
     def make_proxy(self, path: Path, group: str = configuration.GROUP) -> None:
-        """Make a proxy of the test user with the host's own code. Errors: RuntimeError when that fails."""
+        """Make a proxy of the test user with the host's own code. Errors: RuntimeError if that fails."""
         user = [str(self.folder / "certificates" / name) for name in ("usercert.pem", "userkey.pem")]
         self.run(clients.make_proxy, *user, group, str(path), admin=True)
 
     def set_options(self, options: dict[str, str]) -> None:
         """Change the published configuration through the Configuration server, as an administrator does.
 
-        options: {"/Section/Option": value}. The services hear of it at their next refresh.
+        options: {"/Section/Option": value}. The services see it at their next refresh.
         Errors: RuntimeError with the server's message.
         """
         self.run(clients.set_options, options, admin=True)
@@ -156,7 +156,7 @@ class Installation:
         return self.host.process_env(self.folder / role, self.library, **variables)
 
     def _write_certificates(self) -> None:
-        """Copy the test certificates out of the host's own wheel, with the modes that DIRAC insists on."""
+        """Copy the test certificates out of the host's own wheel, with the modes that DIRAC requires."""
         source = self.host.site_packages / "DIRAC" / "Core" / "Security" / "test" / "certs"
         target = self.folder / "certificates"
         (target / "ca").mkdir(parents=True)
@@ -183,7 +183,7 @@ class Installation:
         for full_name, name in self.database_names.items():
             system, short = full_name.split("/")
             sql = (self.host.site_packages / "DIRAC" / f"{system}System" / "DB" / f"{short}.sql").read_text()
-            # DIRAC's files name the database that they are for; ours may have another name.
+            # DIRAC's files select their database by name; ours may have another name.
             lines = [line for line in sql.splitlines() if line.strip().lower() != f"use {short.lower()};"]
             self.database.execute(f"DROP DATABASE IF EXISTS `{name}`; CREATE DATABASE `{name}`")
             self.database.execute("\n".join(lines), name)

@@ -12,23 +12,23 @@ from pathlib import Path
 
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 
-# A pyenv shim or a virtual environment is only a way to an interpreter: ask it where the interpreter is.
+# A pyenv shim or a virtual environment only leads to an interpreter: ask where the real one is.
 _ASK = (
     "import os, sys; print(os.path.realpath(getattr(sys, '_base_executable', sys.executable)), *sys.version_info[:2])"
 )
 
 
 def python_interpreters() -> dict[str, Path]:
-    """The interpreters of the versions we care about that really run here: {"3.11": path, ...}."""
+    """The interpreters of the versions in VERSIONS that actually run here: {"3.11": path, ...}."""
     found = {version: find_interpreter(version) for version in VERSIONS}
     return {version: path for version, path in found.items() if path}
 
 
 @functools.cache
 def find_interpreter(version: str) -> Path | None:
-    """The interpreter of this version ("3.11") that really runs here, or None.
+    """An interpreter of this version ("3.11") that actually runs here, or None.
 
-    Of several the running one is taken, then PATH's first, then pyenv's.
+    The running one is preferred, then the first on PATH, then pyenv's.
     """
     resolved = (_resolve(candidate, version) for candidate in _candidates(version))
     return next((path for path in resolved if path), None)
@@ -38,7 +38,7 @@ def _candidates(version: str) -> Iterator[Path]:
     if version == "{}.{}".format(*sys.version_info[:2]):
         yield Path(sys.executable)
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
-    # pyenv's shims are slow and fail for versions that are not selected; what they lead to comes below.
+    # pyenv's shims are slow and fail for versions that are not selected; the real interpreters are added below.
     folders = [folder for folder in folders if folder.name != "shims"]
     for folder in folders + _pyenv_folders(version):
         path = folder / f"python{version}"
@@ -53,7 +53,7 @@ def _pyenv_folders(version: str) -> list[Path]:
 
 
 def _resolve(candidate: Path, version: str) -> Path | None:
-    """The real interpreter behind the candidate, or None when it does not run or is another version."""
+    """The real interpreter behind the candidate, or None if it does not run or is another version."""
     try:
         answer = subprocess.run(
             [str(candidate), "-I", "-c", _ASK],

@@ -10,16 +10,16 @@ from .interpreters import find_interpreter
 
 # mysqlclient and M2Crypto are built from source.
 BUILD = ["gcc", "pkg-config", "libmariadb-dev", "libssl-dev", "swig"]
-# The server and client programs alone: the package mariadb-server would also set up and start a system service.
+# Only the server and client programs: the package mariadb-server would also set up and start a system service.
 DATABASE = ["mariadb-server-core", "mariadb-client-core"]
-# Only for Debian's own Python: one built by pyenv brings its headers and ensurepip along.
+# Only for Debian's own Python: one built by pyenv includes its headers and ensurepip.
 DEBIAN_PYTHON = ["python3-venv", "python3-dev"]
 
 
 def ensure_packages() -> None:
-    """Install what is missing: as root without a question, else end with one line that says what to install.
+    """Install missing packages: as root without asking, otherwise end with one line that says what to install.
 
-    Errors: SystemExit with that line; also when apt-get fails.
+    Errors: SystemExit with that line, or if apt-get fails.
     """
     missing = missing_packages()
     if not missing:
@@ -37,7 +37,7 @@ def ensure_packages() -> None:
 
 
 def missing_packages() -> list[str]:
-    """The packages that are needed and not installed.
+    """The required packages that are not installed.
 
     Errors: SystemExit on a machine without dpkg.
     """

@@ -1,4 +1,4 @@
-"""A MariaDB server of our own: its own data folder, loopback port and socket, run as the current user."""
+"""A separate MariaDB server: its own data folder, loopback port and socket, run as the current user."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from . import processes
 from .folder import make
 
-# Nothing waits for the disk: that would hide the client's own cost. What was committed survives kill() all the same, as
-# it is in the kernel's hands by then; only a crash of the whole machine loses it.
+# Nothing waits for the disk, which would hide the client's own cost. Committed data still survives kill(), as the
+# kernel has it by then; only a crash of the whole machine loses it.
 FAST = [
     "--innodb-flush-log-at-trx-commit=2",
     "--innodb-flush-method=nosync",
@@ -26,7 +26,7 @@ FAST = [
 class MariaDB:
     """One server. A context manager: started on entry, stopped on exit.
 
-    folder: holds the data and the log; an existing one is used again; options: for the server besides.
+    folder: holds the data and the log; an existing one is reused; options: additional ones for the server.
     """
 
     host = "127.0.0.1"
@@ -40,14 +40,14 @@ class MariaDB:
         self.log = self.folder / "mariadb.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._own_connections = 0
-        # A socket's path may have 107 characters, which a deep data folder exceeds.
+        # A socket's path may have at most 107 characters, which a deep data folder exceeds.
         self._short = make("lab-mariadb-")
         self.socket = self._short / "socket"
 
     def start(self, timeout: float = 60.0) -> MariaDB:
         """Start the server and wait until it answers.
 
-        timeout: seconds. Errors: RuntimeError with the end of its log when it does not come up.
+        timeout: seconds. Errors: RuntimeError with the end of its log if it does not come up.
         """
         data = self.folder / "data"
         if not (data / "mysql").is_dir():
@@ -62,7 +62,7 @@ class MariaDB:
         return self
 
     def stop(self) -> None:
-        """Stop the server in order; nothing happens when it is not running."""
+        """Shut the server down cleanly; does nothing if it is not running."""
         if self._process:
             processes.stop([self._process], grace=30)
             self._process = None
@@ -74,7 +74,7 @@ class MariaDB:
             self._process = None
 
     def restart(self) -> None:
-        """Stop and start: the same port and data, but every connection is gone."""
+        """Stop and start it: port and data stay the same, but every connection is gone."""
         self.stop()
         self.start()
 
@@ -89,7 +89,7 @@ class MariaDB:
         self.stop()
 
     def execute(self, sql: str, database: str = "") -> list[list[str]]:
-        """Run SQL as root through the command line client, on a connection of its own.
+        """Run SQL as root through the command line client, on a new connection.
 
         sql: one or more statements; database: the one to use. Returns: the rows, each a list of strings ("NULL" for
         NULL). Errors: RuntimeError with the server's message.
@@ -111,23 +111,23 @@ class MariaDB:
         return [line.split("\t") for line in answer.stdout.decode().splitlines()]
 
     def status(self, name: str) -> int:
-        """One of the server's counters (SHOW GLOBAL STATUS). Errors: LookupError when it has no such counter."""
+        """One of the server's counters (SHOW GLOBAL STATUS). Errors: LookupError if it has no such counter."""
         rows = self.execute(f"SHOW GLOBAL STATUS LIKE '{name}'")
         if not rows:
             raise LookupError(name)
         return int(rows[0][1])
 
     def pings(self) -> int:
-        """How many COM_PING requests the server has answered since it started.
+        """The number of COM_PING requests that the server has answered since it started.
 
         MariaDB has no Com_ping: it counts them in Com_admin_commands (seen on 10.11: 100 pings add exactly 100;
-        connect, queries, select_db and quit add none). COM_CHANGE_USER and COM_DEBUG count there too, but DIRAC sends
+        connect, queries, select_db and quit add none). COM_CHANGE_USER and COM_DEBUG also count there, but DIRAC sends
         neither.
         """
         return self.status("Com_admin_commands")
 
     def connections(self) -> int:
-        """How many connections others than execute() have opened; for differences while the server runs on."""
+        """The number of connections not opened by execute(). Only differences between two calls mean anything."""
         return self.status("Connections") - self._own_connections
 
     def _install(self, data: Path) -> None:
@@ -135,7 +135,7 @@ class MariaDB:
         command = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db", *self._user(), *FAST]
         command += self._own_tmpdir()
         command.append("--auth-root-authentication-method=normal")
-        # A script that starts the server: in a group of its own, so that both end when we are told to.
+        # This script starts the server: a process group of its own lets us end both.
         if processes.start(command, self.log).wait():
             raise RuntimeError(f"mariadb-install-db failed:\n{self._tail()}")
 
@@ -157,12 +157,12 @@ class MariaDB:
         ]
 
     def _own_tmpdir(self) -> list[str]:
-        # A server that starts removes what it takes for its own leftovers in this folder: not those of another one.
+        # A starting server removes what it takes for its own leftovers in this folder, so it must not be shared.
         return [f"--tmpdir={self._short}"]
 
     @staticmethod
     def _user() -> list[str]:
-        # mariadbd refuses to run as root unless it is told so.
+        # mariadbd refuses to run as root unless told to.
         return ["--user=root"] if os.geteuid() == 0 else []
 
     def _wait(self, timeout: float) -> None:
@@ -182,7 +182,7 @@ class MariaDB:
 
 
 def _server_program() -> str:
-    # Debian puts it into an sbin folder, which a user's PATH may lack.
+    # Debian puts it into an sbin folder, which may not be on a user's PATH.
     path = shutil.which("mariadbd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
     if not path:
         raise RuntimeError("mariadbd is not installed: run `python3 -m lab.machine` as root")

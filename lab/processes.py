@@ -1,4 +1,4 @@
-"""Processes that cannot outlive us, and the ports they listen on."""
+"""Processes that cannot outlive this one, and the ports they listen on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Linux sends the death signal when the *thread* that forked ends, so one thread that lasts starts them all.
+# Linux sends the parent-death signal when the *thread* that forked ends, so one permanent thread starts them all.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lab-starter")
 _starting = threading.Lock()
 _ending = False
@@ -31,11 +31,11 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start a process that is killed when this one ends, however it ends.
 
-    command: the program and its arguments; log: the file that its output is added to; env: its whole environment; talk:
-    stdin and stdout are pipes to us, and only stderr goes to the log; folder: where it runs, by default that of the
-    log, from where no Python of ours can be imported.
-    Returns: the Popen, in a process group of its own so that Ctrl-C reaches only us and we stop it in order.
-    Errors: OSError when it cannot be started; RuntimeError after end_children().
+    command: the program and its arguments; log: the file that its output is appended to; env: its whole environment;
+    talk: stdin and stdout are pipes to us, and only stderr goes to the log; folder: its working directory, by default
+    the log's folder, from which it cannot import any of our Python modules.
+    Returns: the Popen, in its own process group, so that Ctrl-C reaches only us and we stop it cleanly.
+    Errors: OSError if it cannot be started; RuntimeError after end_children().
     """
 
     def run() -> subprocess.Popen[bytes]:
@@ -56,7 +56,7 @@ def start(
 
 
 def stop(processes: list[subprocess.Popen[bytes]], grace: float = 10.0) -> None:
-    """End processes: SIGTERM to all, then SIGKILL to those that are still there after `grace` seconds."""
+    """End processes: SIGTERM to all, then SIGKILL to those that still run after `grace` seconds."""
     for process in processes:
         process.terminate()
     for process in processes:
@@ -74,9 +74,9 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def end_children(grace: float = 10.0) -> None:
-    """End every child of this process, those of start() at once, and start no more.
+    """End every child of this process, those of start() at once, and refuse to start more.
 
-    grace: seconds that the others have for it.
+    grace: seconds that the others get to end.
     """
     global _ending
     with _starting:
@@ -90,7 +90,7 @@ def end_children(grace: float = 10.0) -> None:
                 os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + grace
     for pid in children:
-        # Gone when another thread has waited for it.
+        # Raised if another thread has already waited for it.
         with contextlib.suppress(ChildProcessError, ProcessLookupError):
             while os.waitpid(pid, os.WNOHANG) == (0, 0):
                 if time.monotonic() > deadline:
@@ -99,10 +99,10 @@ def end_children(grace: float = 10.0) -> None:
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on, and that this process was not given before.
+    """A TCP port that nothing listens on, and that was not returned to this process before.
 
-    It lies below the range that the kernel gives to clients: no connection can take it while a server restarts.
-    Errors: OSError when none is found.
+    It is below the range that the kernel gives to clients, so no connection can take it while a server restarts.
+    Errors: OSError if none is found.
     """
     for _ in range(200):
         port = random.randrange(20000, 32000)

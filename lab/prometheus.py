@@ -1,4 +1,4 @@
-"""Debian's Prometheus: a server of our own on a loopback port, and promtool."""
+"""Debian's Prometheus: a separate server on a loopback port, and promtool."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ JOB = "dirac-perfpatch"
 def program(name: str) -> Path:
     """`prometheus` or `promtool`: the installed one, else that of Debian's package, unpacked into the cache folder.
 
-    Installing the package would set up a system service, and start it where services are started. It is a program
-    that needs only libc; so it is fetched and unpacked, which needs no root either.
-    Errors: SystemExit with one line that says what to do when it cannot be fetched.
+    Installing the package would set up a system service and possibly start it. The programs need only
+    libc, so it is enough to fetch and unpack the package, which also needs no root.
+    Errors: SystemExit with one line that says what to do if it cannot be fetched.
     """
     installed = shutil.which(name)
     if installed:
@@ -105,7 +105,7 @@ class Prometheus:
 
     @property
     def pid(self) -> int:
-        """The number of the process. Errors: RuntimeError when it does not run."""
+        """Its process id. Errors: RuntimeError if it does not run."""
         if self._process is None:
             raise RuntimeError("not started")
         return self._process.pid
@@ -113,13 +113,13 @@ class Prometheus:
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The answer to an instant query: a list of {"metric": labels, "value": [time, text]}.
 
-        Errors: ValueError with Prometheus's message when it refuses the expression.
+        Errors: ValueError with Prometheus's message if it refuses the expression.
         """
         found: list[dict[str, Any]] = self._ask("/api/v1/query", query=expression)["result"]
         return found
 
     def value(self, expression: str) -> float | None:
-        """The only value that a query answers with; None if there is none. Errors: ValueError when there are more."""
+        """The only value that a query returns; None if there is none. Errors: ValueError if there are more."""
         found = self.query(expression)
         if len(found) > 1:
             raise ValueError(f"{len(found)} values for {expression}")
@@ -137,13 +137,13 @@ class Prometheus:
         return found
 
     def wait(self, condition: Callable[[], object], what: str, timeout: float = 30.0) -> None:
-        """Wait until something is so. Errors: RuntimeError with `what`, and the end of the log, when it is not."""
+        """Wait for a condition. Errors: RuntimeError with `what` and the end of the log if it does not become true."""
         deadline = time.monotonic() + timeout
         while not condition():
             dead = self._process is None or self._process.poll() is not None
             if dead or time.monotonic() > deadline:
                 log = (self.folder / "prometheus.log").read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"Prometheus: not so after {timeout:.0f} s: {what}\n{log}")
+                raise RuntimeError(f"Prometheus: not true after {timeout:.0f} s: {what}\n{log}")
             time.sleep(0.1)
 
     def _ask(self, path: str, **parameters: object) -> Any:
@@ -160,7 +160,7 @@ class Prometheus:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
-            # Its reason is in the body; until it is ready, that is all there is.
+            # The reason is in the body; until the server is ready, there is no JSON.
             return bytes(error.read()) if error.headers.get_content_type() == "application/json" else None
         except OSError:
             return None

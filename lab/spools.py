@@ -1,4 +1,4 @@
-"""Synthetic snapshots of processes, for tests and measurements that need a spool folder and no DIRAC."""
+"""Synthetic snapshots of processes, for tests and measurements that need a spool but no DIRAC."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dirac_perfpatch.patches import CATALOGUE
 from .arms import PATCHED, STOCK
 from .hosts import COMPARED
 
-# Every target that is recorded, and made-up seconds per call in the two arms: each a bit slower in stock than the one
-# before, and sped up a bit more.
+# Every target that is recorded, and invented seconds per call in the two arms: each target is a bit slower in stock
+# than the one before, and is sped up a bit more.
 _RECORDED = dict.fromkeys((p.name, t.attribute) for p in CATALOGUE for t in p.targets if "__" not in t.attribute)
 TARGETS = {target: (2e-5 * 2**number, 2e-5 * 1.4**number) for number, target in enumerate(_RECORDED)}
 PATCHES = tuple(dict.fromkeys(patch for patch, _ in TARGETS))
@@ -27,10 +27,10 @@ BLOCKS = 1000
 
 
 class Process:
-    """A process of a DIRAC host that records and writes snapshots into a spool folder.
+    """A process of a DIRAC host that records and writes snapshots into a spool.
 
-    spool: the folder; component, host, pid: what it is; started: seconds since the epoch, now if None.
-    `times` has the seconds of the timed calls.
+    spool: the folder; component, host, pid: its identity; started: seconds since the epoch, now if None.
+    `times` holds the seconds of the timed calls.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Process:
     def record(
         self, patch: str, target: str, arm: str, calls: int, *, errors: int = 0, one_in: int = 16, spread: float = 0.3
     ) -> None:
-        """Calls of a target in an arm, of which every `one_in`th is timed; their times are log-normal."""
+        """Add calls of a target in an arm; every `one_in`th is timed, and the times are log-normal."""
         series = self._series(patch, target, arm)
         middle = TARGETS[patch, target][ARMS.index(arm)]
         times = [middle * self._random.lognormvariate(0, spread) for _ in range(calls // one_in)]
@@ -78,12 +78,12 @@ class Process:
         series["sketch"]["bins"] = {str(index): round(count) for index, count in bins if count}
 
     def event(self, patch: str, name: str, count: int) -> None:
-        """Events of a patch's own."""
+        """Add events of a patch."""
         events = self.snapshot["events"].setdefault(patch, {})
         events[name] = events.get(name, 0) + count
 
     def fill(self, patches: Collection[str] = PATCHES, calls: int = 40_000) -> None:
-        """Make the snapshot as large as one gets with these patches in ab: wide sketches, and all blocks."""
+        """Make the snapshot as large as it can get with these patches set to `ab`: wide sketches, and all blocks."""
         for patch in set(PATCHES).difference(patches):
             self.snapshot["patches"][patch] = {"state": "applied", "reason": "", "failures": 0, "mode": "on"}
         targets = [target for target in TARGETS if target[0] in patches]
@@ -95,7 +95,7 @@ class Process:
         self.snapshot["blocks"] = [self._block(number, targets) for number in range(BLOCKS)]
 
     def write(self, *, ended: bool = False, written: float | None = None) -> None:
-        """Replace the process's file, as the recorder does."""
+        """Replace the process's file, as a real process does."""
         self.snapshot.update(written=time.time() if written is None else written, ended=ended)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.tmp")

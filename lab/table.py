@@ -1,4 +1,4 @@
-"""The table that our commands end with: rows of text in columns."""
+"""The table that our commands print: rows of text in columns."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Row = Union[Sequence[str], str]
 def aligned(rows: Sequence[Row], left: Collection[int] = (0,)) -> str:
     """The rows as lines, the first with a rule below it.
 
-    rows: all with the same number of cells; a text instead of a row is a line of its own. left: the columns whose cells
-    begin at the left; those of the others end at the right.
+    rows: all with the same number of cells; a string instead of a row is a separate line. left: the columns that are
+    aligned to the left; the others are aligned to the right.
     """
     widths = [max(map(len, column)) for column in zip(*(row for row in rows if not isinstance(row, str)))]
     lines = [row if isinstance(row, str) else _line(row, widths, left) for row in rows]

@@ -1,7 +1,7 @@
-"""A process of a host that calls functions for us: the one way in which we talk with a host's process.
+"""A process of a host that calls functions for us: the only way in which we talk to a host's process.
 
-An order is one line of JSON on its stdin, [module, function, arguments], and the answer one line on its stdout,
-{"value": ...} or {"error": "traceback"}. lab.answering is its end.
+An order is one line of JSON on its stdin, [module, function, arguments], and the answer is one line on its stdout,
+{"value": ...} or {"error": "traceback"}. lab.answering is the other end.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ ANSWER_SECONDS = 120.0
 class Worker:
     """A process in a host's Python. A context manager that ends it; one call at a time.
 
-    python: the host's; log: the file for its stderr, and for what DIRAC logs; env: its whole environment, with `lab` on
-    its PYTHONPATH; service: makes it `dirac-service` with this argument, which answers beside its work.
+    python: the host's; log: the file for its stderr and DIRAC's log; env: its whole environment, with `lab` on its
+    PYTHONPATH; service: makes it `dirac-service` with this argument, which answers while it serves.
     """
 
     def __init__(self, python: Path, log: Path, env: dict[str, str], service: str = "") -> None:
@@ -34,14 +34,14 @@ class Worker:
     def call(self, function: Callable[..., Any], *arguments: Any, timeout: float = ANSWER_SECONDS) -> Any:
         """Call a function in the worker's process and wait for what it returns.
 
-        function: any at the top of a module that the host's Python can import; arguments: plain data, as the answer is;
-        timeout: seconds.
-        Errors: RuntimeError with the traceback when it raises there; RuntimeError or TimeoutError with the end of the
-        log when no answer comes, and the process is killed then.
+        function: any top-level one of a module that the host's Python can import; arguments: plain data, as is the
+        answer; timeout: seconds.
+        Errors: RuntimeError with the traceback if the function raises; RuntimeError or TimeoutError with the end of
+        the log if no answer comes; the process is then killed.
         """
         assert self.process.stdin
         order = json.dumps([function.__module__, function.__qualname__, arguments])
-        with suppress(BrokenPipeError):  # it has ended: told below
+        with suppress(BrokenPipeError):  # it has ended: reported below
             os.write(self.process.stdin.fileno(), order.encode() + b"\n")
         answer = self._answer(timeout)
         if "error" in answer:
@@ -49,11 +49,11 @@ class Worker:
         return answer["value"]
 
     def log_end(self) -> str:
-        """The end of its log."""
+        """The last part of its log."""
         return self.log.read_text(errors="replace")[-3000:]
 
     def kill(self) -> None:
-        """End the process and what it has forked."""
+        """End the process and its children."""
         processes.kill(self.process)
 
     def __enter__(self) -> Worker:

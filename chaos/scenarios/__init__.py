@@ -1,6 +1,7 @@
-"""The scenarios, in the order of the table.
+"""The scenarios, in table order.
 
-Each has `run(arms, short)`, whose docstring says what is done, and which returns its rows: none where it is left out.
+Each has `run(arms, short)`, whose docstring says what is done. It returns its rows of the table, none if it is
+skipped.
 """
 
 from __future__ import annotations

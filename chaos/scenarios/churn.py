@@ -1,4 +1,4 @@
-"""Hundreds of threads that live for a moment: what they leave behind must not add up."""
+"""Hundreds of short-lived threads: what they leave behind must not accumulate."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from chaos.result import Row, as_stock
 from lab.arms import PATCHED, STOCK
 
 AT_ONCE = 20
-KILLED = 2  # of them, while they hold their connection: a dead connection is left behind, too
+KILLED = 2  # connections per wave, while their threads hold them: dead connections are left behind, too
 SETTLED = 1.2
 
 
 def run(arms: Arms, short: bool) -> list[Row]:
-    """Waves of 20 threads; the connections of two of each wave are killed before they end."""
+    """Waves of 20 threads; in each wave, two connections are killed before their threads end."""
     waves = 10 if short else 40
 
     def one(arm: Arm) -> dict[str, Any]:
@@ -38,25 +38,25 @@ def run(arms: Arms, short: bool) -> list[Row]:
             figures("failed"),
             **{arm: answer["messages"] for arm, answer in answers.items()},
         ),
-        as_stock("connections at the server, most at once", figures("most")),
-        as_stock("  in the end", figures("left")),
-        as_stock("entries in the pool after each wave, most", figures("entries")),
-        as_stock("  in the end", figures("entries_left")),
-        Row("file descriptors more than after a quarter", grown, "<= 0", grown[PATCHED] <= max(0, grown[STOCK])),
+        as_stock("connections at the server, maximum", figures("most")),
+        as_stock("  at the end", figures("left")),
+        as_stock("entries in the pool after each wave, maximum", figures("entries")),
+        as_stock("  at the end", figures("entries_left")),
+        Row("more file descriptors than after a quarter", grown, "<= 0", grown[PATCHED] <= max(0, grown[STOCK])),
     ]
 
 
 def churn(account: Account, waves: int) -> dict[str, Any]:
-    """In a worker: let threads come and go, and count what is there after each wave.
+    """In a worker: start and end threads in waves, and count what is left after each wave.
 
-    Returns: failures and their messages; connections that the server has for this user while a wave is there, and in
-    the end; the pool's entries; how many file descriptors more there are in the end than after a quarter.
+    Returns: failures and their messages; this user's connections at the server during a wave and at the end; the
+    pool's entries; how many more file descriptors there are at the end than after a quarter of the waves.
     """
     db, administrator, failures = connect(account), connect_directly(account), Failures()
     during, known, files = [], [], []
     for _ in range(waves):
         during.append(_wave(db, administrator, failures))
-        failures.saw(db._query("SELECT 1"))  # any checkout is where stock tidies up
+        failures.saw(db._query("SELECT 1"))  # stock cleans up at every checkout
         known.append(sum(entries(db).values()))
         files.append(len(os.listdir("/proc/self/fd")))
     time.sleep(SETTLED)
@@ -75,7 +75,7 @@ def churn(account: Account, waves: int) -> dict[str, Any]:
 
 
 def _wave(db: Any, administrator: Any, failures: Failures) -> int:
-    """Returns: how many connections there are while all threads of the wave hold theirs."""
+    """Run one wave. Returns: the number of connections while all its threads hold theirs."""
     numbers: list[int] = []
     here, leave = threading.Barrier(AT_ONCE + 1), threading.Event()
 
@@ -99,7 +99,7 @@ def _wave(db: Any, administrator: Any, failures: Failures) -> int:
 
 
 def _connections(administrator: Any) -> int:
-    """How many connections this user has, without the one that asks."""
+    """The number of this user's connections, without the one that asks."""
     cursor = administrator.cursor()
     cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE id <> CONNECTION_ID()")
     return int(cursor.fetchone()[0])

@@ -1,4 +1,4 @@
-"""What a checkout costs: round trips that the server sees, and microseconds."""
+"""The cost of a checkout: round trips that the server sees, and microseconds."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FACTOR = 1.3
 
 
 def run(arms: Arms, short: bool) -> list[Row]:
-    """Pings for 300 queries; the time of ConnectionPool.get with one thread and with 100 that hold connections."""
+    """Pings for 300 queries; the time of ConnectionPool.get with one thread, and while 100 hold connections."""
     return [none(f"pings for {QUERIES} queries", arms.in_turn(_pings)), *_times(arms, short)]
 
 
 def _pings(arm: Arm) -> int:
     with arm.account() as account:
-        arm.worker.call(query, account, 0)  # a new database object checks out once
+        arm.worker.call(query, account, 0)  # a new database object does one checkout
         before = arm.server.pings()
         arm.worker.call(query, account, QUERIES)
         return arm.server.pings() - before
@@ -41,15 +41,15 @@ def _times(arms: Arms, short: bool) -> list[Row]:
         crowded = _fastest(arms, accounts, rounds)
         for arm in arms:
             arm.worker.call(release)
-    note = f"minimum of {rounds * 3} repetitions, the arms in alternation"
+    note = f"minimum of {rounds * 3} repetitions, the arms in turn"
     rows = (
         ("ConnectionPool.get, one thread, us", alone, alone[IN_TREE], f"<= {FACTOR} in-tree"),
-        (f"ConnectionPool.get, {HOLDERS} threads hold, us", crowded, alone[PATCHED], f"<= {FACTOR} alone"),
+        (f"ConnectionPool.get, {HOLDERS} threads hold one, us", crowded, alone[PATCHED], f"<= {FACTOR} alone"),
     )
     if short:
         # Too few repetitions to be sure on a busy machine.
         return [
-            reported(label, figures, f"{note}; goal {goal}: asserted in the long form")
+            reported(label, figures, f"{note}; goal {goal}, asserted only in the long form")
             for label, figures, _, goal in rows
         ]
     return [at_most(label, figures, FACTOR * than, goal, note) for label, figures, than, goal in rows]
@@ -64,7 +64,7 @@ def _fastest(arms: Arms, accounts: dict[str, Account], rounds: int) -> dict[str,
 
 
 def query(account: Account, times: int) -> None:
-    """In a worker: ask so many queries. Errors: RuntimeError when one fails."""
+    """In a worker: run this many queries. Errors: RuntimeError if one fails."""
     db = connect(account)
     for number in range(times):
         if not db._query(f"SELECT {number}")["OK"]:
@@ -72,7 +72,7 @@ def query(account: Account, times: int) -> None:
 
 
 def measure(account: Account, calls: int) -> float:
-    """In a worker: microseconds of a warm checkout, the minimum of three repetitions of so many calls."""
+    """In a worker: microseconds per warm checkout, the minimum of three repetitions of this many calls."""
     pool, database = connect(account)._MySQL__connectionPool, account["database"]
     return min(timeit.repeat(lambda: pool.get(database), number=calls, repeat=3)) / calls * 1e6
 
@@ -82,7 +82,7 @@ _holders: list[threading.Thread] = []
 
 
 def hold(account: Account, number: int) -> None:
-    """In a worker: start threads that take a connection each and keep it; returns when all have it."""
+    """In a worker: start threads that each take a connection and keep it; returns when all have one."""
     pool: Any = connect(account)._MySQL__connectionPool
     ready = threading.Barrier(number + 1)
 
@@ -99,7 +99,7 @@ def hold(account: Account, number: int) -> None:
 
 
 def release() -> None:
-    """In a worker: let them end."""
+    """In a worker: end those threads."""
     _released.set()
     for thread in _holders:
         thread.join()

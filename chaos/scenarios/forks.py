@@ -1,4 +1,4 @@
-"""A process with pooled connections forks: its children query and end while it goes on."""
+"""A process with pooled connections forks: its children query and end while it continues."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ WAYS = ("os._exit", "sys.exit", "multiprocessing")
 QUERIES = 20
 THREADS = 4
 CHILD_THREADS = 2
-PATIENCE = 3  # seconds for a child or a thread that has lost its answer to another process
+PATIENCE = 3  # seconds to wait for a child or a thread whose answer went to another process
 
 
 def run(arms: Arms, short: bool) -> list[Row]:
-    """Children forked while the parent waits for them, then many of them while its threads query."""
+    """Fork children while the parent waits for them, then many of them while its threads query."""
     times, children = (2, 4) if short else (10, 12)
 
     def one(arm: Arm, function: Any, number: int) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
             f"under load, {children} children: failed or hanging",
             {name: answer["failed"] for name, answer in loaded.items()},
             0,
-            "threads in the children; stock's take the connections that the parent uses",
+            "the children have threads; in stock these take the connections that the parent uses",
             **{name: answer["messages"] for name, answer in loaded.items()},
         ),
         none("  answers mixed up", {name: answer["mixed"] for name, answer in loaded.items()}),
@@ -61,7 +61,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
 
 
 class _Asking:
-    """Asks for numbers and looks whether they come back."""
+    """Queries numbers and checks that the same ones come back."""
 
     def __init__(self, db: Any) -> None:
         self._db = db
@@ -69,7 +69,7 @@ class _Asking:
         self.mixed = 0
 
     def ask(self) -> None:
-        # Unlike any that another process or thread asks for.
+        # Different from any that another process or thread asks for.
         number = (os.getpid() * 64 + threading.get_native_id() % 64) * 1_000_000 + time.monotonic_ns() % 1_000_000
         answer = self._db._query(f"SELECT {number}")
         if not self.failures.saw(answer) and answer["Value"] != ((number,),):
@@ -85,10 +85,10 @@ class _Asking:
 
 
 def while_waiting(account: Account, times: int) -> dict[str, Any]:
-    """In a worker: fork, wait for the child, go on; other threads hold connections that nobody uses meanwhile.
+    """In a worker: fork, wait for the child, continue; meanwhile other threads hold unused connections.
 
-    Returns: failures of parent and children, answers that were another's, and how many of the parent's connections,
-    counted anew for each child, were still the same ones.
+    Returns: failures of parent and children, answers that belonged to another query, and how many of the parent's
+    connections were still the same, summed over all children.
     """
     db = connect(account)
     asking = _Asking(db)
@@ -129,7 +129,7 @@ def while_waiting(account: Account, times: int) -> dict[str, Any]:
 
 
 def under_load(account: Account, children: int) -> dict[str, Any]:
-    """In a worker: fork children with threads of their own while threads query. Returns: as while_waiting()."""
+    """In a worker: fork children that have threads, while threads query. Returns: as while_waiting()."""
     db = connect(account)
     asking = _Asking(db)
     stop = threading.Event()
@@ -142,7 +142,7 @@ def under_load(account: Account, children: int) -> dict[str, Any]:
     for thread in threads:
         thread.start()
     time.sleep(0.1)
-    # Two at a time: more would only fight for the processor.
+    # Two at a time: more would only compete for the CPU.
     for number in range(0, children, 2):
         pair = [_Child(db, WAYS[(number + which) % len(WAYS)], CHILD_THREADS) for which in range(2)]
         for child in pair:
@@ -157,7 +157,7 @@ def under_load(account: Account, children: int) -> dict[str, Any]:
 
 
 class _Child:
-    """A forked child that asks on, in its first thread and in new ones, and ends in one of the WAYS."""
+    """A forked child that queries in its first thread and in new ones, and ends in one of the WAYS."""
 
     def __init__(self, db: Any, way: str, threads: int) -> None:
         self._way = way
@@ -179,7 +179,7 @@ class _Child:
         os.close(self._write)
 
     def wait(self) -> dict[str, Any]:
-        """Wait until it has ended. Returns: its report; a failure when there is none."""
+        """Wait until it has ended. Returns: its report, or a failure if there is none."""
         with os.fdopen(self._read) as pipe:
             text = pipe.read()
         if self._process:
@@ -192,7 +192,7 @@ class _Child:
         return {"mixed": 0, "messages": {f"a child hangs or dies ({self._way})": 1}}
 
     def _live(self) -> None:
-        # The default action of SIGALRM ends the process: the watchdog of one that waits for an answer for ever.
+        # A watchdog: SIGALRM ends the process by default, should it wait for an answer for ever.
         signal.alarm(PATIENCE)
         asking = _Asking(self._db)
 

@@ -1,4 +1,4 @@
-"""max_connections is reached: more threads than the server lets in, on one pool."""
+"""max_connections is reached: one pool has more threads than the server accepts connections."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from chaos.arms import Account, Arm, Arms
 from chaos.pool import Failures, connect, shorten_retries
 from chaos.result import Row, as_stock, none, reported
 
-LIMIT = 10  # the least that MariaDB accepts
+LIMIT = 10  # the smallest value that MariaDB accepts
 LATE = 5
 
 
 def run(arms: Arms, short: bool) -> list[Row]:
-    """10 connections are allowed and all are held. 5 more threads come; a second later 9 of the holders end.
+    """10 connections are allowed, and all are held. 5 more threads come; a second later, 8 of the holders end.
 
-    DIRAC's own retry sleeps 5 s, then 10, and so on: its first sleep is enough when what the holders leave behind
-    reaches those who wait. In the short form it is 2 s.
+    DIRAC's own retry sleeps 5 s, then 10 s, and so on. The first sleep is enough if the waiting threads get the
+    connections that the holders leave. In the short form it is 2 s.
     """
     sleep = 2 if short else 5
 
@@ -42,7 +42,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
             **{name: answer["messages"] for name, answer in answers.items()},
         ),
         none(
-            "let in all the same, without retries",
+            "accepted by the full server, without retries",
             {name: 1 - answer["refused"] for name, answer in answers.items()},
         ),
         reported(
@@ -54,10 +54,10 @@ def run(arms: Arms, short: bool) -> list[Row]:
 
 
 def crowd(account: Account) -> dict[str, Any]:
-    """In a worker: fill the server, have more threads come, and let most of the first ones end.
+    """In a worker: fill the server, start more threads, and end most of the first ones.
 
     Returns: how many queries failed, their messages, whether a checkout without retries was refused while the server
-    was full, and the seconds that the slowest latecomer waited.
+    was full, and the longest time in seconds that a late thread waited.
     """
     db, failures = connect(account), Failures()
     # The connection that connect() took for this thread is the first of the ten.
@@ -70,7 +70,7 @@ def crowd(account: Account) -> dict[str, Any]:
         leave.wait(30)
 
     def work() -> None:
-        # Lives on: it is such a thread's checkouts that find what dead threads have left, in stock too.
+        # Keeps running: the checkouts of such a thread find what ended threads left, in stock too.
         failures.saw(db._query("SELECT 1"))
         full.wait(30)
         while not stop.wait(0.01):

@@ -1,4 +1,4 @@
-"""Connections that die while their thread does something else: nothing is random here, so nothing may fail."""
+"""Connections that die while their thread does something else. Nothing here is random, so nothing may fail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESTS = 3
 
 
 def run(arms: Arms, short: bool) -> list[Row]:
-    """Killed by somebody, closed by the caller, closed after it was lost, given up by the server."""
+    """Connections killed by somebody, closed by the caller, closed after being lost, or given up by the server."""
     times = 50 if short else 200
 
     def one(function: Any, *arguments: Any) -> Any:
@@ -36,10 +36,10 @@ def run(arms: Arms, short: bool) -> list[Row]:
 
 
 def killed(account: dict[str, Any], times: int) -> dict[str, int]:
-    """In a worker: have the thread's connection killed and use it at once. Returns: the failures, counted."""
+    """In a worker: kill the thread's connection and use it at once. Returns: the failures, counted."""
     db, administrator, failures = connect(account), connect_directly(account), Failures()
     for number in range(times):
-        # 0 after a failure: there is no connection to kill then, and the next look makes one.
+        # 0 after a failure: then there is no connection to kill, and the next query makes one.
         current = connection_id(db) or connection_id(db)
         administrator.cursor().execute(f"KILL {current}")
         failures.saw(db._update(f"INSERT INTO rows_of VALUES ({number})"))
@@ -48,7 +48,7 @@ def killed(account: dict[str, Any], times: int) -> dict[str, int]:
 
 
 def closed(account: dict[str, Any], times: int) -> dict[str, int]:
-    """In a worker: close the pool's connection, as some of DIRAC's own functions do, and go on.
+    """In a worker: close the pool's connection, as some of DIRAC's functions do, and continue.
 
     Returns: the failures, counted.
     """
@@ -60,9 +60,9 @@ def closed(account: dict[str, Any], times: int) -> dict[str, int]:
 
 
 def closed_when_lost(account: dict[str, Any], times: int) -> dict[str, int]:
-    """In a worker: lose a connection that was taken and passed on, and close it in the end, as DIRAC's functions do.
+    """In a worker: take a connection, lose it, pass it to a query, and close it, as DIRAC's functions do.
 
-    Returns: what closing it raised, counted: that its statement fails is right.
+    Returns: what close() raised, counted. That the query fails is correct.
     """
     db, administrator, failures = connect(account), connect_directly(account), Failures()
     for _ in range(times):
@@ -78,7 +78,7 @@ def closed_when_lost(account: dict[str, Any], times: int) -> dict[str, int]:
 
 
 def given_up(account: dict[str, Any]) -> dict[str, int]:
-    """In a worker: threads rest longer than the server waits for them. Returns: the failures, counted."""
+    """In a worker: threads pause for longer than the server's wait_timeout. Returns: the failures, counted."""
     db, failures = connect(account), Failures()
 
     def rest() -> None:
@@ -86,7 +86,7 @@ def given_up(account: dict[str, Any]) -> dict[str, int]:
         time.sleep(1.6)
         failures.saw(db._query("SELECT 1"))
 
-    # At the same time: three rests would say no more one after the other.
+    # At the same time: one after the other would only take longer.
     threads = [threading.Thread(target=rest) for _ in range(RESTS)]
     for thread in threads:
         thread.start()

@@ -1,4 +1,4 @@
-"""Connections that are killed while threads use them as fast as they can."""
+"""Connections are killed while threads use them as fast as they can."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EVERY = 0.1
 
 
 def run(arms: Arms, short: bool) -> list[Row]:
-    """8 threads insert; all connections that are idle at that moment are killed every 100 ms."""
+    """8 threads insert; every 100 ms, all connections that are idle at that moment are killed."""
     kills = 50 if short else 200
 
     def one(arm: Arm) -> tuple[load.Outcome, int]:
@@ -31,10 +31,10 @@ def run(arms: Arms, short: bool) -> list[Row]:
     messages = {name: outcome.messages for name, (outcome, _) in outcomes.items()}
     return [
         Row("failed statements", failed, "< stock", fewer, f"statements / kills: {counts}", messages),
-        none("lost: told done, not in the table", {name: outcome.lost for name, (outcome, _) in outcomes.items()}),
+        none("lost: reported done, not in the table", {name: outcome.lost for name, (outcome, _) in outcomes.items()}),
         none("applied twice", {name: outcome.doubled for name, (outcome, _) in outcomes.items()}),
         reported(
-            "told failed, in the table all the same",
+            "reported failed, but in the table",
             {name: outcome.unsure for name, (outcome, _) in outcomes.items()},
             "killed between request and answer: nobody can know",
         ),

@@ -1,4 +1,4 @@
-"""The server restarts, in order and by a crash, while threads go on querying."""
+"""The server restarts, cleanly or after a crash, while threads keep querying."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
             f"failed statements, {times} restart{'s' * (times > 1)}",
             stopped,
             chance(stopped, most=THREADS // 2 * times),
-            "a statement that runs when the server goes fails in every arm; chance decides how many do",
+            "a statement that is running when the server stops fails in every arm; how many do is chance",
             **{name: outcome.stopped.messages for name, outcome in outcomes.items()},
         ),
         at_most(
@@ -39,8 +39,8 @@ def run(arms: Arms, short: bool) -> list[Row]:
             {name: outcome.crashed.failed for name, outcome in outcomes.items()},
             THREADS * times,
             f"<= {THREADS * times}",
-            "for 10 to 40 ms a killed server's sockets are still open, and no check without a round trip "
-            "can see it: stock's pings run into it, here it is a statement per thread",
+            "for 10 to 40 ms a killed server's sockets are still open, which no check without a round trip "
+            "can detect: stock loses pings to it, the plugin one statement per thread",
             **{name: outcome.crashed.messages for name, outcome in outcomes.items()},
         ),
         none(
@@ -63,6 +63,6 @@ def _without_server(arm: Arm, end: Callable[[MariaDB], None], times: int, sleep:
             time.sleep(0.3)
             end(arm.server)
             arm.server.start()
-            # All threads are at work again when those that slept have woken up.
+            # Until the threads that slept have woken up and all are at work again.
             time.sleep(sleep + 0.3)
         return load.check(arm.server, account, arm.worker.call(load.finish, 60))

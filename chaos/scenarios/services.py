@@ -1,4 +1,4 @@
-"""The real services: FileCatalog and Accounting under load from several clients while their connections are killed."""
+"""Real services: FileCatalog and Accounting under load from several clients while their connections are killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DATABASE = "Accounting/AccountingDB"
 def run(arms: Arms, short: bool) -> list[Row]:
     """3 clients write files and accounting records; a third of the connections is killed every 50 ms, busy or not."""
     if short:
-        return []  # to start two installations takes longer than all the rest; `make test` has tests of its own there
+        return []  # starting two installations takes longer than all the rest; `make test` has its own service tests
     both = Arms(arm for arm in arms if arm.name != IN_TREE)
     outcomes = both.together(lambda arm: _one(arm, SECONDS))
 
@@ -42,20 +42,20 @@ def run(arms: Arms, short: bool) -> list[Row]:
     counts = "; ".join(f"{name} {outcome.requests} / {outcome.kills}" for name, outcome in outcomes.items())
     return [
         as_stock(
-            "requests told failed",
+            "requests reported as failed",
             failed,
             chance(failed),
             f"requests / kills: {counts}",
             **{name: dict(outcome.messages) for name, outcome in outcomes.items()},
         ),
-        none("files told done and not in the catalogue", figures("files_lost")),
+        none("files reported as done, not in the catalogue", figures("files_lost")),
         none("files twice in the catalogue", figures("files_twice")),
-        none("accounting records told done and lost", figures("records_lost")),
+        none("accounting records reported as done, lost", figures("records_lost")),
         as_stock(
             "accounting records inserted twice",
             twice,
             chance(twice),
-            "the host's own: it commits the record before its buckets, and inserts it again when the buckets fail",
+            "a fault of the host: it commits a record before its buckets, and inserts it again if the buckets fail",
         ),
     ]
 
@@ -101,7 +101,7 @@ def _insert_pending(installation: Installation) -> None:
 
 
 def _drain(installation: Installation, timeout: float = 20.0) -> None:
-    """Have the DataStore insert what waits, as far as it will: what it has marked as taken and lost stays for a day."""
+    """Make the DataStore insert what it will: records that it marked as taken and then lost stay for a day."""
     end = time.monotonic() + timeout
     before = -1
     while time.monotonic() < end:
@@ -138,10 +138,10 @@ def _times(rows: list[list[str]]) -> dict[str, int]:
 
 
 def work(tag: str, seconds: float) -> dict[str, Any]:
-    """In a client's process: make directories, files and accounting records for so long.
+    """In a client's process: create directories, files and accounting records for this many seconds.
 
-    Returns: how many requests there were, the messages of those that failed, counted, and the names of the files and of
-    the records that were told done.
+    Returns: the number of requests, the messages of the failed ones, counted, and the names of the files and records
+    that were reported as done.
     """
     clients.initialize()
     from DIRAC.Resources.Catalog.FileCatalogClient import FileCatalogClient

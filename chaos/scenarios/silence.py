@@ -1,4 +1,4 @@
-"""A network that fails without a word: a proxy between DIRAC and the server stops forwarding, or forgets."""
+"""A network that fails silently: a proxy between DIRAC and the server stops forwarding, or forgets connections."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lab.worker import Worker
 
 THREADS = 8
 PAUSE = 0.01
-# Nobody wants to wait for the defaults here, which are 5 s each. One at a time: where the ping is looked at, the
-# kernel's probes must not help.
+# Shorter than the defaults of 5 s each, to save time. One at a time: where the ping is tested, the kernel's probes must
+# not help.
 THRESHOLD = 1
 _CHECKOUT = "patches:\n  connection_checkout:\n    enabled: on\n"
 PING = f"{_CHECKOUT}    idle_ping_seconds: {THRESHOLD}\n    keepalive_seconds: 60\n"
@@ -26,7 +26,7 @@ PROBE = f"{_CHECKOUT}    idle_ping_seconds: 60\n    keepalive_seconds: {THRESHOL
 
 
 def run(arms: Arms, short: bool) -> list[Row]:
-    """The server stops answering for a while; connections are forgotten while they rest, and while they are used."""
+    """The server stops answering for a while; connections are forgotten while they are idle and while they are used."""
     silence = 1.2 if short else 4.0
     rest = 1.5 if short else 6.0
     toggles = [PING] if short else [PING, PROBE]
@@ -47,22 +47,22 @@ def run(arms: Arms, short: bool) -> list[Row]:
         none(
             f"no answer for {silence} s under load, failed",
             {name: outcome.stalled.failed + outcome.stalled.wrong for name, outcome in outcomes.items()},
-            "all arms wait: none of them has a timeout on reading",
+            "all arms wait: none of them has a read timeout",
             **{name: outcome.stalled.messages for name, outcome in outcomes.items()},
         ),
         none(
-            f"forgotten in a rest of {rest} s, failed of {THREADS}",
+            f"forgotten during a pause of {rest} s, failed of {THREADS}",
             {name: sum(outcome.rested[0].values()) for name, outcome in outcomes.items()},
             f"idle_ping_seconds is {THRESHOLD} here (its default is 5); in-tree's threshold is 5 s, fixed",
             **{name: outcome.rested[0] for name, outcome in outcomes.items()},
         ),
         *_probed(outcomes),
         at_most(
-            f"forgotten in a rest of {THRESHOLD / 5} s, failed of {THREADS}",
+            f"forgotten during a pause of {THRESHOLD / 5} s, failed of {THREADS}",
             {name: sum(outcome.brief.values()) for name, outcome in outcomes.items()},
             THREADS,
             f"<= {THREADS}",
-            "no check without a round trip can see it before a probe did: once per connection, then it is evicted",
+            "no check without a round trip can detect it before a probe does: one failure per connection",
             **{name: outcome.brief for name, outcome in outcomes.items()},
         ),
         at_most(
@@ -70,7 +70,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
             {name: outcome.failed for name, outcome in lost.items()},
             THREADS,
             f"<= {THREADS}",
-            "the host of a server rebooted under load. Stock's pings run into it, here it is a statement per thread",
+            "as if the server's machine rebooted under load: stock loses pings, the plugin one statement per thread",
             **{name: outcome.messages for name, outcome in lost.items()},
         ),
         none("lost, applied twice, or hanging", {name: outcome.wrong for name, outcome in lost.items()}),
@@ -82,13 +82,13 @@ class _Outcomes:
     stalled: load.Outcome
     lost: load.Outcome
     brief: dict[str, int]
-    rested: list[dict[str, int]]  # where pings find out; where the kernel's probes do
+    rested: list[dict[str, int]]  # where pings find out, and where the kernel's probes do
 
 
 def _probed(outcomes: dict[str, _Outcomes]) -> list[Row]:
     if any(len(outcome.rested) == 1 for outcome in outcomes.values()):
         return []
-    # Where the proxy may not vanish, its kernel answers the probes.
+    # If the proxy cannot make connections vanish, its kernel answers the probes.
     row, blind = (none, "") if can_vanish() else (reported, "; not asserted: no CAP_NET_ADMIN here")
     return [
         row(
@@ -120,12 +120,12 @@ def _under_load(arm: Arm, worker: Worker, silence: float, lose: bool) -> load.Ou
 
 
 def _rested(arm: Arm, rest: float, workers: list[Worker]) -> list[dict[str, int]]:
-    """Returns: for each worker the failures after a rest in which the connections were forgotten, counted."""
+    """Returns: for each worker, the failures after a pause in which its connections were forgotten, counted."""
     with contextlib.ExitStack() as stack:
         for worker in workers:
             proxy, account = stack.enter_context(_far_away(arm))
             worker.call(begin, account)
-            # The kernel delays its acknowledgements: one that is still to come would be answered with a reset.
+            # The kernel delays acknowledgements: one that is still due would be answered with a reset.
             time.sleep(0.1)
             proxy.forget()
         time.sleep(rest)
@@ -133,7 +133,7 @@ def _rested(arm: Arm, rest: float, workers: list[Worker]) -> list[dict[str, int]
 
 
 class _Resting:
-    """Threads in a worker that ask a query each, rest until they are told, and ask again."""
+    """Threads in a worker that each query once, pause until told to go on, and query again."""
 
     def __init__(self, account: Account) -> None:
         self._db = connect(account)
@@ -166,10 +166,10 @@ _now: list[_Resting] = []
 
 
 def begin(account: Account) -> None:
-    """In a worker: let threads ask, and rest; returns when all of them do."""
+    """In a worker: start threads that query and pause; returns when all of them pause."""
     _now.append(_Resting(account))
 
 
 def go_on() -> dict[str, int]:
-    """In a worker: let them ask again. Returns: the failures, counted."""
+    """In a worker: let them query again. Returns: the failures, counted."""
     return _now.pop().go_on()

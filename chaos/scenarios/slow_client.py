@@ -1,4 +1,4 @@
-"""A client host so slow that the server gives its connections up: the whole process is stopped again and again."""
+"""A client so slow that the server gives up its connections: the whole process is stopped repeatedly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HALT = 2.0
 
 
 def run(arms: Arms, short: bool) -> list[Row]:
-    """8 threads insert on sessions with a wait_timeout of 1 s; SIGSTOP for 2 s, wherever they are at that moment."""
+    """8 threads insert with a wait_timeout of 1 s; the process gets SIGSTOP for 2 s, wherever its threads are."""
     halts = 1 if short else 6
 
     def one(arm: Arm) -> load.Outcome:
@@ -43,7 +43,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
             f"failed statements, {halts} halt{'s' * (halts > 1)} of {HALT:.0f} s",
             failed,
             chance(failed, most=THREADS // 2 * halts),
-            "one that was halted between its check and its sending is chance in both",
+            "whether one is halted between check and sending is chance in both arms",
             **{name: outcome.messages for name, outcome in outcomes.items()},
         ),
         none("lost, applied twice, or hanging", {name: outcome.wrong for name, outcome in outcomes.items()}),

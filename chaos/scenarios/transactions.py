@@ -1,4 +1,4 @@
-"""Transactions while connections are killed at random: each is there whole or not at all, as its caller was told."""
+"""Transactions while connections are killed at random: each is stored whole or not at all, as its caller was told."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DONE, FAILED, UNSURE = "done", "failed", "unsure"
 
 
 def run(arms: Arms, short: bool) -> list[Row]:
-    """START TRANSACTION, two inserts, COMMIT. A third of all connections is killed every 30 ms, busy or not."""
+    """START TRANSACTION, two inserts, COMMIT. Half of all connections are killed every 30 ms, busy or not."""
     seconds = 1.5 if short else 6.0
     return [*_rows(arms, seconds, "conn= passed", True), *_rows(arms, seconds, "without conn=", False)]
 
@@ -39,24 +39,24 @@ def _rows(arms: Arms, seconds: float, label: str, passed: bool) -> list[Row]:
 
     kills = "; ".join(f"{name} {answer['told']} / {answer['kills']}" for name, answer in answers.items())
     details = {name: answer["messages"] for name, answer in answers.items()}
-    failed = reported(f"{label}: told failed", figures("failed"), f"transactions / kills: {kills}", **details)
+    failed = reported(f"{label}: reported as failed", figures("failed"), f"transactions / kills: {kills}", **details)
     if passed:
         return [
             failed,
-            none(f"{label}: there in part", figures("torn")),
+            none(f"{label}: stored in part", figures("torn")),
             none(f"{label}: not as the caller was told", figures("wrong")),
         ]
     torn, wrong = figures("torn"), figures("wrong")
-    note = "the host's own trap: its next checkout replaces the connection in the middle of the transaction"
+    note = "a fault of the host: its next checkout replaces the connection in the middle of the transaction"
     return [
         failed,
-        as_stock(f"{label}: there in part", torn, chance(torn), note),
+        as_stock(f"{label}: stored in part", torn, chance(torn), note),
         as_stock(f"{label}: not as the caller was told", wrong, chance(wrong)),
     ]
 
 
 def _check(told: dict[str, Any], times: dict[int, int]) -> dict[str, Any]:
-    """Compare what the callers were told with how often each number is in the table: twice or never is right."""
+    """Compare what the callers were told with how often each number is in the table; twice or never is right."""
     wanted = {DONE: (2,), FAILED: (0,), UNSURE: (0, 2)}
     return {
         "told": sum(len(told[word]) for word in wanted),
@@ -69,7 +69,7 @@ def _check(told: dict[str, Any], times: dict[int, int]) -> dict[str, Any]:
 
 
 class _Transactions:
-    """Runs in a worker."""
+    """The worker's side."""
 
     def __init__(self, account: Account, passed: bool) -> None:
         self._db = connect(account)
@@ -105,7 +105,7 @@ class _Transactions:
                 self._roll_back(taken["Value"])
                 return FAILED
             time.sleep(0.001)
-        # Whether a COMMIT without an answer was done, nobody can know.
+        # Nobody can know whether a COMMIT without an answer was done.
         return UNSURE if self._failures.saw(self._db._update("COMMIT", **options)) else DONE
 
     def _roll_back(self, connection: Any) -> None:
@@ -115,17 +115,17 @@ class _Transactions:
         try:
             connection.rollback()
         except Exception:
-            return  # it is gone, and the transaction with it
+            return  # the connection is gone, and the transaction with it
 
 
 _running: list[_Transactions] = []
 
 
 def start(account: Account, passed: bool) -> None:
-    """In a worker: let threads make transactions; passed: on a connection that they take and pass as `conn=`."""
+    """In a worker: start threads that make transactions. passed: on a connection that they pass as `conn=`."""
     _running.append(_Transactions(account, passed))
 
 
 def finish() -> dict[str, Any]:
-    """In a worker: end them. Returns: the transactions' numbers by what the callers were told, and messages."""
+    """In a worker: end them. Returns: the transactions' numbers by reported outcome, and messages."""
     return _running.pop().finish()
