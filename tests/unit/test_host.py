@@ -89,7 +89,7 @@ def test_a_failing_load_does_not_make_us_an_extension(monkeypatch: pytest.Monkey
         raise RuntimeError("on purpose")
 
     monkeypatch.setattr(loading.plugin, "start", fail)
-    monkeypatch.setattr(dirac_perfpatch, "_said_not_loaded", True)
+    monkeypatch.setattr(dirac_perfpatch, "_reported", True)
     assert extensionsByPriority([DIRAC, US]) == ["DIRAC"]
 
 
