@@ -132,7 +132,7 @@ def test_somebody_who_assigns_over_a_target_is_told_of(
     monkeypatch.setattr(owner, attribute, theirs)
     entry = _state(name)
     assert entry["state"] == "failed"
-    assert f"somebody has replaced {path}" in entry["reason"]
+    assert f"other code has replaced {path}" in entry["reason"]
     monkeypatch.undo()
     assert _state(name)["state"] == "applied"
 

@@ -146,7 +146,7 @@ def test_a_patch_that_gives_less_without_another_says_so(child: Any, tmp_path: P
     assert wanting
     for name in wanting:
         assert states[name][0] == "armed"
-        assert "gives less without connection_checkout" in states[name][1]
+        assert "less effective without connection_checkout" in states[name][1]
 
 
 def test_what_is_switched_off_waits_for_nothing(child: Any, tmp_path: Path) -> None:

@@ -288,9 +288,10 @@ def test_a_target_that_moved_between_releases(modules: Any) -> None:
         del sys.modules["new_place"], sys.modules["old_place"]
 
 
-def test_once_a_target_is_found_its_other_places_are_not_waited_for(module: Module) -> None:
+@pytest.mark.parametrize("places", [("not_in_this_release", "host"), ("host", "not_in_this_release")])
+def test_once_a_target_is_found_its_other_places_are_not_waited_for(module: Module, places: tuple[str, str]) -> None:
     module("host", HOST)
-    switch = Switch(_patch(_target(_wrapping("Pool.get", _louder), modules=("not_in_this_release", "host"))), {})
+    switch = Switch(_patch(_target(_wrapping("Pool.get", _louder), modules=places)), {})
     switch.put_on()
     assert _states(switch) == ["applied", "applied"]
     waiting = dict(imports._waiting)
@@ -567,7 +568,7 @@ def test_a_patch_that_cannot_be_taken_off_is_off_all_the_same(module: Module) ->
     switch.trip("for a reason")
     assert host.Pool().get("a") == "a."
     status = switch.status()
-    assert (status["state"], status["reason"]) == ("tripped", "for a reason; taking it off failed with OSError")
+    assert (status["state"], status["reason"]) == ("tripped", "for a reason; cannot be taken off: OSError")
 
 
 # Functions that anybody may hold
