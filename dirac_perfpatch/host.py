@@ -12,11 +12,9 @@ OUR_NAME = __name__.partition(".")[0]
 
 
 def root_path() -> str | None:
-    """The folder of the DIRAC installation, which contains ``etc``.
+    """The folder of the DIRAC installation, which contains ``etc``; None if there is no host.
 
-    Returns:
-        ``DIRAC.rootPath``, which the host sets before it imports its own modules, hence before it loads us. None if
-        there is no host.
+    The host sets ``DIRAC.rootPath`` before it imports its own modules, hence before it loads us.
     """
     path = getattr(sys.modules.get("DIRAC"), "rootPath", None)
     return os.fspath(path) if path else None
@@ -36,7 +34,7 @@ class _WithoutUs(list):
         return max(1, super().__len__())
 
 
-def hide(caller: FrameType | None, priority: int) -> bool:
+def hide(caller: FrameType, priority: int) -> None:
     """Keep our name off the list that a running ``extensionsByPriority`` will return.
 
     The host takes everything on that list for an extension: SiteDirector would tell pilots to install us, and
@@ -45,17 +43,13 @@ def hide(caller: FrameType | None, priority: int) -> bool:
     first call, which loads us, and the calls whose result the host keeps (9.1.9 and later).
 
     Args:
-        caller: The frame that asks for our metadata.
+        caller: The frame that asks for our metadata. Nothing is done for any other caller than the look-up, such as
+            ``getExtensionMetadata``, which asks for us by name.
         priority: The one that we will return to it.
-
-    Returns:
-        True if the caller is the look-up and our name is hidden. False for any other caller, such as
-        ``getExtensionMetadata``, which asks for us by name.
     """
-    if caller is None or caller.f_code.co_name != "extensionsByPriority":
-        return False
+    if caller.f_code.co_name != "extensionsByPriority":
+        return
     for value in caller.f_locals.values():
         if isinstance(value, defaultdict) and value.default_factory is list:
             value[priority] = _WithoutUs(value.get(priority, ()))
-            return True
-    return False
+            return

@@ -10,7 +10,7 @@ which that attribute is a property. If a future Python stops setting it, targets
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from types import FrameType, ModuleType
@@ -24,15 +24,15 @@ _waiting: dict[tuple[str, Callback], None] = {}
 
 
 def when_complete(name: str, callback: Callback) -> None:
-    """Call back when a module has been imported; at once if it already has been.
+    """Call back when a module has been imported, in that thread, before the import statement returns; at once if it is.
+
+    If another thread begins or ends the import at this very moment, or if the module is executed without the import
+    system, the call may come as late as the next import of any module. If another thread executes the module without
+    the import system, the call may come too early.
 
     Args:
         name: The module's full name. It is not imported.
-        callback: Called once with the module, in the thread that imports it, before the import statement returns. If
-            another thread begins or ends the import at this very moment, or if the module is executed without the
-            import system, the call may come as late as the next import of any module. If another thread executes the
-            module without the import system, the call may come too early. The callback must not raise: the exception
-            would reach the host's import.
+        callback: Called once, with the module. It must not raise: the exception would reach the host's import.
     """
     _waiting[name, callback] = None
     _take_place()
@@ -40,18 +40,13 @@ def when_complete(name: str, callback: Callback) -> None:
 
 
 def forget(name: str, callback: Callback) -> None:
-    """Cancel :func:`when_complete`; no effect if the callback has been called.
-
-    Args:
-        name: The module's full name.
-        callback: Equal to the one that was registered.
-    """
+    """Cancel :func:`when_complete` with the same name and an equal callback; no effect if that has been called."""
     _waiting.pop((name, callback), None)
     _take_place()
 
 
 def look() -> set[str]:
-    """Call back for modules that were completed unseen: by hand, lazily, or just when their callback was registered.
+    """Call back for modules completed unseen: by hand, lazily, or just when their callback was registered.
 
     Returns:
         The names of all modules that were waited for.
@@ -61,7 +56,7 @@ def look() -> set[str]:
     for name in sys.modules.keys() & names:
         module = sys.modules.get(name)
         # Not a stand-in for the module, which is neither imported nor executed.
-        if _own(module, "__spec__") is not None or "__builtins__" in _dictionary(module):
+        if _own(module, "__spec__") is not None or "__builtins__" in (_own(module, "__dict__") or {}):
             _look(name)
     return names
 
@@ -98,7 +93,7 @@ def _is_to_be_executed(module: Any, spec: Any) -> bool:
     A caller may put it into ``sys.modules`` and call ``spec.loader.exec_module``, at once or, as
     :class:`importlib.util.LazyLoader` does, at the first access to an attribute.
     """
-    names = _dictionary(module)
+    names = _own(module, "__dict__") or {}
     if "__builtins__" not in names and str(getattr(spec, "origin", None)).endswith(".py"):
         return True  # execution sets __builtins__ first
     # In this thread only: walking the frames of another, running thread crashes Python 3.11. If another thread is
@@ -109,10 +104,6 @@ def _is_to_be_executed(module: Any, spec: Any) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _dictionary(module: Any) -> Any:
-    return _own(module, "__dict__") or {}
 
 
 def _own(module: Any, name: str) -> Any:
@@ -151,7 +142,7 @@ class _WatchedSpec(ModuleSpec):
 
 
 def _watch(spec: Any) -> None:
-    # Not a subclass of ModuleSpec, which other code relies on; targets in such a module stay armed.
+    # Not other code's subclass of ModuleSpec, on which that code relies; targets in such a module stay armed.
     if type(spec) is ModuleSpec:
         spec.__class__ = _WatchedSpec
 
@@ -159,9 +150,7 @@ def _watch(spec: Any) -> None:
 class _Finder:
     """Comes first in ``sys.meta_path`` while a module is waited for, and watches the spec that other finders return."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         # Another thread may have asked the finders for a module before its callback was registered, and have stored it
         # in sys.modules after we looked there; and the import system takes a complete module out of sys.modules for a
         # moment. So every later import, beginning with the module's own, looks again.

@@ -55,7 +55,7 @@ class Plugin:
     def start(self) -> None:
         """Read the toggles and wait for the modules to patch, once per process.
 
-        Other callers do not wait for the end of it. If another thread forks meanwhile, the child starts anew.
+        A second call meanwhile returns at once. If another thread forks meanwhile, the child starts anew.
         """
         claim = object()
         if self._started or self._claims.setdefault(os.getpid(), claim) is not claim:
@@ -64,7 +64,7 @@ class Plugin:
             self.source = toggles.switched_off()
             if not self.source:
                 self.source = toggles.find(host.root_path())
-                if len(self._claims) == 1:  # not a child as above, which has its thread already
+                if len(self._claims) == 1:  # such a child has its thread already
                     self.background.start()
                 self._first = toggles.draft(self.source)
                 self.apply(self._first.toggles())
@@ -74,13 +74,10 @@ class Plugin:
         self._started = True
 
     def apply(self, wanted: Toggles) -> list[str]:
-        """Apply the toggles to all patches, at the start or later. Never raises.
+        """Apply the toggles to all patches, at the start or later, and return the changes in words. Never raises.
 
         A patch that has tripped stays so until the process ends. If another thread forks meanwhile, the child does the
         rest at its next call with the same toggles.
-
-        Returns:
-            The changes, in words.
         """
         self.source, self.problem, self._comparison = wanted.source, "", wanted.comparison
         changes = []
@@ -176,7 +173,7 @@ class Plugin:
         return self._follower
 
     def _wait(self, name: str, modules: tuple[str, ...], load: Callable[[str], None]) -> None:
-        """Call ``load`` when the first of the modules is complete. (:meth:`status` does so at once.)"""
+        """Call ``load`` when the first of the modules is complete."""
         _, callback = self._waiting.setdefault(name, (modules, functools.partial(load, name)))
         for module in modules:
             imports.when_complete(module, callback)

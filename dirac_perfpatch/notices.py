@@ -1,4 +1,4 @@
-"""Messages to the operator: one line each, once per process.
+"""Messages to the operator: one line that says what happened and what follows from it, once per process.
 
 They go to standard error, not to the host's logger: DIRAC's commands log to standard output, which scripts parse, and
 the logger may be half imported when we read the toggles. A service writes both to the same log.
@@ -12,11 +12,7 @@ _said: dict[str, object] = {}
 
 
 def say_once(text: str) -> None:
-    """Write a message as :func:`say` does, unless this process has written it before. Never raises.
-
-    Args:
-        text: What happened, and its consequence.
-    """
+    """Write a message as :func:`say` does, unless this process has written it before. Never raises."""
     line, mine = " ".join(text.split()), object()
     # One atomic operation decides which thread is first: see locks.
     if _said.setdefault(line, mine) is mine:
@@ -24,11 +20,7 @@ def say_once(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Write ``dirac-perfpatch: <text>`` to standard error. Never raises.
-
-    Args:
-        text: What happened, and its consequence; line breaks become spaces.
-    """
+    """Write ``dirac-perfpatch: <text>`` to standard error, with spaces for line breaks. Never raises."""
     try:
         # Not print(): if stderr is None it writes to stdout.
         sys.stderr.write(f"dirac-perfpatch: {' '.join(text.split())}\n")

@@ -129,8 +129,7 @@ class Guard:
     def failed(self, error: BaseException) -> None:
         """Count a failure of the patch's own code, after which the host's function answers. Never raises.
 
-        Args:
-            error: Only its type and place are reported, not its text, which may contain a secret.
+        Only the type and the place of the error are reported: its text may contain a secret.
         """
         trips = self._failures.add() + 1 == self.LIMIT
         what = f"{type(error).__name__} at {_place(error)}"
@@ -139,12 +138,7 @@ class Guard:
             self._trip(f"its own code failed {self.LIMIT} times, last with {what}")
 
     def differs(self, target: str, difference: str) -> None:
-        """Trip the patch at once because an answer differs from stock's. Never raises.
-
-        Args:
-            target: The function, as displayed.
-            difference: A description without secrets.
-        """
+        """Trip the patch at once because a target's answer differs from stock, and say how. Never raises."""
         self._trip(f"{target} did not answer as stock does: {difference}")
 
     def note(self, event: str) -> None:
@@ -181,10 +175,7 @@ def _reaches(found: Any, ours: Any) -> bool:
 
 
 def _unbound(method: Any) -> Callable[..., Any]:
-    """A method, or a wrapper of one, as a function that takes the instance first.
-
-    A wrapper learns the instance only if it is bound, as Python does.
-    """
+    """A method as a function that takes the instance first. A wrapper is bound, or it would not learn the instance."""
     if type(method) is FunctionType:  # not isinstance(): wrapt's wrappers claim to be functions
         return method
 
@@ -224,16 +215,14 @@ class Fitting:
     def replaced(self) -> str:
         """The path of an attribute in which other code has put something that does not wrap ours, or ""."""
         for path, ours in self._places:
-            try:
-                found = self.resolve(path)
-            except UnknownHost:
-                return path
-            if not _reaches(found, ours):
-                return path
+            with suppress(UnknownHost):
+                if _reaches(self.resolve(path), ours):
+                    continue
+            return path
         return ""
 
     def undo(self) -> None:
-        """Undo all changes, or those made so far, in reverse order."""
+        """Undo the changes made so far, in reverse order."""
         while self.undoing:
             self.undoing.pop()()
 
@@ -259,10 +248,7 @@ class Fitting:
         return _unbound(self.resolve(path))
 
     def names_in(self, path: str) -> set[str]:
-        """The global names and attributes that a function's code uses; raises :class:`UnknownHost`.
-
-        Empty if the object is not a plain function.
-        """
+        """The names that a plain function's code uses, or none for another object; raises :class:`UnknownHost`."""
         found = self.resolve(path)
         # An earlier wrapper of ours, which other code has wrapped or put back, only calls what it wraps.
         while _is_ours(found):
@@ -283,21 +269,16 @@ class Fitting:
             path: The name of the function, as displayed.
             ours: The patched function.
             original: The host's.
-            check: Given an answer of ours, the host's function and the arguments, calls the host's function and
-                describes how its answer differs; "" if it does not.
+            check: Given an answer of ours, the host's function and the arguments, says how stock differs, or "".
         """
         return ours if self._record is None else self._record(path, ours, original, check)
 
     def wrap(self, path: str, wrapper: Wrapper) -> None:
-        """Wrap a method in the dictionary of its class, where all callers find it.
+        """Wrap a method in its class, where all callers find it; raises :class:`NoWrapt` or :class:`UnknownHost`.
 
         Args:
             path: ``Class.method``.
             wrapper: Called as wrapt calls wrappers: function, instance, arguments, keyword arguments.
-
-        Raises:
-            NoWrapt: wrapt cannot be imported.
-            UnknownHost: There is no such method.
         """
         # Imported only here: from 2.0 on it takes 30 to 50 ms, because it imports asyncio, and most commands never
         # import a module with a method to wrap.
@@ -328,10 +309,7 @@ class Fitting:
         """Set an existing attribute of the module, or of a class in it, until undone.
 
         If other code has replaced ours meanwhile, undoing leaves its value there. If that calls ours, ours passes every
-        call through, because the guard is off by then.
-
-        Raises:
-            UnknownHost: There is no such attribute.
+        call through, because the guard is off by then. Raises :class:`UnknownHost` if there is no such attribute.
         """
         owner_path, _, name = path.rpartition(".")
         owner, original = self.resolve(owner_path), self.resolve(path)
@@ -354,12 +332,9 @@ class Fitting:
         progress in another thread ends in the code in which it began.
 
         Args:
-            path: A plain function without a closure.
+            path: A plain function without a closure; anything else raises :class:`UnknownHost`.
             make: Given a copy of the host's function, which keeps the original code, returns ours.
             check: As for :meth:`compared`.
-
-        Raises:
-            UnknownHost: The path is not such a function.
         """
         function = self.resolve(path)
         if not isinstance(function, FunctionType) or function.__closure__:
@@ -511,11 +486,10 @@ class Switch:
         self._options = options
 
     def put_on(self, comparison: Any = None) -> None:
-        """Apply the patch to the targets that are loaded, wait for the others; nothing if it tripped. Never raises.
+        """Apply the patch to the targets that are loaded and wait for the others, unless it has tripped. Never raises.
 
         Args:
-            comparison: A :class:`dirac_perfpatch.comparison.arms.Comparison` with stock, in force until
-                :meth:`take_off`.
+            comparison: A :class:`dirac_perfpatch.comparison.arms.Comparison` with stock, until the next take_off().
         """
         if self._tripped:
             return
@@ -595,13 +569,11 @@ class Switch:
             where = f"{target.module}.{target.declared.attribute}"
             say_once(f"{self.patch.name}: cannot patch {where}: {reason}; DIRAC runs its own code there")
 
-    def take_off(self) -> list[str]:
+    def take_off(self) -> None:
         """Restore every original and stop waiting for modules. Calls in progress end as they began.
 
-        Returns:
-            What could not be undone, as reasons. The guard is off, so the host's own code runs all the same.
+        A target that cannot be restored has failed. The guard is off, so it runs the host's own code all the same.
         """
-        failures = []
         with _changing:
             if self._comparison is not None:
                 self._comparison.leave()  # before the guard changes, which it sets
@@ -613,8 +585,6 @@ class Switch:
                     self._take_off_one(target)
                 except Exception as error:
                     target.state, target.reason = FAILED, f"cannot be taken off: {type(error).__name__}"
-                    failures.append(target.reason)
-        return failures
 
     def _take_off_one(self, target: _TargetState) -> None:
         self._stop_waiting(target)
@@ -632,7 +602,9 @@ class Switch:
     def trip(self, reason: str) -> None:
         """Take the patch off for the rest of this process because it cannot be trusted. Never raises."""
         with _changing:
-            self._tripped = "; ".join([reason, *self.take_off()])
+            self.take_off()
+            failures = [target.reason for target in self._targets if target.state == FAILED]
+            self._tripped = "; ".join([reason, *failures])
         say_once(f"{self.patch.name}: tripped: {reason}; DIRAC runs its own code from now on in this process")
         with suppress(Exception):
             self._on_trip()
