@@ -1,8 +1,8 @@
 """dirac-perfpatch: makes an unmodified DIRAC faster and its MySQL connection pool safer, from outside.
 
-DIRAC calls :func:`extension_metadata` for the entry point that this package registers in the group ``dirac``. Nothing
-guards that call: an exception here would take down every DIRAC command on the machine. So this module imports nothing
-but ``sys`` at its top, and all that follows happens inside the function's own guard.
+DIRAC calls :func:`extension_metadata` through this package's entry point in the group ``dirac`` and does not catch its
+exceptions: one would stop every DIRAC command on the machine. So this module imports only ``sys`` at the top;
+everything else happens inside the function's own ``try``.
 """
 
 from __future__ import annotations
@@ -10,55 +10,55 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-# Only the host's stock look-up ever reads this, and then puts our name on a list that hides it: see host.hide().
-# Negative, so that a host that would list us all the same puts us after DIRAC itself (0) and all its extensions.
+# Only the host's look-up of extensions reads this, and host.hide() removes us from its result. Negative: a host that
+# lists us all the same puts us after DIRAC itself (0) and all its extensions.
 _PRIORITY = -8524
 
 
 def extension_metadata() -> dict[str, Any]:
-    """Load the patches, once per process, and answer the host's question for an extension's metadata.
+    """Start the plugin, once per process, and return the metadata of an extension. Never raises.
 
     Returns:
-        A new dictionary with ``priority``, the only key that the host's look-up reads. Never raises.
+        A new dictionary with ``priority``, the only key that the host's look-up reads.
     """
     try:
         from dirac_perfpatch import host
 
-        # First, so that nothing that fails after it makes us an extension.
+        # First: whatever fails after it, we are not listed as an extension.
         host.hide(sys._getframe(1), _PRIORITY)
         from dirac_perfpatch import loading
 
         loading.plugin.start()
-    except Exception as error:  # whatever it is, the host goes on
-        _say_not_loaded(error)
+    except Exception as error:
+        _report_not_loaded(error)
     return {"priority": _PRIORITY}
 
 
 def status() -> list[dict[str, Any]]:
-    """Say for each patch what it does in this process.
+    """Report the state of each patch in this process.
 
     Returns:
         One plain dictionary per patch, in the order of the catalogue, with at least ``name``, ``state`` (``applied``,
         ``armed``, ``off``, ``stood down``, ``tripped`` or ``failed``), ``reason`` (a sentence, or an empty string) and
-        ``targets`` (a list of dictionaries with ``module``, ``attribute``, ``state`` and ``reason``). Everything is
-        ``off`` as long as the host has not looked for its extensions in this process.
+        ``targets`` (a list of dictionaries with ``module``, ``attribute``, ``state`` and ``reason``). Every state is
+        ``off`` until the host has looked for its extensions in this process.
     """
     from dirac_perfpatch import loading
 
     return loading.plugin.status()
 
 
-_said_not_loaded = False
+_reported = False
 
 
-def _say_not_loaded(error: Exception) -> None:
-    global _said_not_loaded
-    if _said_not_loaded:
+def _report_not_loaded(error: Exception) -> None:
+    global _reported
+    if _reported:
         return
-    _said_not_loaded = True
+    _reported = True
     try:
-        text = " ".join(str(error).split())  # one line, whatever the text
-        # Not print(): it would take standard output for a missing stderr. Not notices: it may be what is broken.
+        text = " ".join(str(error).split())
+        # Not notices: that module may be the broken one. Not print(): if stderr is None it writes to stdout.
         sys.stderr.write(f"dirac-perfpatch: {type(error).__name__}: {text}; DIRAC runs unpatched\n")
     except Exception:
-        return  # a closed or missing stderr is no reason to stop the host
+        return  # stderr is closed or missing

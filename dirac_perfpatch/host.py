@@ -1,4 +1,4 @@
-"""What this host is, as far as it can be seen without importing it, and how we stay off its extension list."""
+"""Where the host is installed, found without importing it, and how we stay off its list of extensions."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ OUR_NAME = __name__.partition(".")[0]
 
 
 def root_path() -> str | None:
-    """Where the DIRAC installation of this process has its ``etc``.
+    """The folder of the DIRAC installation, which contains ``etc``; None if there is no host.
 
-    Returns:
-        What ``DIRAC.rootPath`` says. The host sets it before it imports any of its own modules, so it is there
-        whenever the host loads us. None without a host.
+    The host sets ``DIRAC.rootPath`` before it imports its own modules, hence before it loads us.
     """
     path = getattr(sys.modules.get("DIRAC"), "rootPath", None)
     return os.fspath(path) if path else None
 
 
 class _WithoutUs(list):
-    """The names of the extensions that have our priority: all of them but ours.
+    """The names of the extensions that have our priority, except ours.
 
-    The host puts a name on the list with ``append``, and warns at every start when ``len`` is not 1.
+    The host adds names with ``append``, and warns at every start if ``len`` is not 1.
     """
 
     def append(self, name: Any) -> None:
@@ -36,26 +34,22 @@ class _WithoutUs(list):
         return max(1, super().__len__())
 
 
-def hide(caller: FrameType | None, priority: int) -> bool:
-    """Keep our name off the list that a running ``extensionsByPriority`` is about to return.
+def hide(caller: FrameType, priority: int) -> None:
+    """Keep our name off the list that a running ``extensionsByPriority`` will return.
 
-    To the host everything on that list is an extension: SiteDirector would tell pilots to install us, and objects
-    would be looked for under our name. The look-up collects names in a ``defaultdict(list)`` by priority; we put a
-    list of our own where our name will go. This reaches every caller on every release, also the very first call, the
-    one that loads us, and the ones whose result the host keeps for ever (9.1.9 and later), and it needs no library.
+    The host takes everything on that list for an extension: SiteDirector would tell pilots to install us, and
+    ObjectLoader would search our package. The look-up collects the names in a ``defaultdict(list)``, by priority; we
+    put our own kind of list where our name will go. This works in every release, for every caller, including the
+    first call, which loads us, and the calls whose result the host keeps (9.1.9 and later).
 
     Args:
-        caller: The frame that asks for our metadata.
-        priority: The one that we are about to answer.
-
-    Returns:
-        True if the caller is the look-up and we are hidden from it. False for any other caller, such as
-        ``getExtensionMetadata``, which names us itself.
+        caller: The frame that asks for our metadata. Nothing is done for any other caller than the look-up, such as
+            ``getExtensionMetadata``, which asks for us by name.
+        priority: The one that we will return to it.
     """
-    if caller is None or caller.f_code.co_name != "extensionsByPriority":
-        return False
+    if caller.f_code.co_name != "extensionsByPriority":
+        return
     for value in caller.f_locals.values():
         if isinstance(value, defaultdict) and value.default_factory is list:
             value[priority] = _WithoutUs(value.get(priority, ()))
-            return True
-    return False
+            return

@@ -1,12 +1,10 @@
-"""The story of a start: read the toggles, wait for the modules of the patches that are on, and keep what status needs.
-And of what follows when the toggles change later.
+"""A start: read the toggles, wait for the modules of the patches that are on. Later: follow changes of the toggles.
 
-It begins inside the host's first look-up of its extensions, which in turn runs inside some half finished import.
-Nothing here imports a module of the host. A patch's own module is imported when a module comes that it waits for.
+It begins inside the host's first look-up of its extensions, which runs inside some half finished import. Nothing here
+imports a module of the host. A patch's own module is imported when a module that it waits for is complete.
 
-No lock, which could hang the host: a signal handler, what we import, or another thread may come in the middle of
-everything here. Each step is one operation on a dictionary, and who changes a patch looks afterwards whether the toggle
-is still the same.
+No lock, which could hang the host: a signal handler, an import of ours or another thread may come in between anywhere.
+Each step is one operation on a dictionary, and whoever changes a patch checks afterwards that the toggle is the same.
 """
 
 from __future__ import annotations
@@ -33,32 +31,31 @@ _UPDATES = "DIRAC.FrameworkSystem.Service.SystemAdministratorHandler"
 
 
 class Plugin:
-    """What the plugin is and does in one process."""
+    """The plugin in one process."""
 
     def __init__(self) -> None:
         self.source = "nothing yet"
         self.problem = ""
-        # Of the patches that are on, or were, and whose module has been imported.
+        # Of the patches that are or were on, and whose own module has been imported.
         self.switches: dict[str, Switch] = {}
         self.toggles: dict[str, Toggle] = {}
         self.background = Background(self._look_again, last=self._write_states)
-        self._first: Draft | None = None  # what was read at the start; None if it could not be used
+        self._first: Draft | None = None  # as read at the start; None if it was unusable
         self._comparison: ComparisonToggles | None = None
         self._keeps = False
-        # Called when a module comes that a patch waits for: by name of patch, with the names of the modules.
+        # By patch: the names of the modules that it waits for, and what is called when one of them is complete.
         self._waiting: dict[str, tuple[tuple[str, ...], Callable[..., None]]] = {}
         self._failures: dict[str, str] = {}
-        self._taken_up: dict[str, tuple[Any, ...]] = {}  # what of each toggle the patches have been brought to
-        self._claims: dict[int, object] = {}  # by process: who has begun the start there
+        self._taken_up: dict[str, tuple[Any, ...]] = {}  # the effect of the toggle that is in force, by patch
+        self._claims: dict[int, object] = {}  # by process: the call of start() that does it
         self._started = False
-        self._to_show = False  # a patch has tripped, and the spool does not say so yet
+        self._to_show = False  # a patch has tripped, and the spool does not show it yet
         self._follower: Follower | None = None
 
     def start(self) -> None:
-        """Load the toggles and wait for what is to be patched, once per process.
+        """Read the toggles and wait for the modules to patch, once per process.
 
-        Who asks meanwhile finds the host as it is so far. A child of a fork that came in the middle of it, in another
-        thread, does it anew.
+        A second call meanwhile returns at once. If another thread forks meanwhile, the child starts anew.
         """
         claim = object()
         if self._started or self._claims.setdefault(os.getpid(), claim) is not claim:
@@ -67,7 +64,7 @@ class Plugin:
             self.source = toggles.switched_off()
             if not self.source:
                 self.source = toggles.find(host.root_path())
-                if len(self._claims) == 1:  # such a child has got its thread already
+                if len(self._claims) == 1:  # such a child has its thread already
                     self.background.start()
                 self._first = toggles.draft(self.source)
                 self.apply(self._first.toggles())
@@ -77,16 +74,10 @@ class Plugin:
         self._started = True
 
     def apply(self, wanted: Toggles) -> list[str]:
-        """Make every patch what the toggles say, at the start or later. Never raises.
+        """Apply the toggles to all patches, at the start or later, and return the changes in words. Never raises.
 
-        A patch that has tripped stays so until the process ends, whatever they say. A child of a fork that came in the
-        middle of it does the rest when it is asked for the same again.
-
-        Args:
-            wanted: The toggles.
-
-        Returns:
-            What has changed, in words.
+        A patch that has tripped stays so until the process ends. If another thread forks meanwhile, the child does the
+        rest at its next call with the same toggles.
         """
         self.source, self.problem, self._comparison = wanted.source, "", wanted.comparison
         changes = []
@@ -104,7 +95,7 @@ class Plugin:
         return changes
 
     def _effect(self, toggle: Toggle) -> tuple[Any, ...]:
-        """What of a toggle makes a difference."""
+        """The parts of a toggle that make a difference to its patch."""
         if not toggle.on:
             return (toggle.mode,)
         return (*toggle, self._comparison) if toggle.mode == toggles.AB else (toggle.mode, toggle.options)
@@ -118,10 +109,10 @@ class Plugin:
             self._wait_no_longer(name)
 
     def _bring(self, name: str) -> None:
-        """Bring a switch to what its toggle says.
+        """Set a switch to its toggle.
 
-        This may run inside an import, while the thread that takes up toggles waits for that import. So who has set the
-        switch looks if the toggle is still the same; the last one to do so has set what it is now.
+        This may run inside an import for which the thread that applies new toggles waits. So whoever has set the switch
+        checks that the toggle is still the same; the last one has then set the present toggle.
         """
         toggle = None
         while toggle is not self.toggles[name]:
@@ -139,35 +130,34 @@ class Plugin:
             switch.put_on()
 
     def spool(self) -> str | None:
-        """The folder for what is recorded: that of the toggles, or of the installation; None if there is neither."""
+        """The folder of the snapshots: from the toggles, else the installation's; None if there is neither."""
         from dirac_perfpatch.comparison.spool import default_folder
 
         return (self._comparison.spool if self._comparison else "") or default_folder(host.root_path())
 
     def _comparisons(self) -> Comparisons:
-        from dirac_perfpatch.comparison.running import Comparisons  # only in processes that compare something
+        from dirac_perfpatch.comparison.running import Comparisons  # only in processes that need it
 
         known = vars(self)
         found: Comparisons = known.get("_compared") or known.setdefault("_compared", Comparisons(self.switches))
         return found
 
     def _show_trip(self) -> None:
-        """Have a snapshot left, so that who looks at the spool sees a patch that has tripped. Not by the call that
-        trips: it would wait for the file system."""
+        """Have the background write a snapshot that shows a tripped patch; here, the host would wait for the file."""
         self._to_show = True
 
     def _write_states(self, last: bool = True) -> None:
-        """In the background, and by its thread at the end of the process."""
+        """Runs in the background, and there once more at exit."""
         if self._to_show:
             self._to_show = False
-            with contextlib.suppress(Exception):  # the operator was told on standard error
+            with contextlib.suppress(Exception):  # the trip was reported on standard error
                 self._comparisons().write_states(self.spool(), last)
 
     def _look_again(self) -> float:
-        """In the background. What it needs is imported there: most commands end before."""
-        self.start()  # for a child of a fork that came in the middle of it
+        """Runs in the background, and imports what it needs only there: most commands end sooner."""
+        self.start()  # in a child that was forked during a start
         if not self._started:
-            return 1  # another thread is in the middle of it
+            return 1  # another thread is still starting
         imports.look()
         for switch in list(self.switches.values()):
             switch.catch_up()
@@ -175,7 +165,7 @@ class Plugin:
         return self.follower().look()
 
     def follower(self) -> Follower:
-        """What follows the toggles in this process."""
+        """The reader of the toggles while this process runs."""
         from dirac_perfpatch.live import Follower
 
         if self._follower is None:
@@ -183,7 +173,7 @@ class Plugin:
         return self._follower
 
     def _wait(self, name: str, modules: tuple[str, ...], load: Callable[[str], None]) -> None:
-        """Load something when the first of the modules that it waits for is there, or when status asks."""
+        """Call ``load`` when the first of the modules is complete."""
         _, callback = self._waiting.setdefault(name, (modules, functools.partial(load, name)))
         for module in modules:
             imports.when_complete(module, callback)
@@ -195,7 +185,7 @@ class Plugin:
                 imports.forget(module, waiting[1])
 
     def _load(self, name: str, module: object = None) -> None:
-        """Never raises: it may run inside an import of the host. A second time does no harm."""
+        """Make a patch's switch. Never raises: it may run inside an import of the host. A second call is harmless."""
         self._wait_no_longer(name)
         try:
             switch = Switch(patches.load(name), {}, self._show_trip)
@@ -203,8 +193,7 @@ class Plugin:
             self._failures[name] = f"{type(error).__name__}: {error}"
             say_once(f"{name}: {self._failures[name]}; DIRAC runs its own code there")
             return
-        # Of several threads only one gets to put it on.
-        if self.switches.setdefault(name, switch) is switch:
+        if self.switches.setdefault(name, switch) is switch:  # true in one thread only
             self._bring(name)
 
     def _keep(self, on: bool) -> None:
@@ -217,7 +206,7 @@ class Plugin:
             updating.SWITCH.take_off()
 
     def _load_updating(self, name: str, module: object = None) -> None:
-        """Never raises: the patches do not depend on it."""
+        """Never raises: it may run inside an import of the host."""
         self._wait_no_longer(name)
         try:
             from dirac_perfpatch import updating
@@ -235,22 +224,21 @@ class Plugin:
         return [self._entry(name) for name in patches.WAITED_FOR]
 
     def _entry(self, name: str) -> dict[str, Any]:
-        on = self._is_on(name)
-        if on:
+        on, switch = self._is_on(name), self.switches.get(name)
+        if on and switch:
+            missing = [other for other in switch.patch.wants if not self._is_on(other)]
+            remark = f"less effective without {', '.join(missing)}" if missing else ""
+        elif on:
             remark = self._failures.get(name, "")
         elif self._claims:
             remark = self.problem or f"switched off by {self.source}"
         else:
             remark = "DIRAC has not looked for its extensions yet"
-        if name in self.switches:
-            entry = self.switches[name].status()
-            if on:
-                missing = [other for other in self.switches[name].patch.wants if not self._is_on(other)]
-                remark = f"gives less without {', '.join(missing)}" if missing else ""
+        if switch:
+            entry = switch.status()
             entry["reason"] = "; ".join(filter(None, (entry["reason"], remark)))
             return entry
-        # It is off, or its own module cannot be imported.
-        state = FAILED if on else OFF
+        state = FAILED if on else OFF  # on, but its own module cannot be imported
         targets = []
         with contextlib.suppress(Exception):
             targets = [
@@ -263,5 +251,4 @@ class Plugin:
         return name in self.toggles and self.toggles[name].on
 
 
-# That of this process. A test may make another one.
 plugin = Plugin()

@@ -1,7 +1,7 @@
-"""One line to the operator, once.
+"""Messages to the operator: one line that says what happened and what follows from it, once per process.
 
-Standard error, not the host's log: DIRAC's commands log to standard output, which scripts parse, and when a file of
-toggles is bad the host's logger may be half imported. Services write both to the same log.
+They go to standard error, not to the host's logger: DIRAC's commands log to standard output, which scripts parse, and
+the logger may be half imported when we read the toggles. A service writes both to the same log.
 """
 
 from __future__ import annotations
@@ -12,25 +12,17 @@ _said: dict[str, object] = {}
 
 
 def say_once(text: str) -> None:
-    """Say it, unless this process did so already. Never raises.
-
-    Args:
-        text: What happened and what follows from it.
-    """
+    """Write a message as :func:`say` does, unless this process has written it before. Never raises."""
     line, mine = " ".join(text.split()), object()
-    # One operation, which finds out who is first and needs no lock: see locks.
+    # One atomic operation decides which thread is first: see locks.
     if _said.setdefault(line, mine) is mine:
         say(line)
 
 
 def say(text: str) -> None:
-    """Write ``dirac-perfpatch: <text>`` to standard error. Never raises.
-
-    Args:
-        text: What happened and what follows from it; line breaks become spaces.
-    """
+    """Write ``dirac-perfpatch: <text>`` to standard error, with spaces for line breaks. Never raises."""
     try:
-        # Not print(): it would take standard output for a missing stderr.
+        # Not print(): if stderr is None it writes to stdout.
         sys.stderr.write(f"dirac-perfpatch: {' '.join(text.split())}\n")
         sys.stderr.flush()
     except Exception:

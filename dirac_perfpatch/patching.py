@@ -1,8 +1,8 @@
-"""What a patch is, and how one is put on and taken off.
+"""The declaration of a patch, and how a process applies a patch and takes it off.
 
-A :class:`Patch` is a declaration, made once in a module of :mod:`dirac_perfpatch.patches`. A :class:`Switch` is what
-this process makes of it: it waits for the modules of the patch's targets, looks at each target before it replaces it,
-and keeps what is needed to undo that. A :class:`Guard` stands between a patch's own code and the host.
+A :class:`Patch` is a declaration, made once in a module of :mod:`dirac_perfpatch.patches`. A :class:`Switch` applies it
+in this process: it waits for the modules of the patch's targets, inspects each target before it changes it, and keeps
+what is needed to undo the change. A :class:`Guard` protects the host from failures of the patch's own code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dirac_perfpatch import imports
 from dirac_perfpatch.locks import Tally, reentrant_lock
 from dirac_perfpatch.notices import say_once
 
-# States of a patch and of a target, in the words of the documentation.
+# The states of a patch and of a target, as the documentation names them.
 APPLIED = "applied"
 ARMED = "armed"
 OFF = "off"
@@ -27,47 +27,50 @@ STOOD_DOWN = "stood down"
 TRIPPED = "tripped"
 FAILED = "failed"
 
-# More than anybody puts around one function.
+# More wrappers than anyone puts around one function.
 _MOST_WRAPPERS = 100
 # Seconds for which an import of the host waits while another thread changes targets.
 _PATIENCE = 1.0
 
-Undo = Callable[[], None]
 Wrapper = Callable[[Any, Any, Sequence[Any], Mapping[str, Any]], Any]
-# Of what it is given see Fitting.compared().
+# See Fitting.compared() for its arguments.
 Check = Callable[[Any, Callable[..., Any], "tuple[Any, ...]", "dict[str, Any]"], str]
 Record = Callable[[str, Callable[..., Any], Callable[..., Any], Optional[Check]], Callable[..., Any]]
-# Given a number of calls, makes them and returns the microseconds that each took. What is called is looked up anew
-# each time, because a patch may have been put on or taken off in the meantime.
+# Makes a number of calls and returns the microseconds per call. It looks up the function each time, because the patch
+# may have been applied or taken off since.
 Meter = Callable[[int], float]
-# Given what is to be called and how often, the same.
+# Calls a function a number of times and returns the microseconds per call.
 Timed = Callable[[Callable[[], Any], int], float]
 
 
-class InTree(Exception):
-    """Raised by a target's ``look`` when the host has the change itself."""
+class Refusal(Exception):
+    """A patch, or a part of it, cannot be used on this host; the text is the reason, for the operator."""
 
 
-class NotHere(Exception):
-    """Raised by a target's ``look`` when this release of the host has the target in another module."""
+class InTree(Refusal):
+    """Raised by a target's ``look``: the host has the change itself."""
 
 
-class UnknownHost(Exception):
-    """Raised by a target's ``look`` when the target is neither the stock code nor the host's own change."""
+class NotHere(Refusal):
+    """Raised by a target's ``look``: this release of the host has the target in another module."""
 
 
-class NoWrapt(Exception):
-    """Raised when wrapt is missing or broken. Said once, not for each target that needs it."""
+class UnknownHost(Refusal):
+    """Raised by a target's ``look``: the target is neither the stock code nor the host's own version of the change."""
 
 
-class NotAsked(Exception):
-    """Raised by a patch's ``ask`` when the question cannot be put on this machine; the text says what is missing."""
+class NoWrapt(Refusal):
+    """Raised if wrapt is missing or broken; reported once, not for each target that needs it."""
+
+
+class NotAsked(Refusal):
+    """Raised by a patch's ``ask`` or a case: this machine lacks what the call needs."""
 
 
 def without_stacks(answer: Any) -> Any:
-    """An answer of the host's with the call stacks of its ``S_ERROR`` taken out, for comparing.
+    """Copy an answer of the host for a comparison, without the call stacks that ``S_ERROR`` puts into it.
 
-    The stack of an error that a wrapped function returns has the wrapper's frame in it.
+    If the function is wrapped, the stack contains the wrapper's frame.
     """
     if isinstance(answer, dict):
         return {key: without_stacks(value) for key, value in answer.items() if key != "CallStack"}
@@ -77,15 +80,15 @@ def without_stacks(answer: Any) -> Any:
 
 
 def same_answer(answer: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """The check of a target whose answers can be compared with ``==``; see :meth:`Fitting.compared`."""
+    """The check for targets whose answers can be compared with ``==``; see :meth:`Fitting.compared`."""
     return "" if original(*args, **kwargs) == answer else "another answer"
 
 
 class Guard:
-    """Stands between a patch's own code and the host: a failure is counted, said once, and trips the patch after a few.
+    """Counts the failures of a patch's own code, reports each place once, and trips the patch at the limit.
 
-    Wrappers read ``off`` before they do anything, and call the host's function when it is set. It is a plain attribute
-    so that this costs next to nothing: threads see a change at their next call, which is all that is promised.
+    A wrapper reads ``off`` first and, if it is set, calls the host's function. It is a plain attribute because reading
+    it must cost next to nothing; other threads see a change at their next call, and nothing more is promised.
     """
 
     LIMIT = 3
@@ -98,14 +101,16 @@ class Guard:
 
     def begin_anew(self) -> None:
         """Count from zero, as in a child of a fork."""
-        # No lock: a signal handler may call what its thread is in, and what a fork finds locked stays so in the child.
+        # No lock: a signal handler may re-enter its own thread, and a lock that is held during a fork stays held in
+        # the child.
         self._failures = Tally()
         self._events: dict[str, Tally] = {}
 
     def renewed(self) -> Guard:
-        """A guard for when the patch is put on again, off so far, which goes on counting.
+        """A guard for the next time that the patch is applied: off for now, with the same counters.
 
-        With this one off for good, ours that somebody has wrapped, and that could not be taken off, passes all through.
+        The old guard stays off for good. So a wrapper of ours that could not be removed, because other code has wrapped
+        it, passes every call through.
         """
         guard = Guard(self._name, self._trip)
         guard.off, guard._failures, guard._events = True, self._failures, self._events
@@ -113,19 +118,18 @@ class Guard:
 
     @property
     def failures(self) -> int:
-        """How often the patch's own code failed."""
+        """The number of failures of the patch's own code."""
         return self._failures.value
 
     @property
     def events(self) -> dict[str, int]:
-        """What was noted, and how often."""
+        """The events that were noted, with their numbers."""
         return {event: tally.value for event, tally in self._events.copy().items()}
 
     def failed(self, error: BaseException) -> None:
-        """Note that the patch's own code failed and that the host's function answered instead. Never raises.
+        """Count a failure of the patch's own code, after which the host's function answers. Never raises.
 
-        Args:
-            error: What was raised. Only its type and the place are told, never its text: that may hold a secret.
+        Only the type and the place of the error are reported: its text may contain a secret.
         """
         trips = self._failures.add() + 1 == self.LIMIT
         what = f"{type(error).__name__} at {_place(error)}"
@@ -134,20 +138,11 @@ class Guard:
             self._trip(f"its own code failed {self.LIMIT} times, last with {what}")
 
     def differs(self, target: str, difference: str) -> None:
-        """Note that an answer was not the one that stock gives, which trips the patch at once. Never raises.
-
-        Args:
-            target: What was called.
-            difference: What is different, without secrets.
-        """
+        """Trip the patch at once because a target's answer differs from stock, and say how. Never raises."""
         self._trip(f"{target} did not answer as stock does: {difference}")
 
     def note(self, event: str) -> None:
-        """Count an event that is rare, such as a miss of a cache.
-
-        Args:
-            event: Its name, in the plural.
-        """
+        """Count a rare event, such as a cache miss. Its name is in the plural."""
         (self._events.get(event) or self._events.setdefault(event, Tally())).add()
 
 
@@ -161,7 +156,7 @@ def _place(error: BaseException) -> str:
 
 
 def _run_ours(*arguments: Any, **named: Any) -> Any:
-    """Its code is the pattern of what :meth:`Fitting.take_over` puts in; its one constant is what is called."""
+    """The pattern of the code that :meth:`Fitting.take_over` assigns; ours replaces its one constant."""
     ours: Any = "ours"
     return ours(*arguments, **named)
 
@@ -171,7 +166,7 @@ def _is_ours(function: Any) -> bool:
 
 
 def _reaches(found: Any, ours: Any) -> bool:
-    """Whether an attribute is ours, or somebody's wrapper that leads to ours."""
+    """Whether an object is ours, or wraps ours."""
     for _ in range(_MOST_WRAPPERS):
         if found is ours or getattr(found, "__code__", None) is ours:
             return True
@@ -179,14 +174,25 @@ def _reaches(found: Any, ours: Any) -> bool:
     return False
 
 
+def _unbound(method: Any) -> Callable[..., Any]:
+    """A method as a function that takes the instance first. A wrapper is bound, or it would not learn the instance."""
+    if type(method) is FunctionType:  # not isinstance(): wrapt's wrappers claim to be functions
+        return method
+
+    def call(instance: Any, *args: Any, **kwargs: Any) -> Any:
+        return method.__get__(instance, type(instance))(*args, **kwargs)
+
+    return call
+
+
 class Fitting:
-    """What a target is put on with.
+    """Changes one target in one module, and undoes the change.
 
     Args:
-        module: The target's.
-        options: Of the patch.
-        guard: Of the patch.
-        record: While the patch is compared with stock: makes what is called instead of ours or the host's function.
+        module: The host's module that defines the target.
+        options: The patch's.
+        guard: The patch's.
+        record: In a comparison with stock, makes what is called instead of ours or the host's function.
     """
 
     def __init__(
@@ -197,45 +203,38 @@ class Fitting:
         self.guard = guard
         self._record = record
         self._spec = vars(module).get("__spec__")
-        self._places: list[tuple[str, Any]] = []  # the path of each attribute that was set, and what it was set to
+        self._places: list[tuple[str, Any]] = []  # the path of each changed attribute, and its new value or code
         self.warnings: list[str] = []
-        self.undoing: list[Undo] = []
+        self.undoing: list[Callable[[], None]] = []
 
     def is_reloaded(self) -> bool:
-        """Whether the module has been executed again since: by ``importlib.reload``, or because it was removed."""
+        """Whether the module was executed again, by ``importlib.reload`` or after its removal from ``sys.modules``."""
         module = sys.modules.get(self.module.__name__, self.module)
         return module is not self.module or vars(module).get("__spec__") is not self._spec
 
     def replaced(self) -> str:
-        """The path of an attribute that somebody has set to something of theirs that does not lead to ours, or ""."""
+        """The path of an attribute in which other code has put something that does not wrap ours, or ""."""
         for path, ours in self._places:
-            try:
-                found = self.resolve(path)
-            except UnknownHost:
-                return path
-            if not _reaches(found, ours):
-                return path
+            with suppress(UnknownHost):
+                if _reaches(self.resolve(path), ours):
+                    continue
+            return path
         return ""
 
     def undo(self) -> None:
-        """Take back what was done here, the last first; also when only some of it was."""
+        """Undo the changes made so far, in reverse order."""
         while self.undoing:
             self.undoing.pop()()
 
     def warn(self, text: str) -> None:
-        """Tell the operator that with this patch something is weaker than in stock: now, and as reason in status.
-
-        Args:
-            text: What is lost, and when.
-        """
+        """Warn the operator, once and in status, of something that this patch makes weaker than in stock."""
         self.warnings.append(text)
         say_once(text)
 
     def resolve(self, path: str) -> Any:
-        """The object at a dotted path in the module, read from the class's own dictionary, so that it is not bound.
+        """The object at a dotted path in the module; raises :class:`UnknownHost` if there is none.
 
-        Raises:
-            UnknownHost: There is no such object.
+        A class's attribute is read from its own dictionary, so it is not bound and not inherited.
         """
         owner: Any = self.module
         for name in path.split(".") if path else ():
@@ -245,104 +244,72 @@ class Fitting:
         return owner
 
     def unbound(self, path: str) -> Callable[..., Any]:
-        """The host's method as a function that is called with the instance first.
-
-        Not simply what is in the class: a wrapper that somebody put there first is told the instance only when it is
-        bound, as Python does.
-
-        Raises:
-            UnknownHost: There is no such object.
-        """
-        found = self.resolve(path)
-        if type(found) is FunctionType:  # not isinstance: wrapt's wrappers say so of themselves
-            return found
-
-        def call(instance: Any, *args: Any, **kwargs: Any) -> Any:
-            return found.__get__(instance, type(instance))(*args, **kwargs)
-
-        return call
+        """The host's method as a function that takes the instance first; raises :class:`UnknownHost`."""
+        return _unbound(self.resolve(path))
 
     def names_in(self, path: str) -> set[str]:
-        """The global names and attributes that a function's code uses; none if it is not a plain function.
-
-        Raises:
-            UnknownHost: There is no such object.
-        """
+        """The names that a plain function's code uses, or none for another object; raises :class:`UnknownHost`."""
         found = self.resolve(path)
-        # Ours of before, which somebody has wrapped or put back, only calls what is beneath it.
+        # An earlier wrapper of ours, which other code has wrapped or put back, only calls what it wraps.
         while _is_ours(found):
             found = found.__wrapped__
         return set(getattr(getattr(found, "__code__", None), "co_names", ()))
 
     def expect(self, path: str, *names: str) -> None:
-        """Refuse a function whose code does not use all of these names.
-
-        Raises:
-            UnknownHost: It does not, or there is no such function.
-        """
+        """Raise :class:`UnknownHost` unless there is a function at the path whose code uses all these names."""
         if not self.names_in(path).issuperset(names):
             raise UnknownHost(f"{path} is not the function that this patch knows")
 
     def compared(
         self, path: str, ours: Callable[..., Any], original: Callable[..., Any], check: Check | None = None
     ) -> Callable[..., Any]:
-        """What is to be called where ours would be: ours itself, unless the patch is compared with stock.
+        """The function to call instead of ours: ours itself, unless the patch is compared with stock.
 
         Args:
-            path: What is called, as it is shown.
+            path: The name of the function, as displayed.
             ours: The patched function.
             original: The host's.
-            check: Given an answer of ours, the host's function and the arguments, says what is different in stock.
+            check: Given an answer of ours, the host's function and the arguments, says how stock differs, or "".
         """
         return ours if self._record is None else self._record(path, ours, original, check)
 
     def wrap(self, path: str, wrapper: Wrapper) -> None:
-        """Wrap a method where all its callers find it, in the dictionary of its class.
+        """Wrap a method in its class, where all callers find it; raises :class:`NoWrapt` or :class:`UnknownHost`.
 
         Args:
             path: ``Class.method``.
             wrapper: Called as wrapt calls wrappers: function, instance, arguments, keyword arguments.
         """
-        # Imported at the first use: it takes 30 to 50 ms in the versions from 2.0 on, because they import asyncio,
-        # and most commands never import a module that has a method to wrap.
+        # Imported only here: from 2.0 on it takes 30 to 50 ms, because it imports asyncio, and most commands never
+        # import a module with a method to wrap.
         try:
             import wrapt
         except Exception as error:
             raise NoWrapt(f"wrapt cannot be imported: {type(error).__name__}: {error}") from None
         original = self.resolve(path)
         ours = wrapt.FunctionWrapper(original, wrapper)
-
-        def bound(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return ours.__get__(self, type(self))(*args, **kwargs)
-
-        compared = self.compared(path, bound, self.unbound(path))
-        self.replace(path, ours if compared is bound else functools.update_wrapper(compared, original))
+        function = _unbound(ours)
+        called = self.compared(path, function, _unbound(original))
+        self.replace(path, ours if called is function else functools.update_wrapper(called, original))
 
     def stand_in(self, path: str, ours: Callable[..., Any], check: Check | None = None) -> None:
-        """Put a plain function in the place of a method that is called so often that wrapt's wrapper would tell.
+        """Replace a method by a plain function, if it is called so often that the cost of wrapt's wrapper matters.
 
-        Binding and calling that wrapper takes 0.5 to 2 us, as much as all the rest of a warm checkout.
+        Binding and calling that wrapper takes 0.5 to 2 us, as much as the rest of a warm checkout.
 
         Args:
             path: ``Class.method``.
-            ours: Called as the method is, with the instance first.
+            ours: Takes the method's arguments, with the instance first.
             check: As for :meth:`compared`.
         """
         ours = self.compared(path, ours, self.unbound(path), check)
         self.replace(path, functools.update_wrapper(ours, self.resolve(path)))
 
     def replace(self, path: str, ours: Any) -> None:
-        """Set an attribute of the module or of a class in it, until it is undone.
+        """Set an existing attribute of the module, or of a class in it, until undone.
 
-        If somebody else has replaced ours when it is undone, theirs stays, and ours, which the guard has switched off
-        by then, passes every call through.
-
-        Args:
-            path: Of the attribute, which is there.
-            ours: What it shall be.
-
-        Raises:
-            UnknownHost: There is no such attribute.
+        If other code has replaced ours meanwhile, undoing leaves its value there. If that calls ours, ours passes every
+        call through, because the guard is off by then. Raises :class:`UnknownHost` if there is no such attribute.
         """
         owner_path, _, name = path.rpartition(".")
         owner, original = self.resolve(owner_path), self.resolve(path)
@@ -358,19 +325,16 @@ class Fitting:
     def take_over(
         self, path: str, make: Callable[[Callable[..., Any]], Callable[..., Any]], check: Check | None = None
     ) -> None:
-        """Have a function of the module run ours, whoever calls it and under whatever name, until it is undone.
+        """Make a function of the module run ours, for every caller and under every name, until undone.
 
-        Names that other modules bound cannot all be reached: one may be in a closure, a default or a list. So the
-        function stays the object that it is, and its code is replaced by code that calls ours. That is one assignment:
-        a call that another thread has begun ends in the code that it began in.
+        Not all the names that other modules have bound can be found: one may be in a closure, a default or a list. So
+        the function object stays, and its code is replaced by code that calls ours. That is one assignment: a call in
+        progress in another thread ends in the code in which it began.
 
         Args:
-            path: Of a plain function, without a closure.
-            make: Given the host's function as another object, which keeps the code, returns ours.
+            path: A plain function without a closure; anything else raises :class:`UnknownHost`.
+            make: Given a copy of the host's function, which keeps the original code, returns ours.
             check: As for :meth:`compared`.
-
-        Raises:
-            UnknownHost: It is something else.
         """
         function = self.resolve(path)
         if not isinstance(function, FunctionType) or function.__closure__:
@@ -382,7 +346,7 @@ class Fitting:
         called = self.compared(path, make(stock), stock, check)
         constants = tuple(called if constant == "ours" else constant for constant in pattern.co_consts)
         ours = function.__code__ = pattern.replace(co_name=code.co_name, co_consts=constants)
-        # Where ``inspect`` looks for the signature and the source.
+        # Where inspect looks for the signature and the source.
         function.__dict__["__wrapped__"] = stock
         self._places.append((path, ours))
 
@@ -396,14 +360,14 @@ class Fitting:
 
 
 class Target(NamedTuple):
-    """One function or class of the host that a patch speeds up or makes safer.
+    """One function or class of the host that a patch changes.
 
     Args:
-        modules: Full name of the module that defines it; several names if it moved between releases of the host.
-        attribute: Its path in that module, as Python finds it there.
-        look: Given the fitting, returns if the target is the stock code that the patch was written for; raises
-            :class:`InTree`, :class:`NotHere` or :class:`UnknownHost` if it is not. Changes nothing.
-        put_on: Given the fitting, replaces the target by means of the fitting, which can undo that.
+        modules: The full name of the module that defines it; several names if it moved between releases of the host.
+        attribute: Its path in that module.
+        look: Given the fitting, returns if the target is the stock code that the patch was written for; otherwise
+            raises :class:`InTree`, :class:`NotHere` or :class:`UnknownHost`. Changes nothing.
+        put_on: Given the fitting, changes the target through it.
     """
 
     modules: tuple[str, ...]
@@ -413,15 +377,7 @@ class Target(NamedTuple):
 
 
 class Database(NamedTuple):
-    """A database of the host's that questions may be put to; only ``SELECT`` is sent.
-
-    Args:
-        host: Name or address of the server.
-        port: TCP port.
-        user: Name of the account.
-        password: Of the account.
-        name: Of the database.
-    """
+    """A database of the host, for ``ask`` and the cases of a patch, which only send ``SELECT``."""
 
     host: str
     port: int
@@ -435,18 +391,17 @@ class Database(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One call of the host by which a patch is benchmarked.
+    """One call of the host that is measured with and without a patch.
 
     Args:
-        name: The call, as it is shown.
-        prepare: Given a size, perhaps a database, and :func:`dirac_perfpatch.bench.timed`, makes ready what the call
-            needs, yields what measures it, and gives back what it took. Raises :class:`NotAsked` when that cannot be
-            had on this machine.
-        sizes: Those that ``dirac-perfpatch bench`` measures.
-        growth: Those that ``make bench`` measures, and draws if there are several; none to leave the call out there.
+        name: The call, as displayed.
+        prepare: A generator that sets up the call, yields a meter and cleans up. Given a size, a database or None, and
+            :func:`dirac_perfpatch.bench.timed`. Raises :class:`NotAsked` if this machine lacks what the call needs.
+        sizes: The sizes that ``dirac-perfpatch bench`` measures.
+        growth: The sizes that ``make bench`` measures, and plots if there are several; empty to omit the call there.
         unit: What a size counts, in the plural; empty if the call has no size.
-        in_turn: Whether so many calls in a row, one for each of the size, are needed to touch everything once.
-        settle_seconds: Without calls, during the warm-up, until what the patch keeps is kept.
+        in_turn: Whether it takes as many calls as the size to touch every item once.
+        settle_seconds: How long the warm-up pauses between calls until the patch caches its answer.
     """
 
     name: str
@@ -468,14 +423,14 @@ class Patch(NamedTuple):
     """The declaration of a patch.
 
     Args:
-        name: As in the YAML.
-        targets: What it touches, each put on when its own module is there.
-        ask: Puts a question to the host that is installed, through the targets, and returns an answer that can be
-            compared: asked with the patch on and again with it off, it must be equal. Raises :class:`NotAsked`.
-        cases: What is measured to show what the patch does.
-        calls_stand_alone: Whether a call leaves nothing for the next one to meet, so that single calls can be compared.
-        wants: Names of the patches without which this one gives less; said in status when they are off.
-        spares: What the calls of the patched arm spared, and the event that stands for a call that did not.
+        name: As in ``patches.yaml``.
+        targets: What it changes; each target is changed when its own module is complete.
+        ask: Calls the installed host through the targets and returns an answer that must be equal with the patch on
+            and off. Raises :class:`NotAsked`.
+        cases: The calls that are measured.
+        calls_stand_alone: Whether a call has no effect on the next one, so that single calls can be compared.
+        wants: Names of patches without which this one is less effective; status reports those that are off.
+        spares: What the patched calls avoid, and the event that counts the calls which did not avoid it.
     """
 
     name: str
@@ -488,33 +443,34 @@ class Patch(NamedTuple):
 
 
 class _TargetState:
-    """What has become of one target in this process."""
+    """One target in this process."""
 
     def __init__(self, target: Target) -> None:
         self.declared = target
-        self.module = target.modules[0]  # where it is, or the first place where it may be
+        self.module = target.modules[0]  # where it is; until that is known, the first place to look
         self.state = OFF
         self.reason = ""
-        # The last one is of the module as it is now, the others of what was there before.
+        # The last one is of the present module, the others of the same module before it was executed again.
         self.fittings: list[Fitting] = []
         self.callback: imports.Callback | None = None
-        # Failed on something that was not there: perhaps another thread was executing the module by hand.
+        # Failed because something was missing: another thread may be executing the module by hand.
         self.incomplete = False
 
-    def look(self) -> tuple[str, str]:
-        """The state and the reason, by what is there now."""
-        replaced = self.fittings[-1].replaced() if self.state == APPLIED else ""
+    def entry(self) -> dict[str, str]:
+        """This target's entry of :func:`dirac_perfpatch.status`."""
+        state, reason = self.state, self.reason
+        replaced = self.fittings[-1].replaced() if state == APPLIED else ""
         if replaced:
-            return FAILED, f"somebody has replaced {replaced} since; their code runs there"
-        return self.state, self.reason
+            state, reason = FAILED, f"other code has replaced {replaced}, and runs there"
+        return {"module": self.module, "attribute": self.declared.attribute, "state": state, "reason": reason}
 
 
-# Held while targets of any patch change: the patches of the pool share what they put on.
+# Held while targets of any patch change, because the patches of the pool share some changes.
 _changing = reentrant_lock()
 
 
 class Switch:
-    """One patch in this process: puts its targets on as their modules come, and takes them off again."""
+    """One patch in this process: applies it to its targets as their modules come, and takes it off."""
 
     def __init__(self, patch: Patch, options: Mapping[str, Any], on_trip: Callable[[], None] = lambda: None) -> None:
         self.patch = patch
@@ -526,14 +482,14 @@ class Switch:
         self._comparison: Any = None
 
     def configure(self, options: Mapping[str, Any]) -> None:
-        """Change the options; they are taken up when the patch is put on again."""
+        """Set the options that the next :meth:`put_on` uses."""
         self._options = options
 
     def put_on(self, comparison: Any = None) -> None:
-        """Put on what is there, and wait for the rest; nothing if the patch has tripped. Never raises.
+        """Apply the patch to the targets that are loaded and wait for the others, unless it has tripped. Never raises.
 
         Args:
-            comparison: With stock, a :class:`dirac_perfpatch.comparison.arms.Comparison`, until it is taken off again.
+            comparison: A :class:`dirac_perfpatch.comparison.arms.Comparison` with stock, until the next take_off().
         """
         if self._tripped:
             return
@@ -546,21 +502,19 @@ class Switch:
                 self._wait_for(target)
 
     def _wait_for(self, target: _TargetState) -> None:
-        def complete(module: ModuleType) -> None:
-            self._put_on(target, module)
-
         target.state, target.reason, target.incomplete = ARMED, f"waits for {target.module}", False
-        target.callback = complete
+        target.callback = callback = functools.partial(self._put_on, target)
         try:
             for module in target.declared.modules:
-                imports.when_complete(module, complete)
+                if target.callback is callback:  # not found in an earlier module
+                    imports.when_complete(module, callback)
         except Exception as error:
             self._fail(target, error)
 
     def _put_on(self, target: _TargetState, module: ModuleType) -> None:
-        """Runs inside an import of the host, so it must not raise, and must not wait for a thread that waits for that
-        import: one that puts on something else, and imports what it needs for that. What gives up here is armed, and
-        :meth:`catch_up` tries again."""
+        """Runs inside an import of the host, so it must not raise. It must not wait for a thread that waits for this
+        import either, such as one that changes another target and imports what that needs. If it gives up, the target
+        stays armed, and :meth:`catch_up` tries again."""
         if not _changing.acquire(timeout=_PATIENCE):
             return
         try:
@@ -583,21 +537,20 @@ class Switch:
         except InTree as fact:
             target.state, target.reason = STOOD_DOWN, str(fact)
         except Exception as error:
-            with suppress(Exception):  # what cannot be undone is passed through by the guard
+            with suppress(Exception):  # what cannot be undone passes calls through once the guard is off
                 fitting.undo()
             self._fail(target, error)
         else:
             target.fittings.append(fitting)
             target.state, target.reason = APPLIED, "; ".join(fitting.warnings)
         self._stop_waiting(target)
-        if self._tripped:  # by a signal handler, in the middle of this
+        if self._tripped:  # meanwhile, by a signal handler
             self._take_off_one(target)
 
     def catch_up(self) -> None:
-        """Look again for modules that are waited for or were not complete, and put targets on again whose module was
-        executed again.
+        """Try again what is armed or was incomplete, and apply the patch to modules that were executed again.
 
-        What was put on before stays: who holds an object of the module as it was calls that one. Never raises.
+        The changes to the earlier state of such a module stay, for those who still hold its objects. Never raises.
         """
         with _changing:
             for target in self._targets:
@@ -607,26 +560,23 @@ class Switch:
                     self._wait_for(target)
 
     def _fail(self, target: _TargetState, error: Exception) -> None:
-        if isinstance(error, NoWrapt):
-            target.state, target.reason = FAILED, str(error)
-            say_once(f"{error}; DIRAC runs its own code where a patch needs it")
-            return
         target.incomplete = isinstance(error, UnknownHost)
-        text = str(error) if target.incomplete else f"{type(error).__name__}: {error}"
-        target.state, target.reason = FAILED, text
-        where = f"{target.module}.{target.declared.attribute}"
-        say_once(f"{self.patch.name}: cannot patch {where}: {text}; DIRAC runs its own code there")
+        reason = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+        target.state, target.reason = FAILED, reason
+        if isinstance(error, NoWrapt):
+            say_once(f"{reason}; DIRAC runs its own code where a patch needs it")
+        else:
+            where = f"{target.module}.{target.declared.attribute}"
+            say_once(f"{self.patch.name}: cannot patch {where}: {reason}; DIRAC runs its own code there")
 
-    def take_off(self) -> list[str]:
-        """Put every original back and wait for nothing any more. Calls that are under way end as they began.
+    def take_off(self) -> None:
+        """Restore every original and stop waiting for modules. Calls in progress end as they began.
 
-        Returns:
-            What could not be taken off, in words; the guard is off, so the host's own code runs all the same.
+        A target that cannot be restored has failed. The guard is off, so it runs the host's own code all the same.
         """
-        failures = []
         with _changing:
             if self._comparison is not None:
-                self._comparison.leave()  # before the guard, which it sets
+                self._comparison.leave()  # before the guard changes, which it sets
                 self._comparison = None
             self.guard.off = True
             self.guard = self.guard.renewed()
@@ -634,9 +584,7 @@ class Switch:
                 try:
                     self._take_off_one(target)
                 except Exception as error:
-                    target.state, target.reason = FAILED, f"taking it off failed with {type(error).__name__}"
-                    failures.append(target.reason)
-        return failures
+                    target.state, target.reason = FAILED, f"cannot be taken off: {type(error).__name__}"
 
     def _take_off_one(self, target: _TargetState) -> None:
         self._stop_waiting(target)
@@ -652,51 +600,36 @@ class Switch:
         target.callback = None
 
     def trip(self, reason: str) -> None:
-        """Take the patch off for the rest of this process because it cannot be trusted. Never raises.
-
-        Args:
-            reason: A sentence for the operator.
-        """
+        """Take the patch off for the rest of this process because it cannot be trusted. Never raises."""
         with _changing:
-            self._tripped = "; ".join([reason, *self.take_off()])
+            self.take_off()
+            failures = [target.reason for target in self._targets if target.state == FAILED]
+            self._tripped = "; ".join([reason, *failures])
         say_once(f"{self.patch.name}: tripped: {reason}; DIRAC runs its own code from now on in this process")
-        with suppress(Exception):  # who cannot be told
+        with suppress(Exception):
             self._on_trip()
 
     def status(self) -> dict[str, Any]:
         """This patch's entry of :func:`dirac_perfpatch.status`."""
         self.catch_up()
         with _changing:
-            found = [(target, *target.look()) for target in self._targets]
-            targets = [
-                {"module": f.module, "attribute": f.declared.attribute, "state": state, "reason": reason}
-                for f, state, reason in found
-            ]
-            state, reason = self._summary([(state, reason) for _, state, reason in found])
+            targets = [target.entry() for target in self._targets]
+            state, reason = self._summary(targets)
+        mode = "off" if self.guard.off else "on"
         return {
             "name": self.patch.name,
             "state": state,
             "reason": reason,
             "targets": targets,
             "failures": self.guard.failures,
-            "mode": self._mode(),
+            "mode": mode if self._comparison is None else "ab",
         }
 
-    def _mode(self) -> str:
-        if self._comparison is not None:
-            return "ab"
-        return "off" if self.guard.off else "on"
-
-    def _summary(self, targets: list[tuple[str, str]]) -> tuple[str, str]:
-        """The patch is what the worst of its targets is; it is applied when all that this process has loaded are."""
+    def _summary(self, targets: list[dict[str, str]]) -> tuple[str, str]:
+        """The patch has the worst state of its targets; it is applied if all targets loaded so far are."""
         if self._tripped:
             return TRIPPED, self._tripped
-        found: dict[str, str] = {}
-        for state, reason in targets:
-            found.setdefault(state, reason)
-        if APPLIED in found and FAILED not in found:
-            return APPLIED, "; ".join(filter(None, (found[APPLIED], found.get(ARMED, ""))))
-        for state in (FAILED, STOOD_DOWN, ARMED):
-            if state in found:
-                return state, found[state]
-        return OFF, ""
+        found = {target["state"]: target["reason"] for target in reversed(targets)}  # the first reason of each state
+        state = next(state for state in (FAILED, APPLIED, STOOD_DOWN, ARMED, OFF) if state in found)
+        missing = found.get(ARMED, "") if state == APPLIED else ""
+        return state, "; ".join(filter(None, (found[state], missing)))

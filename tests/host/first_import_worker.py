@@ -1,4 +1,4 @@
-"""Imports each module of the host first in a process of its own, and prints what is wrong in the end; see the test.
+"""Imports each module of the host first in a process of its own, and prints what is wrong in the end state.
 
 Reads the modules' names from standard input, and the state that every target must have from its first argument.
 """
@@ -15,7 +15,7 @@ OURS = ("DIRAC", "DIRACCommon", "dirac_perfpatch", "wrapt", "__main__")
 
 
 def in_a_child(work: Callable[[], str]) -> str:
-    """What a forked process returns for some work; the host's output goes nowhere."""
+    """The result of some work in a forked process, where the host's output is discarded."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -37,20 +37,20 @@ def in_a_child(work: Callable[[], str]) -> str:
 
 
 def try_to_import(name: str) -> None:
-    # Modules of the host's raise all kinds of things, SystemExit among them, where a library or a display is missing.
+    # Modules of the host raise anything, even SystemExit, if a library or a display is missing.
     with contextlib.suppress(BaseException):
         importlib.import_module(name)
 
 
 def libraries(names: list[str]) -> str:
-    """What the host's modules import from elsewhere."""
+    """The modules that the host imports from elsewhere."""
     for name in names:
         try_to_import(name)
     return "\n".join(name for name, module in sys.modules.items() if module and name.partition(".")[0] not in OURS)
 
 
 def wrong(wanted: str) -> Iterator[str]:
-    """What is not as it should be once this process has looked for its extensions."""
+    """What is wrong after this process has looked for its extensions."""
     extensions = importlib.import_module("DIRAC.Core.Utilities.Extensions")
     if extensions.extensionsByPriority() != ["DIRAC"]:
         yield "the plugin is listed"
@@ -71,7 +71,7 @@ def look_at(name: str, wanted: str) -> str:
 
 def main() -> None:
     names = sys.stdin.read().split()
-    # Loaded once, before the forks, so that each child executes the host's own modules only.
+    # Once, before the forks, so that each child executes only the host's own modules.
     for library in in_a_child(lambda: libraries(names)).split("\n"):
         try_to_import(library)
     try_to_import("DIRAC")

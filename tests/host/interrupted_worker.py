@@ -1,9 +1,8 @@
-"""Does something under the patches, and at every line of ours that this passes through something comes in between.
+"""Makes a call under the patches, and interrupts it once at every line of ours.
 
-Arguments: what comes (signal, fork or exception), what is done, then what that needs. A signal handler does the same as
-its thread, or raises, and its thread does the same once more; a child of a fork does the same as the thread that was in
-the middle of it. Prints how many lines were met, and
-ends with a stack if it does not end by itself.
+Arguments: the interruption (signal, fork or exception), the name of the call, then what the call needs. A signal
+handler makes the same call, or raises, and then its thread makes the call once more; a child of a fork makes the call
+that a thread of its parent is in the middle of. Prints the number of lines, or the stacks if it hangs.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ import dirac_perfpatch  # noqa: E402
 from dirac_perfpatch import loading  # noqa: E402
 
 PACKAGE = str(Path(dirac_perfpatch.__file__).parent)
-# Seconds: for the whole, and for one child.
+# Seconds for all, and for one child.
 PATIENCE, CHILD_PATIENCE = 90, 15
 _number = itertools.count()
 
 
 def _extensions() -> Any:
-    # A folder of its own each time, so that each look-up walks.
+    # Another path each time, so that no look-up is cached.
     sys.path.append(f"/a/folder/that/changes/the/path/{next(_number)}")
     assert extensionsByPriority() == ["DIRAC"]
     assert getExtensionMetadata("DIRAC")["priority"] == 0
@@ -143,7 +142,7 @@ DONE = {
 
 
 def _at_every_line(ask: Callable[[], None], meet: Callable[[], None], seen: set[tuple[str, int]] | None = None) -> int:
-    """Ask, and meet something once at each line of ours that was not seen before. Returns: the number of lines."""
+    """Make a call, interrupt it once at each line of ours that is new, and return the number of lines."""
     seen = set() if seen is None else seen
     meeting = False
 
@@ -161,7 +160,7 @@ def _at_every_line(ask: Callable[[], None], meet: Callable[[], None], seen: set[
                 meeting = False
         return trace
 
-    for _ in range(2):  # what is warm takes another way
+    for _ in range(2):  # with warm caches, it takes another path
         sys.settrace(trace)
         try:
             ask()
@@ -176,7 +175,7 @@ def _signalled(ask: Callable[[], None]) -> int:
 
 
 def _forked(ask: Callable[[], None]) -> int:
-    """A thread is in the middle of it, the main thread forks, and the child does it."""
+    """The main thread forks while another one is in the middle of the call, and the child makes the call."""
     reached, go_on = threading.Semaphore(0), threading.Semaphore(0)
     lines: list[int] = []
 
@@ -209,11 +208,11 @@ def _forked(ask: Callable[[], None]) -> int:
 
 
 class _Raised(BaseException):
-    """As KeyboardInterrupt, and what a handler of SIGTERM raises."""
+    """Like KeyboardInterrupt, or the exception of a handler of SIGTERM."""
 
 
 def _broken_off(ask: Callable[[], None]) -> int:
-    """Raise at each line, and do it all again from the beginning."""
+    """Raise at each line, and make the call again from the beginning."""
 
     def meet() -> None:
         raise _Raised

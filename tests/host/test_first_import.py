@@ -1,4 +1,4 @@
-"""Whatever module a process imports first, the end state is the same."""
+"""The end state is the same, whichever module a process imports first."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_whatever_is_imported_first_the_end_state_is_the_same() -> None:
 
 
 def test_the_module_itself_half_imported() -> None:
-    """Each target's module is the one that is being imported when the host first looks for its extensions."""
+    """The host first looks for its extensions while the module of a target is being imported."""
     modules = (
         "DIRAC.Core.Utilities.MySQL",
         "DIRAC.Core.Security.X509Chain",
@@ -69,7 +69,7 @@ def test_the_module_itself_half_imported() -> None:
     )
     wanted = "stood down" if in_tree() else "applied"
     for module in modules:
-        # The look-up comes from inside the module: at its first import statement.
+        # The look-up happens inside the module, at its first import statement.
         answer = run(
             "import builtins, sys\n"
             "real = builtins.__import__\n"
@@ -94,7 +94,7 @@ def test_the_module_itself_half_imported() -> None:
 
 @pytest.mark.patched
 def test_no_target_exists_twice() -> None:
-    """A second module made of the same file would have functions of its own, which no patch would reach."""
+    """A second module from the same file would have its own functions, which no patch would reach."""
     answer = run(
         "import gc, contextlib, importlib, re, types\n"
         "from dirac_perfpatch import cli, loading\n"

@@ -1,4 +1,4 @@
-"""A wrapper that fails: the host answers, the failure is counted and said once, and after a few the patch trips."""
+"""A failing wrapper: the host answers, the failure is counted and reported once, and after three the patch trips."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def _state(name: str) -> dict[str, Any]:
 
 
 def _sabotage(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
-    """Break the patch's own code; return a question whose answer must be the host's all the same."""
+    """Break the patch's own code; return a call that must answer as stock all the same."""
     if name == "error_stack":
         from DIRAC import S_ERROR
 
         monkeypatch.setattr(error_stack._Texts, "make", _raise)
-        # New code each time, whose text is not known.
+        # New code each time, so that its text is not cached.
         return lambda: eval('len(S_ERROR("x")["CallStack"]) > 3', {"S_ERROR": S_ERROR})
     if name == "proxy_loading":
         from DIRAC.Core.Security.m2crypto.X509Chain import X509Chain

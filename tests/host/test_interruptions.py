@@ -1,4 +1,4 @@
-"""A signal handler, a fork or a re-entry in the middle of our code hangs nothing: stock never hangs there."""
+"""A signal handler, a fork or a re-entry in the middle of our code hangs nothing, as stock never hangs there."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ DONE = ["extensions", "proxy", "subject", "error", "sites", "pool", "status", "s
     ("what", "done"),
     [(what, done) for what in ("signal", "fork") for done in DONE] + [("exception", done) for done in DONE[1:6]],
 )
-def test_whatever_comes_in_between_nothing_hangs(what: str, done: str, proxy: Path, mariadb: MariaDB) -> None:
-    """The handler does what its thread is in the middle of, and the child what a thread of its parent was in.
+def test_an_interruption_at_any_line_hangs_nothing(what: str, done: str, proxy: Path, mariadb: MariaDB) -> None:
+    """The handler, or the child, makes the same call that its thread, or a thread of its parent, is in the middle of.
 
-    What a handler raises leaves all in order: it is done again without a failure.
+    After an exception from a handler, the same call succeeds.
     """
     needs = {"proxy": [str(proxy)], "subject": [str(proxy)], "pool": [mariadb.host, str(mariadb.port)]}
     answer = subprocess.run(
@@ -40,12 +40,12 @@ def test_whatever_comes_in_between_nothing_hangs(what: str, done: str, proxy: Pa
     )
     assert answer.returncode == 0, answer.stderr
     assert int(answer.stdout.split()[-1]) >= 4  # lines of ours, or it met nothing
-    # Nothing failed in our code, but for what is made to fail.
+    # Our code did not fail, except where the worker makes it fail.
     assert done == "switching" or "own code" not in answer.stderr
 
 
 def test_an_extension_that_asks_while_it_is_being_loaded(tmp_path: Path) -> None:
-    """Inside the walk of the first look-up its own module asks for the extensions; stock walks again."""
+    """Its module asks for the extensions inside the first look-up, for which stock begins another look-up."""
     info = tmp_path / "mydirac-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mydirac\nVersion: 1.0\n")

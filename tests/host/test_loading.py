@@ -17,12 +17,12 @@ STATES = "import json, dirac_perfpatch; print(json.dumps({p['name']: p['state'] 
 NAMES = list(WAITED_FOR)
 
 
-def test_is_no_extension_from_the_first_look_up_on() -> None:
+def test_the_plugin_is_no_extension_from_the_first_look_up_on() -> None:
     answer = run(ASK)
     assert (answer.stdout, answer.stderr) == ("['DIRAC']\n['DIRAC']\n", "")
 
 
-def test_is_no_extension_to_any_caller() -> None:
+def test_the_plugin_is_no_extension_to_any_caller() -> None:
     answer = run(
         "from DIRAC.ConfigurationSystem.Client.Helpers.CSGlobals import getCSExtensions\n"
         "from DIRAC.Core.Utilities.Version import getVersion, getCurrentVersion\n"
@@ -32,7 +32,7 @@ def test_is_no_extension_to_any_caller() -> None:
     assert "WARNING" not in answer.stderr
 
 
-def test_objects_are_not_looked_for_under_its_name() -> None:
+def test_objects_are_not_searched_in_the_plugin() -> None:
     answer = run(
         "import sys\n"
         "asked = []\n"
@@ -52,7 +52,7 @@ def test_objects_are_not_looked_for_under_its_name() -> None:
     assert answer.stdout.splitlines()[-2:] == ["[]", "True"], answer.stderr
 
 
-def test_loads_no_module_of_the_host() -> None:
+def test_the_plugin_loads_no_module_of_the_host() -> None:
     answer = run(
         "import sys, dirac_perfpatch\n"
         "dirac_perfpatch.extension_metadata()\n"
@@ -80,7 +80,7 @@ BROKEN = {"raises": "raise RuntimeError('broken on purpose')", "syntax": "def (:
 def test_a_broken_library_leaves_the_host_running(library: str, how: str, tmp_path: Path) -> None:
     (tmp_path / library).mkdir()
     (tmp_path / library / "__init__.py").write_text(BROKEN[how])
-    # Not in the plain form, so that PyYAML is needed, and with a target that needs wrapt.
+    # Written so that it needs PyYAML; and MySQL has targets that need wrapt.
     toggles = tmp_path / "patches.yaml"
     toggles.write_text("{enabled: true}\n")
     answer = run(
@@ -92,7 +92,7 @@ def test_a_broken_library_leaves_the_host_running(library: str, how: str, tmp_pa
     assert answer.stdout.startswith("['DIRAC']\n['DIRAC']\n")
     lines = [line for line in answer.stderr.splitlines() if "dirac-perfpatch: " in line]
     if library == "wrapt" and in_tree():
-        assert lines == []  # all stand down, and nothing of wrapt is needed
+        assert lines == []  # all patches stand down, so wrapt is not needed
         return
     assert len(lines) == 1, answer.stderr
     states = _states(answer)
@@ -107,7 +107,7 @@ def test_a_broken_library_leaves_the_host_running(library: str, how: str, tmp_pa
 
 
 def test_a_broken_plugin_leaves_the_host_running(tmp_path: Path) -> None:
-    """Each module of the plugin that a start imports, replaced by one that cannot be imported."""
+    """In turn, each module that a start imports is replaced by one that cannot be imported."""
     import shutil
 
     import dirac_perfpatch
@@ -124,9 +124,9 @@ def test_a_broken_plugin_leaves_the_host_running(tmp_path: Path) -> None:
         answer = run(code, PYTHONPATH=str(tmp_path))
         shutil.rmtree(copy)
         if module == Path("__init__.py"):
-            continue  # the entry point itself cannot be imported: nothing of ours can run
+            continue  # the entry point cannot be imported, so nothing of ours can run
         assert answer.returncode == 0, (module, answer.stderr)
-        # Only without the module that hides us are we listed, after DIRAC.
+        # We are listed, after DIRAC, only without the module that hides us.
         listed = "['DIRAC', 'dirac_perfpatch']\n" if module == Path("host.py") else "['DIRAC']\n"
         assert answer.stdout == 2 * listed, (module, answer.stdout)
         assert answer.stderr.count("dirac-perfpatch: ") <= 1, (module, answer.stderr)
@@ -146,7 +146,7 @@ BAD_TOGGLES = {
 
 
 @pytest.mark.parametrize("kind", [*BAD_TOGGLES, "folder", "missing", "permission"])
-def test_bad_toggles_leave_the_host_stock_and_are_told_once(kind: str, tmp_path: Path) -> None:
+def test_bad_toggles_leave_the_host_stock_and_are_reported_once(kind: str, tmp_path: Path) -> None:
     toggles = tmp_path / "my-patches.yaml"
     without_privileges: tuple[str, ...] = ()
     if kind == "folder":
@@ -154,7 +154,7 @@ def test_bad_toggles_leave_the_host_stock_and_are_told_once(kind: str, tmp_path:
     elif kind == "permission":
         toggles.write_bytes(b"enabled: true\n")
         toggles.chmod(0)
-        if os.geteuid() == 0:  # who may read everything, by a capability
+        if os.geteuid() == 0:  # root may read everything, by a capability
             without_privileges = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
     elif kind != "missing":
         toggles.write_bytes(BAD_TOGGLES[kind].replace(b"FILE", bytes(tmp_path / "made")))
@@ -185,7 +185,7 @@ def test_the_file_of_the_installation_is_read(tmp_path: Path) -> None:
 
 
 def test_what_each_patch_does_here() -> None:
-    """Every patch is applied on a stock host; a host that has them in-tree makes them stand down."""
+    """Every patch is applied on a stock host, and stands down on a host that has it in-tree."""
     import dirac_perfpatch
     from dirac_perfpatch import cli
 

@@ -1,4 +1,4 @@
-"""Status says what is really in place, also after a reload of a module or somebody's assignment over a target."""
+"""Status reports what is really in place, also after a reload of a module or an assignment to a target."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ for switch in loading.plugin.switches.values():
     switch.take_off()
 print(json.dumps([before, states, after, list(map(runs, reloaded))]))
 """
-# Where a target is seen by another name than the one that it is declared under.
+# The attribute that a patch replaces, if it is not the declared one.
 SEAMS = {"error_stack": "traceback"}
 
 
 def _reloaded() -> dict[str, list[str]]:
-    """The first module that each patch waits for, and the patches that must run in it when it is reloaded."""
+    """The first module that each patch waits for, with the patches that must be applied again after its reload."""
     found: dict[str, list[str]] = {}
     for name, modules in WAITED_FOR.items():
         module = next((module for module in modules if module in sys.modules), modules[0])
@@ -71,7 +71,7 @@ def _reloaded() -> dict[str, list[str]]:
 @pytest.mark.parametrize("how", ["reload", "remove and import"])
 @pytest.mark.parametrize("asked", [True, False])
 def test_modules_that_are_executed_again_are_patched_again(how: str, asked: bool) -> None:
-    """At the latest when status asks, and without that within seconds; and nothing of ours is left when it is off."""
+    """When status is called, or else within seconds; and nothing of ours is left when the patches are off."""
     reloaded = _reloaded()
     answer = run(CODE.format(reloaded=reloaded, seams=SEAMS, how=how, asked=asked))
     assert answer.returncode == 0, answer.stderr
@@ -119,7 +119,7 @@ def _state(name: str) -> dict[str, Any]:
         ("connection_checkout", "DIRAC.Core.Utilities.MySQL", "ConnectionPool.get"),
     ],
 )
-def test_somebody_who_assigns_over_a_target_is_told_of(
+def test_status_reports_an_assignment_to_a_target(
     name: str, module: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     importlib.import_module(module)
@@ -132,12 +132,12 @@ def test_somebody_who_assigns_over_a_target_is_told_of(
     monkeypatch.setattr(owner, attribute, theirs)
     entry = _state(name)
     assert entry["state"] == "failed"
-    assert f"somebody has replaced {path}" in entry["reason"]
+    assert f"other code has replaced {path}" in entry["reason"]
     monkeypatch.undo()
     assert _state(name)["state"] == "applied"
 
 
-def test_somebody_who_wraps_a_target_does_not_take_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_wrapper_around_a_target_does_not_take_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     import wrapt
     from DIRAC.Core.Security.X509Chain import X509Chain
 
@@ -148,10 +148,10 @@ def test_somebody_who_wraps_a_target_does_not_take_it_off(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", ["wrapt", "plain"])
-def test_ours_that_somebody_has_wrapped_passes_through_for_good(
+def test_a_wrapper_of_ours_inside_another_one_passes_calls_through_for_good(
     kind: str, proxy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Switched off and on again under a wrapper: what status calls failed runs stock; so does what they put back."""
+    """Off and on again inside another wrapper: if status says failed, stock runs; so it does if ours is put back."""
     import wrapt
     from DIRAC.Core.Security.X509Chain import X509Chain
 
@@ -170,7 +170,7 @@ def test_ours_that_somebody_has_wrapped_passes_through_for_good(
     switch = loading.plugin.switches["proxy_loading"]
     switch.take_off()
     switch.put_on()
-    if kind == "wrapt":  # it says what it wraps, and that is the function that is known
+    if kind == "wrapt":  # it shows what it wraps, which is the function that the patch knows
         assert _state("proxy_loading")["state"] == "applied"
         warm(proxy)
     else:

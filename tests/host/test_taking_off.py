@@ -1,4 +1,4 @@
-"""Every patch can be taken off again, and leaves the very objects of the host."""
+"""Every patch can be taken off, and leaves the very objects of the host."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ Places = dict[tuple[str, ...], int]
 
 
 def _places(name: str) -> Places:
-    """What is at each place of a module: identities, because an object that we held could not be replaced everywhere.
-
-    The host keeps the objects alive.
-    """
+    """The identity of the object at each place of a module, not the object: only the host shall keep it alive."""
     module = sys.modules[name]
     found = dict(_of((name,), module))
     for one, value in list(vars(module).items()):
@@ -37,18 +34,18 @@ def _places(name: str) -> Places:
 def _of(path: tuple[str, ...], owner: Any) -> Iterator[tuple[tuple[str, ...], int]]:
     for name, value in list(vars(owner).items()):
         yield (*path, name), id(value)
-        if type(value) is FunctionType:  # one that is taken over stays the object that it is
+        if type(value) is FunctionType:  # take_over() keeps the object and changes its code
             yield (*path, name, "__code__"), id(value.__code__)
 
 
 @pytest.mark.parametrize("patch", CATALOGUE, ids=lambda patch: patch.name)
-def test_the_originals_are_there_again(patch: Patch) -> None:
-    """In the modules of its targets: each has something of ours while it is on, and is what it was when it is off."""
+def test_the_originals_are_restored(patch: Patch) -> None:
+    """Each module of its targets contains something of ours while the patch is on, and is as before when it is off."""
     cli._load_targets()
     targets = loading.plugin.switches[patch.name].status()["targets"]
     modules = {target["module"] for target in targets}
     with contextlib.ExitStack() as others:
-        # The patches of the pool share what they put on.
+        # The patches of the pool share changes.
         others.enter_context(stock(*(other.name for other in CATALOGUE if other is not patch)))
         on, off, again, gone = [], [], [], []
         for found in ((on, off), (again, gone)):
@@ -64,7 +61,7 @@ def test_the_originals_are_there_again(patch: Patch) -> None:
 
 
 def test_the_original_is_what_the_host_defined() -> None:
-    """Seen from outside: a host that never had the plugin on has the same code behind the names."""
+    """A host that never had the plugin on has the same code behind the names."""
     question = (
         "import DIRAC.Core.Utilities.MySQL as m, DIRAC.Core.Utilities.Extensions as e\n"
         "import DIRAC.Core.Utilities.ReturnValues as r\n"
@@ -79,8 +76,8 @@ def test_the_original_is_what_the_host_defined() -> None:
     assert taken_off.stdout == never_on.stdout != "", taken_off.stderr
 
 
-def test_every_name_of_a_look_up_is_reached_and_left_again() -> None:
-    """extensionsByPriority is bound in some fifteen modules, and is one object with one code for all of them."""
+def test_every_name_of_a_look_up_is_reached_and_restored() -> None:
+    """Some fifteen modules bind extensionsByPriority, and all have one object with one code."""
     cli._load_targets()
     importlib.import_module("DIRAC.Core.Utilities.ObjectLoader")
     importlib.import_module("DIRAC.Core.Base.Client")
@@ -98,7 +95,7 @@ def test_every_name_of_a_look_up_is_reached_and_left_again() -> None:
     assert all(code.co_filename.endswith("Extensions.py") for code in originals)
 
 
-def test_each_patch_is_switched_on_its_own() -> None:
+def test_each_patch_is_switched_independently() -> None:
     cli._load_targets()
     for patch in CATALOGUE:
         with stock(patch.name):

@@ -1,4 +1,4 @@
-"""What the host is, and that it never lists us."""
+"""Where the host is installed, and that it never lists us as an extension."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading.plugin, "start", lambda: None)
 
 
-# The two look-ups behave as the host's do: one collects names by priority and warns when a priority is not unique, the
-# other asks one extension by its name.
+# Two look-ups like the host's: one collects names by priority and warns if a priority is not unique, the other one asks
+# an extension by its name.
 
 
 def extensionsByPriority(installed: list[tuple[str, Metadata]]) -> list[str]:
@@ -69,14 +69,14 @@ DIRAC, LHCB, BELLE = _other("DIRAC", 0), _other("LHCbDIRAC", 10), _other("BelleD
         ([US, DIRAC, US], ["DIRAC"]),
     ],
 )
-def test_we_are_not_listed_and_nothing_is_warned_of(
+def test_we_are_not_listed_and_there_is_no_warning(
     installed: list[tuple[str, Metadata]], names: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert extensionsByPriority(installed) == names
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_host_still_warns_of_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_host_still_warns_about_others(capsys: pytest.CaptureFixture[str]) -> None:
     same = [_other("B", PRIORITY), _other("A", PRIORITY), DIRAC, _other("Zero", 0), US]
     assert extensionsByPriority(same) == ["DIRAC", "Zero", "A", "B"]
     warnings = capsys.readouterr().err.splitlines()
@@ -89,11 +89,11 @@ def test_a_failing_load_does_not_make_us_an_extension(monkeypatch: pytest.Monkey
         raise RuntimeError("on purpose")
 
     monkeypatch.setattr(loading.plugin, "start", fail)
-    monkeypatch.setattr(dirac_perfpatch, "_said_not_loaded", True)
+    monkeypatch.setattr(dirac_perfpatch, "_reported", True)
     assert extensionsByPriority([DIRAC, US]) == ["DIRAC"]
 
 
-def test_who_asks_for_our_metadata_by_name_gets_it() -> None:
+def test_a_caller_that_asks_for_our_metadata_by_name_gets_it() -> None:
     assert getExtensionMetadata([DIRAC, US], "dirac_perfpatch") == {"priority": PRIORITY}
     assert getExtensionMetadata([US, DIRAC], "DIRAC") == {"priority": 0}
 
@@ -105,13 +105,12 @@ def test_our_metadata_is_the_caller_s_own() -> None:
 
 def test_other_callers_keep_their_variables() -> None:
     kept: defaultdict[Any, list[Any]] = defaultdict(list)
-    assert host.hide(sys._getframe(), PRIORITY) is False
-    assert host.hide(None, PRIORITY) is False
+    host.hide(sys._getframe(), PRIORITY)
     assert kept == {}
 
 
-def test_a_look_up_that_collects_in_another_way_is_left_alone() -> None:
-    """A release that we do not know: we are listed, behind all others, and nothing breaks."""
+def test_an_unknown_kind_of_look_up_is_left_alone() -> None:
+    """We are listed after all others, and nothing breaks."""
 
     def extensionsByPriority(installed: list[tuple[str, Metadata]]) -> list[str]:
         counts: defaultdict[str, int] = defaultdict(int)
@@ -126,7 +125,7 @@ def test_a_look_up_that_collects_in_another_way_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("root", "answer"), [("/opt/dirac", "/opt/dirac"), (None, None), ("", None), ("no attribute", None)]
 )
-def test_the_root_is_what_the_host_says(root: str | None, answer: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_root_is_that_of_the_host(root: str | None, answer: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = ModuleType("DIRAC")
     if root != "no attribute":
         fake.rootPath = root  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A module's completion is told once, when it is complete, and the import system is left as it was."""
+"""Each callback is called once, when its module is complete, and the import system stays as it was."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Write = Callable[[str, str], Path]
 
 
 class _Told:
-    """A callback that notes what it was told, and whether the module's last line had been executed."""
+    """A callback that notes its modules, and whether the last line of each had been executed."""
 
     def __init__(self) -> None:
         self.modules: list[Any] = []
@@ -45,7 +45,7 @@ def _finders() -> list[Any]:
     return [finder for finder in sys.meta_path if finder is imports._finder]
 
 
-# When it is told
+# When the callback is called
 
 
 def test_a_module_that_is_imported_later(modules: Write, told: _Told) -> None:
@@ -69,8 +69,8 @@ def test_a_built_in_module(told: _Told) -> None:
     assert told.modules == [sys]
 
 
-def test_it_is_told_before_the_import_statement_returns(modules: Write) -> None:
-    """So that nobody can bind what is about to be replaced."""
+def test_the_callback_comes_before_the_import_statement_returns(modules: Write) -> None:
+    """So no importer can bind a name that is about to be replaced."""
     modules("bound", "def answer(): return 'stock'")
     modules("binder", "from bound import answer")
     when_complete("bound", lambda module: setattr(module, "answer", lambda: "ours"))
@@ -78,7 +78,7 @@ def test_it_is_told_before_the_import_statement_returns(modules: Write) -> None:
 
 
 def test_a_module_that_is_half_imported(modules: Write, told: _Told) -> None:
-    """As when the host loads us: one of its modules imports another, in which we are asked to wait for the first."""
+    """As when the host loads us: one of its modules imports another one, which makes us wait for the first."""
     modules("half", "import half_helper\nBETWEEN = list(half_helper.told.modules)\nclass Late: pass\nLAST = 1")
     modules("half_helper", "import sys\nfrom dirac_perfpatch.imports import when_complete\ntold = sys.told\n"
             "when_complete('half', told)\nSEEN = hasattr(sys.modules['half'], 'Late'), list(told.modules)")  # fmt: skip
@@ -161,7 +161,7 @@ def test_waiting_for_a_submodule_imports_nothing(modules: Write, told: _Told) ->
 
 
 def test_a_module_that_replaces_itself_in_sys_modules(modules: Write, told: _Told) -> None:
-    """What importers get is what is told."""
+    """The callback gets what importers get."""
     modules("replaced", "import sys\nclass Other: pass\nsys.modules[__name__] = Other()\nimport replaced_next\n"
             "sys.modules[__name__].LAST = 1")  # fmt: skip
     modules("replaced_next", "")
@@ -228,7 +228,7 @@ def test_a_callback_may_import_and_may_wait_for_more(modules: Write, told: _Told
     assert [module.__name__ for module in told.modules] == ["two", "one", "three"]
 
 
-def test_a_callback_that_imports_does_not_have_the_next_one_called_inside_of_it(modules: Write) -> None:
+def test_an_import_by_a_callback_does_not_call_the_next_one_inside_it(modules: Write) -> None:
     modules("three_wait", "")
     modules("needed", "")
     order: list[str] = []
@@ -246,7 +246,7 @@ def test_a_callback_that_imports_does_not_have_the_next_one_called_inside_of_it(
     assert order == ["first begins", "first ends", "second"]
 
 
-def test_a_reload_does_not_tell_again(modules: Write, told: _Told) -> None:
+def test_a_reload_does_not_call_back_again(modules: Write, told: _Told) -> None:
     modules("again", "LAST = 1")
     when_complete("again", told)
     module = importlib.import_module("again")
@@ -256,7 +256,7 @@ def test_a_reload_does_not_tell_again(modules: Write, told: _Told) -> None:
     assert told.modules == [module]
 
 
-# Taking it back
+# Cancelling
 
 
 def test_forget_before_the_import(modules: Write, told: _Told) -> None:
@@ -280,7 +280,7 @@ def test_forget_while_the_module_is_being_imported(modules: Write, told: _Told) 
     assert told.modules == []
 
 
-def test_forget_what_was_told_already_or_never_asked(modules: Write, told: _Told) -> None:
+def test_forget_after_the_call_or_without_a_registration(modules: Write, told: _Told) -> None:
     modules("past", "")
     when_complete("past", told)
     importlib.import_module("past")
@@ -293,7 +293,7 @@ def test_forget_what_was_told_already_or_never_asked(modules: Write, told: _Told
 # What is left behind
 
 
-def test_the_finder_is_there_only_while_something_is_waited_for(modules: Write, told: _Told) -> None:
+def test_the_finder_is_in_place_only_while_a_module_is_waited_for(modules: Write, told: _Told) -> None:
     modules("first", "")
     modules("second", "")
     before = list(sys.meta_path)
@@ -333,7 +333,7 @@ def test_a_module_that_was_watched_is_like_any_other(modules: Write, told: _Told
     assert importlib.reload(watched) is watched
 
 
-def test_asking_where_a_module_is_does_not_tell(modules: Write, told: _Told) -> None:
+def test_finding_the_spec_of_a_module_does_not_call_back(modules: Write, told: _Told) -> None:
     modules("asked", "LAST = 1")
     when_complete("asked", told)
     spec = importlib.util.find_spec("asked")
@@ -343,8 +343,8 @@ def test_asking_where_a_module_is_does_not_tell(modules: Write, told: _Told) -> 
     assert told.complete == [True]
 
 
-def test_a_spec_of_somebody_else_s_class_is_left_alone(modules: Write, told: _Told) -> None:
-    """The module is imported as ever; whoever waits for it goes on waiting."""
+def test_a_spec_of_another_class_is_left_alone(modules: Write, told: _Told) -> None:
+    """The module is imported as usual, and the callback is not called."""
     path = modules("special", "LAST = 1")
 
     class Spec(ModuleSpec):
@@ -370,7 +370,7 @@ def test_a_spec_of_somebody_else_s_class_is_left_alone(modules: Write, told: _To
         forget("special", told)
 
 
-def test_an_error_of_another_finder_is_the_importer_s(told: _Told) -> None:
+def test_an_error_of_another_finder_reaches_the_importer(told: _Told) -> None:
     class Finder:
         def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
             if name == "cursed":
@@ -420,10 +420,10 @@ def _together(*functions: Callable[[], Any]) -> None:
 
 @pytest.mark.usefixtures("_eager_threads")
 def test_threads_that_import_and_wait_at_once(modules: Write) -> None:
-    """Each callback exactly once and never early, whoever comes first.
+    """Each callback exactly once and never early, in any order.
 
-    A thread that waits just when another has found the module, but has not yet put it into sys.modules, is served by
-    the next import of anything.
+    If a thread registers when another has found the module but not yet stored it in sys.modules, the next import of any
+    module calls back.
     """
     for number in range(100):
         name = f"raced{number}"
@@ -440,10 +440,10 @@ def test_threads_that_import_and_wait_at_once(modules: Write) -> None:
 
 @pytest.mark.usefixtures("_eager_threads")
 def test_threads_that_wait_for_a_module_just_as_it_completes(modules: Write) -> None:
-    """The moment between the look at a spec and the watch on it: whoever falls into it must still be told.
+    """A callback must not get lost between the look at a spec and the watch on it.
 
-    The import system takes a complete module out of sys.modules and puts it back: the next import of anything serves
-    those that looked just then.
+    The import system takes a complete module out of sys.modules and puts it back: for a thread that looked just then,
+    the next import of any module calls back.
     """
     for number in range(100):
         name = f"ending{number}"
@@ -463,10 +463,10 @@ def test_threads_that_wait_for_a_module_just_as_it_completes(modules: Write) -> 
     del sys.go  # type: ignore[attr-defined]
 
 
-def test_two_threads_that_tell_at_the_same_moment_call_back_once(
+def test_two_threads_that_see_the_completion_at_once_call_back_once(
     modules: Write, told: _Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both have seen that the module is complete; the first is held right there until the second is done."""
+    """Both have seen that the module is complete; the first one is held there until the second is done."""
     modules("contested", "LAST = 1")
     importlib.import_module("contested")
     arrived, release = threading.Event(), threading.Event()
@@ -483,7 +483,7 @@ def test_two_threads_that_tell_at_the_same_moment_call_back_once(
     thread = threading.Thread(target=when_complete, args=("contested", told))
     thread.start()
     assert arrived.wait(10)
-    imports._finder.find_spec("anything_else")  # finds it, and tells
+    imports._finder.find_spec("anything_else")  # sees it, and calls back
     assert len(told.modules) == 1
     release.set()
     thread.join(10)
@@ -493,7 +493,7 @@ def test_two_threads_that_tell_at_the_same_moment_call_back_once(
 def test_a_module_that_completes_between_the_look_and_the_watch(
     modules: Write, told: _Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody sets the spec's attribute any more, so the watch alone would never end."""
+    """The spec's attribute has been set for the last time, so the watch alone would never end."""
     modules("closing", "import sys\nsys.started.set()\nassert sys.go_on.wait(10)\nLAST = 1")
     started, go_on = threading.Event(), threading.Event()
     monkeypatch.setattr(sys, "started", started, raising=False)
@@ -514,7 +514,7 @@ def test_a_module_that_completes_between_the_look_and_the_watch(
 
 
 class _Slow(dict):  # type: ignore[type-arg]
-    """Holds a thread that begins to wait, before or after it has put its callback there."""
+    """Holds a thread that registers a callback, before or after it has stored it."""
 
     def __init__(self, before: bool) -> None:
         super().__init__()
@@ -535,7 +535,7 @@ class _Slow(dict):  # type: ignore[type-arg]
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_callback_that_comes_while_others_are_told_is_not_lost(
+def test_a_callback_registered_while_others_are_called_is_not_lost(
     modules: Write, told: _Told, monkeypatch: pytest.MonkeyPatch, before: bool
 ) -> None:
     modules("busy", "LAST = 1")
@@ -555,7 +555,7 @@ def test_a_callback_that_comes_while_others_are_told_is_not_lost(
 
 
 def test_a_child_that_was_forked_while_a_thread_began_to_wait(modules: Write, child: Any) -> None:
-    """That thread does not exist in the child, which must wait for nothing that only it could give back."""
+    """The child does not have that thread, and must not wait for anything that only it could release."""
     code = """
 import os, threading, time
 from dirac_perfpatch import imports
@@ -588,7 +588,7 @@ print("parent", json.__name__)
 
 
 @pytest.mark.usefixtures("_eager_threads")
-def test_threads_that_begin_and_cease_to_wait_leave_the_finder_where_it_belongs(told: _Told) -> None:
+def test_threads_that_register_and_cancel_leave_the_finder_in_its_place(told: _Told) -> None:
     def wait_and_forget() -> None:
         for number in range(200):
             when_complete(f"never_there_{number % 3}", told)
@@ -603,7 +603,7 @@ def test_threads_that_begin_and_cease_to_wait_leave_the_finder_where_it_belongs(
 
 
 def test_a_module_found_before_it_was_waited_for_and_stored_after(modules: Write, told: _Told) -> None:
-    """The other thread is held between its question to the finders and sys.modules; it is seen at its next import."""
+    """The other thread is held between asking the finders and storing the module; its next import calls back."""
     modules("between", "import between_helper\nLAST = 1")
     modules("between_helper", "")
     arrived, release = threading.Event(), threading.Event()
@@ -659,7 +659,7 @@ def test_a_slow_callback_holds_up_no_other_thread(modules: Write, told: _Told) -
 
 
 def _by_hand(path: Path, name: str) -> ModuleType:
-    """As a plugin loader does: the module is in sys.modules before it runs."""
+    """As a plugin loader does: the module is in sys.modules before it is executed."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -715,7 +715,7 @@ def test_a_module_without_a_spec_that_is_executed_by_hand(
     assert told.complete == [True]
 
 
-def test_a_stand_in_that_comes_later_is_not_told(told: _Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_stand_in_does_not_call_back(told: _Told, monkeypatch: pytest.MonkeyPatch) -> None:
     when_complete("stand_in", told)
     monkeypatch.setitem(sys.modules, "stand_in", ModuleType("stand_in"))
     imports.look()
@@ -734,7 +734,7 @@ def _lazily(path: Path, name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize("waits_first", [True, False])
-def test_a_lazy_module_is_neither_executed_nor_told_before_it_is_used(
+def test_a_lazy_module_is_neither_executed_nor_reported_before_it_is_used(
     modules: Write, told: _Told, monkeypatch: pytest.MonkeyPatch, waits_first: bool
 ) -> None:
     path = modules("lazy", "import sys\nsys.in_the_middle()\nimport other_module\nLAST = 1")
@@ -756,7 +756,7 @@ def test_a_lazy_module_is_neither_executed_nor_told_before_it_is_used(
 
 
 def test_a_finder_that_makes_modules_lazy(modules: Write, told: _Told) -> None:
-    """As programs do that want to start fast: the import system says complete, and nothing was executed."""
+    """As in programs that want to start fast: the import system says complete, but nothing was executed."""
     modules("slowly", "LAST = 1")
 
     class Finder:

@@ -1,4 +1,4 @@
-"""The start: whatever is broken, the host's question is answered, and one line says what happened."""
+"""A start: whatever is broken, the host gets its answer, and one line says what happened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = [patch.name for patch in CATALOGUE]
 WAITING = len([*NAMES, "keep_on_update"])
 ANSWER = '{"priority": -8524}'
 
-# Asks as the host does, several times and once more from another thread.
+# Asks as the host does, several times, and once from another thread.
 ASK = """
 import json, threading
 from dirac_perfpatch import extension_metadata
@@ -39,7 +39,7 @@ from dirac_perfpatch import status
 print(json.dumps([(entry["name"], entry["state"], entry["reason"]) for entry in status()]))
 """
 
-# A module of the host's that two patches know: one replaces a name in the module, the other wraps a method.
+# A module of the host for two patches: one replaces a name in the module, the other one wraps a method.
 HOST = """
 import sys
 import traceback
@@ -96,7 +96,7 @@ def _lines(answer: Any) -> list[str]:
 # All is well
 
 
-def test_a_healthy_start_says_nothing_and_arms_everything(child: Any) -> None:
+def test_a_healthy_start_is_silent_and_arms_everything(child: Any) -> None:
     answer = child("import json" + STATES + ASK + STATES)
     assert _lines(answer) == []
     before, metadata, after = answer.stdout.splitlines()
@@ -106,7 +106,7 @@ def test_a_healthy_start_says_nothing_and_arms_everything(child: Any) -> None:
 
 
 def test_a_start_imports_nothing_that_takes_time(child: Any) -> None:
-    """Every DIRAC command pays for it: no PyYAML, no wrapt, no asyncio, and no module of the host."""
+    """Every DIRAC command would pay for PyYAML, wrapt or asyncio; and no module of the host."""
     answer = child(
         ASK + "import sys\n"
         "slow = 'yaml wrapt asyncio importlib_metadata MySQLdb M2Crypto DIRAC DIRACCommon'.split()\n"
@@ -137,7 +137,7 @@ def test_the_package_s_own_module_imports_nothing(child: Any) -> None:
     assert child(code).stdout == "['dirac_perfpatch']\n"
 
 
-def test_a_patch_that_gives_less_without_another_says_so(child: Any, tmp_path: Path) -> None:
+def test_a_patch_that_is_less_effective_without_another_says_so(child: Any, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("patches:\n  connection_checkout: off\n")
     answer = child(ASK + STATES, DIRAC_PERFPATCH_CONFIG=str(tmp_path / "my.yaml"))
     states = {name: (state, reason) for name, state, reason in json.loads(answer.stdout.splitlines()[1])}
@@ -146,10 +146,10 @@ def test_a_patch_that_gives_less_without_another_says_so(child: Any, tmp_path: P
     assert wanting
     for name in wanting:
         assert states[name][0] == "armed"
-        assert "gives less without connection_checkout" in states[name][1]
+        assert "less effective without connection_checkout" in states[name][1]
 
 
-def test_what_is_switched_off_waits_for_nothing(child: Any, tmp_path: Path) -> None:
+def test_patches_that_are_off_wait_for_nothing(child: Any, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(
         "keep_on_update: off\npatches:\n" + "".join(f"  {name}: off\n" for name in NAMES if name != "error_stack")
     )
@@ -163,7 +163,7 @@ def test_what_is_switched_off_waits_for_nothing(child: Any, tmp_path: Path) -> N
 
 
 def test_threads_that_start_at_once_start_once_and_none_waits(child: Any) -> None:
-    """The one that starts may wait for an import that another one is in the middle of when it asks."""
+    """The starting thread may wait for an import of a thread that asks, so that thread must not wait for the start."""
     code = (
         SLOW
         + """
@@ -183,7 +183,7 @@ print(len(reads), len(loading.plugin._waiting), len(answered))
     assert child(code).stdout == f"1 0\n1 {WAITING} 8\n"
 
 
-# The first file that is read takes its time.
+# Reading the first file takes until go_on is set.
 SLOW = """
 import os, sys, threading, time
 from dirac_perfpatch import background, extension_metadata, loading, status, toggles
@@ -198,8 +198,8 @@ toggles.draft = draft
 
 
 @pytest.mark.parametrize("asks", [True, False])
-def test_a_child_that_was_forked_in_the_middle_of_a_start_does_it_anew(child: Any, asks: bool) -> None:
-    """Whether it asks for the extensions again or not, it neither waits for ever nor stays half patched."""
+def test_a_child_that_was_forked_during_a_start_starts_anew(child: Any, asks: bool) -> None:
+    """Whether or not it asks for the extensions again, it neither hangs nor stays half patched."""
     code = f"""
 background._FIRST = 0.01
 thread = threading.Thread(target=extension_metadata)
@@ -225,8 +225,8 @@ print({{entry["state"] for entry in status()}}, len(reads))
     assert (answer.stdout.splitlines(), answer.stderr) == ([*child_said, "{'armed'} 1"], "")
 
 
-def test_an_import_in_the_start_that_another_thread_is_in_and_asks(child: Any, tmp_path: Path) -> None:
-    """Each would wait for the other."""
+def test_a_start_that_imports_a_module_whose_importing_thread_asks(child: Any, tmp_path: Path) -> None:
+    """If a call waited for the start, the two threads would wait for each other."""
     folder = tmp_path / "libraries"
     folder.mkdir()
     (folder / "wrapt.py").write_text("import sys\nsys.inside.set()\nsys.arming.wait(10)\nsys.ask()\n")
@@ -245,7 +245,7 @@ print(extension_metadata())
     assert child(SLOW + code, folder).stdout == ANSWER.replace('"', "'") + "\n"
 
 
-def test_a_signal_handler_that_asks_in_the_middle_of_a_start(child: Any) -> None:
+def test_a_signal_handler_that_asks_during_a_start(child: Any) -> None:
     code = """
 import signal
 signal.signal(signal.SIGALRM, lambda *_: (print(extension_metadata()), go_on.set()))
@@ -255,7 +255,7 @@ print(extension_metadata(), len(loading.plugin._waiting))
     assert child(SLOW + code).stdout == f"{{'priority': -8524}}\n{{'priority': -8524}} {WAITING}\n"
 
 
-def test_a_status_in_the_middle_of_a_start(child: Any) -> None:
+def test_a_status_during_a_start(child: Any) -> None:
     code = """
 real_take_up = loading.plugin._take_up
 def take_up(name):
@@ -270,7 +270,7 @@ print(extension_metadata(), {entry["state"] for entry in status()})
 
 
 def test_a_nonsense_word_in_the_variable_keeps_the_host_stock(child: Any) -> None:
-    """Also later, when the file is looked at, which would switch everything on."""
+    """Also later, when the file is read again, which would switch everything on."""
     code = """
 from dirac_perfpatch import live
 background._FIRST = live._PAUSE = live._SETTLING = 0.01
@@ -285,7 +285,7 @@ print({entry["state"] for entry in status()}, len(os.listdir("/proc/self/task"))
 
 
 def test_a_start_inside_a_start_does_not_hang(child: Any) -> None:
-    """Arming may import, and what that imports may look for extensions again."""
+    """A start may import a module that looks for extensions again."""
     code = """
 from dirac_perfpatch import extension_metadata, toggles
 real = toggles.draft
@@ -349,7 +349,7 @@ def _break(copy: Path, name: str, fault: str) -> None:
 def test_a_broken_module_of_a_patch_stops_that_patch_only(
     copy: Path, child: Any, tmp_path: Path, name: str, fault: str
 ) -> None:
-    """It is imported inside an import of the host, which goes on; and before that it bothers nobody."""
+    """It is imported inside an import of the host, which goes on; until then there is no message."""
     _break(copy, name, fault)
     broken = [name.partition("/")[2]]
     if broken[0] in ("_connections", "connection_checkout"):  # which the others import
@@ -371,7 +371,7 @@ def test_a_broken_module_of_a_patch_stops_that_patch_only(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_updating_is_told_when_it_is_needed(copy: Path, child: Any, tmp_path: Path, fault: str) -> None:
+def test_a_broken_updating_is_reported_when_it_is_needed(copy: Path, child: Any, tmp_path: Path, fault: str) -> None:
     _break(copy, "updating", fault)
     folder = _strange_host(tmp_path, [UPDATES])
     assert child(ASK, copy).stderr == ""
@@ -383,7 +383,7 @@ def test_a_broken_updating_is_told_when_it_is_needed(copy: Path, child: Any, tmp
 
 
 def _strange_host(tmp_path: Path, modules: Iterable[str]) -> Path:
-    """A folder with modules of these names and nothing in them."""
+    """A folder with empty modules of these names."""
     folder = tmp_path / "strange"
     for module in modules:
         path = folder.joinpath(*module.split("."))
@@ -437,7 +437,7 @@ def test_an_error_that_cannot_even_be_shown_does_not_reach_the_host(child: Any) 
 
 
 def test_a_start_that_raised_shows_in_the_status(child: Any) -> None:
-    """It must not look as if nothing had been tried."""
+    """It must not look as if no start had been tried."""
     code = "from dirac_perfpatch import toggles\ndef fail(*args):\n    raise RuntimeError('on purpose')\n"
     answer = child(code + "toggles.draft = fail\n" + ASK + STATES)
     states = json.loads(answer.stdout.splitlines()[1])
@@ -456,8 +456,8 @@ def test_a_start_that_raised_shows_in_the_status(child: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("break_start", ["", "loading.plugin.start = None", "toggles.SHIPPED = '/no/such/file'"])
-def test_a_missing_standard_error_is_no_reason_to_fail(child: Any, stream: str, break_start: str) -> None:
-    """And the line does not go to standard output instead, which scripts parse."""
+def test_a_start_without_standard_error(child: Any, stream: str, break_start: str) -> None:
+    """The line must not go to standard output instead, which scripts parse."""
     code = f"import sys\nfrom dirac_perfpatch import loading, toggles\n{break_start}\n{stream}\n{ASK}"
     assert child(code).stdout == ANSWER + "\n"
 
@@ -501,7 +501,7 @@ print(MySQL.ConnectionPool().get("db"), len(ReturnValues.S_ERROR("no")["CallStac
 
 
 @pytest.mark.parametrize("fault", ["raise ImportError('broken\\non purpose')", "def broken(:"])
-def test_a_broken_pyyaml_is_told_when_a_file_needs_it(child: Any, tmp_path: Path, fault: str) -> None:
+def test_a_broken_pyyaml_is_reported_when_a_file_needs_it(child: Any, tmp_path: Path, fault: str) -> None:
     folder = tmp_path / "libraries"
     folder.mkdir()
     (folder / "yaml.py").write_text(fault)
@@ -521,7 +521,7 @@ def _targets() -> list[Target]:
     return [target for patch in CATALOGUE for target in patch.targets]
 
 
-def test_every_patch_has_a_name_of_its_own_and_knows_its_targets() -> None:
+def test_names_and_targets_are_unique() -> None:
     assert len(set(NAMES)) == len(NAMES)
     places = [(module, target.attribute) for target in _targets() for module in target.modules]
     assert len(set(places)) == len(places)
@@ -530,7 +530,7 @@ def test_every_patch_has_a_name_of_its_own_and_knows_its_targets() -> None:
 
 
 def test_the_catalogue_waits_for_the_modules_of_the_targets() -> None:
-    """What is missing there is never patched."""
+    """A module that is missing there is never patched."""
     for patch, (name, modules) in zip(CATALOGUE, WAITED_FOR.items()):
         assert patch.name == name
         assert {module for target in patch.targets for module in target.modules} == set(modules)
@@ -538,7 +538,7 @@ def test_the_catalogue_waits_for_the_modules_of_the_targets() -> None:
 
 
 def test_no_patch_takes_a_strange_host_for_its_own(tmp_path: Path, child: Any) -> None:
-    """Modules of the right names with nothing in them: every patch says so, and changes nothing."""
+    """Empty modules of the right names: every patch fails with a message, and changes nothing."""
     modules = {module for target in _targets() for module in target.modules}
     folder = _strange_host(tmp_path, modules)
     code = f"""
@@ -556,6 +556,6 @@ print(all(set(vars(importlib.import_module(name))) <= set(before[name]) for name
 
 @pytest.mark.parametrize("name", ["dirac_perfpatch/cli.py", "dirac_perfpatch/__init__.py"])
 def test_the_copy_is_the_package(copy: Path, name: str) -> None:
-    """Otherwise the tests of broken modules would break nothing."""
+    """Otherwise the tests with broken modules would break nothing."""
     assert name in _sources(copy)
     assert {f"dirac_perfpatch/{path}.py" for path in (*BREAKABLE, *PATCH_MODULES)} <= set(_sources(copy))

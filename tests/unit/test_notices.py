@@ -1,4 +1,4 @@
-"""One line to the operator, once, and never a word where it does not belong."""
+"""Messages go to standard error only, one line each, once per process."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dirac_perfpatch.notices import say_once
 
 
 @pytest.fixture(autouse=True)
-def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def _forget_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "_said", {})
 
 
-def test_a_line_is_said_once_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_is_written_once_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     for text in ("one", "two", "one", "one", "two"):
         say_once(text)
     assert capsys.readouterr() == ("", "dirac-perfpatch: one\ndirac-perfpatch: two\n")
 
 
-def test_a_signal_handler_that_says_what_its_thread_is_saying(child: Any) -> None:
-    """It may come at any place in say_once: nothing there may wait for its own thread."""
+def test_a_signal_handler_that_writes_while_its_thread_is_writing(child: Any) -> None:
+    """It may come at any line of say_once, so nothing there may wait for its own thread."""
     answer = child(
         "import signal, sys\n"
         "from dirac_perfpatch.notices import say_once\n"
@@ -47,9 +47,9 @@ def test_a_text_of_several_lines_becomes_one(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == "dirac-perfpatch: first second third fourth\n"
 
 
-def test_many_threads_say_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_threads_write_a_line_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(dict):  # type: ignore[type-arg]
-        """Gives the others time between the look and the note."""
+        """Gives other threads time between the check and the note."""
 
         def __contains__(self, text: object) -> bool:
             found = super().__contains__(text)
@@ -113,7 +113,7 @@ class _Broken(io.StringIO):
 def test_without_a_standard_error_nothing_is_raised_and_nothing_is_written_elsewhere(
     stream: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Standard output above all: scripts parse it."""
+    """Above all not to standard output, which scripts parse."""
     if stream == "closed":
         stream = io.StringIO()
         stream.close()
@@ -123,7 +123,7 @@ def test_without_a_standard_error_nothing_is_raised_and_nothing_is_written_elsew
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_stream_that_cannot_show_a_character_is_no_reason_to_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_cannot_encode_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stderr", stream)
     say_once("the file /home/zoë/patches.yaml")

@@ -1,4 +1,4 @@
-"""A patch is put on when its module is there, taken off without a trace, and never in the host's way when it fails."""
+"""A patch is applied when its module is complete, taken off without a trace, and harmless to the host if it fails."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECRET = "password=hunter2"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def _forget_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "_said", {})
 
 
@@ -44,7 +44,7 @@ def _fitting(host: ModuleType) -> Fitting:
 
 
 def _wrapping(path: str, wrapper: Callable[..., Any]) -> Callable[[Fitting], None]:
-    """A wrapper gets the fitting first, then what wrapt gives it."""
+    """A wrapper gets the fitting first, then wrapt's arguments."""
     return lambda fitting: fitting.wrap(path, functools.partial(wrapper, fitting))
 
 
@@ -108,7 +108,7 @@ def _states(switch: Switch) -> list[Any]:
     return [status["state"], *(target["state"] for target in status["targets"])]
 
 
-# Put on and taken off
+# Applied and taken off
 
 
 def test_armed_applied_and_off_again(modules: Any) -> None:
@@ -140,7 +140,7 @@ def test_armed_applied_and_off_again(modules: Any) -> None:
 def test_a_module_that_another_thread_executes_by_hand_is_patched_when_it_is_complete(
     modules: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Put into sys.modules before it runs; found half there, it is looked at again."""
+    """It is in sys.modules before it is executed; a target that is found incomplete is tried again."""
     path = modules("host", "import sys\nsys.in_the_middle()\n" + HOST)
     arrived, go_on = threading.Event(), threading.Event()
     monkeypatch.setattr(sys, "in_the_middle", lambda: (arrived.set(), go_on.wait(10)), raising=False)
@@ -171,8 +171,8 @@ def test_taken_off_before_its_module_came(modules: Any) -> None:
     assert _states(switch) == ["off", "off"]
 
 
-def test_taken_off_while_its_module_is_being_told_of(module: Module) -> None:
-    """Another thread has fetched the callback already, and calls it after all."""
+def test_taken_off_while_its_callback_is_being_called(module: Module) -> None:
+    """Another thread has already fetched the callback, and calls it."""
     switch = _switch(_wrapping("Pool.get", _louder))
     switch.put_on()
     [(_, callback)] = imports._waiting
@@ -219,7 +219,7 @@ def test_every_kind_of_method(module: Module, path: str, call: Callable[[ModuleT
     assert vars(host.Pool)[path.partition(".")[2]] is original
 
 
-def test_what_somebody_put_over_ours_stays(module: Module) -> None:
+def test_a_wrapper_of_other_code_around_ours_stays(module: Module) -> None:
     host = module("host", HOST)
     switch = _switch(_wrapping("Pool.get", _louder))
     switch.put_on()
@@ -231,7 +231,7 @@ def test_what_somebody_put_over_ours_stays(module: Module) -> None:
     assert host.Pool().get("a") == "theirs a."
 
 
-def test_a_wrapper_keeps_the_face_of_the_original(module: Module) -> None:
+def test_a_wrapper_keeps_the_signature_and_source_of_the_original(module: Module) -> None:
     import inspect
 
     host = module("host", HOST)
@@ -255,7 +255,7 @@ def test_replace_and_back(module: Module) -> None:
     assert host.function is theirs
 
 
-def test_several_changes_are_taken_back_the_last_first(module: Module) -> None:
+def test_several_changes_are_undone_in_reverse_order(module: Module) -> None:
     host = module("host", HOST)
     original, fitting = host.function, _fitting(host)
     fitting.replace("function", lambda: "one")
@@ -265,7 +265,7 @@ def test_several_changes_are_taken_back_the_last_first(module: Module) -> None:
 
 
 def test_a_target_that_moved_between_releases(modules: Any) -> None:
-    """The second module only re-exports the first, so it is no place to patch."""
+    """The second module only re-exports the class, so it is not the place to patch."""
     modules("new_place", HOST)
     modules("old_place", "from new_place import Pool")
 
@@ -288,9 +288,10 @@ def test_a_target_that_moved_between_releases(modules: Any) -> None:
         del sys.modules["new_place"], sys.modules["old_place"]
 
 
-def test_once_a_target_is_found_its_other_places_are_not_waited_for(module: Module) -> None:
+@pytest.mark.parametrize("places", [("not_in_this_release", "host"), ("host", "not_in_this_release")])
+def test_once_a_target_is_found_its_other_places_are_not_waited_for(module: Module, places: tuple[str, str]) -> None:
     module("host", HOST)
-    switch = Switch(_patch(_target(_wrapping("Pool.get", _louder), modules=("not_in_this_release", "host"))), {})
+    switch = Switch(_patch(_target(_wrapping("Pool.get", _louder), modules=places)), {})
     switch.put_on()
     assert _states(switch) == ["applied", "applied"]
     waiting = dict(imports._waiting)
@@ -360,7 +361,7 @@ def test_a_host_that_has_the_change_itself(module: Module, capsys: pytest.Captur
         (ImportError("no wrapt"), "ImportError: no wrapt"),
     ],
 )
-def test_a_target_that_cannot_be_patched_stays_stock_and_is_told(
+def test_a_target_that_cannot_be_patched_stays_stock_and_is_reported(
     module: Module, step: str, error: Exception, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host = module("host", HOST)
@@ -387,9 +388,9 @@ def test_what_cannot_be_patched_is_named_by_the_module_that_was_found(
     assert "cannot patch host.Pool.get: strange" in capsys.readouterr().err
 
 
-def test_a_patch_that_fails_half_way_takes_back_what_it_did(module: Module) -> None:
+def test_a_patch_that_fails_half_way_undoes_its_changes(module: Module) -> None:
     host = module("host", HOST)
-    # Identities: what wrapt wraps is equal to what it wraps.
+    # Identities, because a wrapper of wrapt is equal to what it wraps.
     seen = [{name: id(value) for name, value in vars(owner).items()} for owner in (host, host.Pool)]
     code = host.function.__code__
 
@@ -407,7 +408,7 @@ def test_a_patch_that_fails_half_way_takes_back_what_it_did(module: Module) -> N
     assert host.function.__code__ is code
 
 
-def test_a_warning_is_said_and_shown_while_the_patch_is_on(module: Module, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_is_written_once_and_stays_in_status(module: Module, capsys: pytest.CaptureFixture[str]) -> None:
     module("host", HOST)
     switch = _switch(lambda fitting: fitting.warn("weaker than in stock"))
     switch.put_on()
@@ -440,7 +441,7 @@ def test_one_failed_target_does_not_hold_up_the_other(module: Module) -> None:
 
 @pytest.mark.parametrize("path", ["Missing.get", "Pool.missing", "missing", "Small.get", "Pool.get.deeper"])
 def test_a_path_that_the_host_does_not_have(module: Module, path: str) -> None:
-    """What a class inherits is not its own: wrapped there, it would miss the callers of its parent."""
+    """An inherited method does not count: wrapped there, it would miss the callers of the parent class."""
     fitting = _fitting(module("host", HOST))
     with pytest.raises(UnknownHost, match=f"host has no {path}"):
         fitting.resolve(path)
@@ -464,7 +465,7 @@ def _fail_once(guard: Guard, text: str = SECRET) -> None:
         guard.failed(error)
 
 
-def test_the_guard_counts_says_once_and_trips_at_its_limit(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_guard_counts_reports_once_and_trips_at_its_limit(capsys: pytest.CaptureFixture[str]) -> None:
     tripped: list[str] = []
     guard = Guard("a_patch", tripped.append)
     for count in range(1, Guard.LIMIT + 3):
@@ -479,7 +480,7 @@ def test_the_guard_counts_says_once_and_trips_at_its_limit(capsys: pytest.Captur
     assert SECRET not in lines[0] + tripped[0]
 
 
-def test_the_guard_says_each_place_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_guard_reports_each_place_once(capsys: pytest.CaptureFixture[str]) -> None:
     guard = Guard("a_patch", lambda reason: None)
     _fail_once(guard)
     try:
@@ -512,7 +513,7 @@ def test_many_threads_that_fail_trip_it_once() -> None:
 
 
 def test_a_tripped_patch_is_off_for_good(module: Module, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also for a bound method that somebody fetched before, and the status says why."""
+    """Also for a bound method that was fetched before; and status says why."""
     host = module("host", HOST)
     original = vars(host.Pool)["get"]
     switch = _switch(_wrapping("Pool.get", _failing))
@@ -551,7 +552,7 @@ def test_a_tripped_patch_is_not_put_on_again(module: Module) -> None:
     assert host.Pool().get("a") == "a."
 
 
-def test_a_patch_that_cannot_be_taken_off_is_off_all_the_same(module: Module) -> None:
+def test_a_patch_that_cannot_be_taken_off_passes_calls_through(module: Module) -> None:
     host = module("host", HOST)
 
     def fail() -> None:
@@ -567,10 +568,10 @@ def test_a_patch_that_cannot_be_taken_off_is_off_all_the_same(module: Module) ->
     switch.trip("for a reason")
     assert host.Pool().get("a") == "a."
     status = switch.status()
-    assert (status["state"], status["reason"]) == ("tripped", "for a reason; taking it off failed with OSError")
+    assert (status["state"], status["reason"]) == ("tripped", "for a reason; cannot be taken off: OSError")
 
 
-# Functions that anybody may hold
+# Functions that any code may hold
 
 
 def _shouting(stock: Callable[..., str]) -> Callable[..., str]:
@@ -607,7 +608,7 @@ def test_take_over_reaches_every_caller_and_leaves_the_function_as_it_was(module
         assert original.__code__ is code
 
 
-def test_take_over_passes_on_what_the_function_is_given(module: Module) -> None:
+def test_take_over_passes_the_arguments_on(module: Module) -> None:
     host = module("host", "def function(a, b='b', *more, c='c', **named):\n    return a + b + c + repr((more, named))")
     calls: list[tuple[tuple[str, ...], dict[str, str]]] = [
         (("x",), {}),
@@ -622,7 +623,7 @@ def test_take_over_passes_on_what_the_function_is_given(module: Module) -> None:
         host.function()
 
 
-def test_take_over_leaves_what_somebody_else_put_in(module: Module) -> None:
+def test_take_over_leaves_code_that_other_code_assigned(module: Module) -> None:
     host = module("host", HOST)
     fitting = _fitting(host)
     fitting.take_over("function", _shouting)
