@@ -29,8 +29,10 @@ UNIT = [
     *("scipy>=1.7", "ddsketch>=2", "matplotlib>=3.6"),
 ]
 MONITORING = [*UNIT, "prometheus_client>=0.20"]
-# Two at a time: the machines that this must pass on have two cores.
-WORKERS = 2
+# The machines that this must pass on have two cores. Tests with hosts wait for a third of their time.
+WORKERS, HOST_WORKERS = 2, 3
+# What may depend on the Python as well as on the release.
+SHORT = ("test_loading.py", "test_seventeen_questions.py", "test_taking_off.py", "test_error_stack.py")
 
 
 class Stage:
@@ -101,13 +103,15 @@ def _monitoring() -> Stage:
     return Stage("monitoring tests, Debian's Prometheus", run)
 
 
-def _with_host(kind: str, release: str, version: str, modules: Path) -> Stage:
+def _with_host(kind: str, release: str, version: str, modules: Path, files: Sequence[str] = ("",)) -> Stage:
     def run() -> tuple[int, str]:
         host = hosts.environment(release, version, label="tests")
         # Without the working directory, the checkout, on the path: it would come before the plugin that is installed.
         pytest = "import sys; sys.path.remove(''); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
         arguments = [host.python, "-c", pytest, "--rootdir", CHECKOUT, "-c", CHECKOUT / "pyproject.toml"]
-        return command([*arguments, CHECKOUT / "tests" / kind], hosts.clean_environment(PYTHONPATH=str(modules)))
+        arguments += [] if release == hosts.COMPARED else ["-m", "not once"]
+        arguments += [CHECKOUT / "tests" / kind / file for file in files]
+        return command(arguments, hosts.clean_environment(PYTHONPATH=str(modules)))
 
     return Stage(f"{kind} tests, DIRAC {release}, Python {version}", run)
 
@@ -165,10 +169,13 @@ def main() -> None:
     _run_all([_unit(version) for version in python_interpreters()], done)
     _run_all([_monitoring()], done)
     matrix = hosts.matrix()
-    _run_all([_install(*pair) for pair in matrix], done, workers=1)
+    oldest = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
+    _run_all([_install(*pair) for pair in dict.fromkeys([*matrix, oldest])], done, workers=1)
     modules = library(make("perfpatch-library-") / "library", "lab")
-    for kind in ("host", "service"):
-        _run_all([_with_host(kind, *pair, modules) for pair in matrix], done)
+    with_hosts = [_with_host(kind, *pair, modules) for kind in ("host", "service") for pair in reversed(matrix)]
+    if oldest not in matrix:
+        with_hosts.append(_with_host("host", *oldest, modules, SHORT))
+    _run_all(with_hosts, done, HOST_WORKERS)
     _run_all([_uninstall(release) for release in hosts.RELEASES], done)
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
     _run_all([Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))], done)

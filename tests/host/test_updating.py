@@ -258,17 +258,20 @@ def expect_left_out(updated: Updated, stock: set[str], why: str) -> None:
     assert why in notice
 
 
+@pytest.mark.once
 def test_a_plugin_that_pip_cannot_find_is_left_out(updates: Updates, stock: set[str]) -> None:
     updates.plugin_is_from({})
     expect_left_out(updates.run(), stock, f"requirement dirac-perfpatch=={VERSION}")
 
 
+@pytest.mark.once
 def test_a_plugin_that_asks_for_another_dirac_is_left_out(updates: Updates, stock: set[str], tmp_path: Path) -> None:
     demanding = write_wheel(tmp_path / "wheels", "dirac-perfpatch", VERSION, requires=["DIRACCommon>=10"])
     updates.plugin_is_from({"url": demanding.as_uri(), "archive_info": {}})
     expect_left_out(updates.run(), stock, "conflicting dependencies")
 
 
+@pytest.mark.once
 def test_a_plugin_that_is_another_version_by_now_is_left_out(updates: Updates, stock: set[str], tmp_path: Path) -> None:
     files = {
         "dirac_perfpatch/__init__.py": "def extension_metadata(): return {'priority': 1}",
@@ -282,6 +285,7 @@ def test_a_plugin_that_is_another_version_by_now_is_left_out(updates: Updates, s
     assert not list(updated.prefix.glob("lib/python3*/site-packages/dirac_perfpatch*"))
 
 
+@pytest.mark.once
 def test_a_plugin_that_does_not_load_there_is_taken_out_again(
     updates: Updates, stock: set[str], tmp_path: Path
 ) -> None:
@@ -296,6 +300,7 @@ def test_a_plugin_that_does_not_load_there_is_taken_out_again(
     assert not list(updated.prefix.glob("lib/python3*/site-packages/dirac_perfpatch*"))
 
 
+@pytest.mark.once
 def test_a_download_that_hangs_is_given_up(updates: Updates, stock: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(updating, "_INSTALL", 2)
     monkeypatch.setattr(updating, "_LEAST", 0)
@@ -347,6 +352,7 @@ def test_names_the_plugin_by_where_it_came_from(
     assert (version, " ".join(arguments)) == (VERSION, requirement)
 
 
+@pytest.mark.once
 def test_has_a_switch_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "patches.yaml"
     path.write_text("keep_on_update: off")

@@ -15,7 +15,7 @@ import pytest
 import dirac_perfpatch
 from lab.folder import CHECKOUT
 
-pytestmark = pytest.mark.patched
+pytestmark = [pytest.mark.patched, pytest.mark.once]
 
 # `path`: and the block below it.
 _BLOCK = re.compile(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
