@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dirac_perfpatch import database, loading, preview, status, toggles
+from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patches import CATALOGUE
 from dirac_perfpatch.patches._connections import no_connecting
 from dirac_perfpatch.patching import APPLIED, ARMED, FAILED, STOOD_DOWN, TRIPPED, Database, NotAsked, Patch
@@ -29,8 +30,8 @@ refused; 2 there is no DIRAC here, the toggles or the database cannot be used, o
 _answers: TextIO = sys.stdout
 
 
-class _NoHost(Exception):
-    pass
+class _Refused(OperatorError):
+    """The command is refused: exit code 1, not 2."""
 
 
 def _tell(text: str) -> None:
@@ -56,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The host logs to standard output, which is for the answer: its logger gets standard error for it.
         with contextlib.redirect_stdout(sys.stderr):
             return int(options.run(options))
-    except (_NoHost, database.NoDatabase) as error:
+    except OperatorError as error:
         print(f"dirac-perfpatch: {error}", file=sys.stderr)
-        return UNUSABLE
+        return BAD if isinstance(error, _Refused) else UNUSABLE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,7 +138,7 @@ def _load_host() -> str:
         importlib.import_module("DIRAC.Core.Utilities.Extensions").extensionsByPriority()
         return str(sys.modules["DIRAC"].version)
     except ImportError as error:
-        raise _NoHost(f"no DIRAC can be imported by {sys.executable}: {error}") from None
+        raise OperatorError(f"no DIRAC can be imported by {sys.executable}: {error}") from None
 
 
 def _load_targets() -> dict[str, str]:
@@ -307,14 +308,15 @@ def _report(options: argparse.Namespace) -> int:
         if options.html:
             from dirac_perfpatch.comparison.page import as_html
     except ImportError as error:
-        raise _NoHost(f"the report needs more libraries ({error}): pip install 'dirac-perfpatch[report]'") from None
+        raise OperatorError(
+            f"the report needs more libraries ({error}): pip install 'dirac-perfpatch[report]'"
+        ) from None
     found = build(folders, read_spools(folders))
     wanted = {"html": options.html, "json": options.json, "csv": options.csv}
     for name, path in wanted.items():
         if path:
             text = as_html(found) if name == "html" else as_json(found) if name == "json" else as_csv(found)
-            if not _write(path, text):
-                return UNUSABLE
+            _write(path, text)
     if "-" not in wanted.values():
         _tell(as_text(found))
     if not found.processes:
@@ -326,21 +328,19 @@ def _spool() -> str:
     _load_host()
     folder = loading.plugin.spool()
     if folder is None:
-        raise _NoHost("this DIRAC does not say where its root is; name the folder of the spool")
+        raise OperatorError("this DIRAC does not say where its root is; name the folder of the spool")
     return folder
 
 
-def _write(path: str, text: str) -> bool:
+def _write(path: str, text: str) -> None:
     if path == "-":
         _tell(text)
-        return True
+        return
     try:
         with open(path, "w", encoding="utf-8") as file:
             file.write(text + "\n")
     except OSError as error:
-        print(f"dirac-perfpatch: {path} cannot be written: {error.strerror}", file=sys.stderr)
-        return False
-    return True
+        raise OperatorError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _file() -> str:
@@ -348,46 +348,42 @@ def _file() -> str:
     _load_host()
     path = os.environ.get(toggles.FILE_VARIABLE) or toggles.default_path(sys.modules["DIRAC"].rootPath)
     if path is None:
-        raise _NoHost("this DIRAC does not say where its root is; name a file with " + toggles.FILE_VARIABLE)
+        raise OperatorError("this DIRAC does not say where its root is; name a file with " + toggles.FILE_VARIABLE)
     return path
 
 
 def _set(options: argparse.Namespace) -> int:
     path = options.file or _file()
     there = _change(path, options.settings)
-    if there is None:
-        return BAD
     _tell(f"{'changed' if there else 'wrote'} {path}: {', '.join(options.settings)}")
     return OK
 
 
 def _init(options: argparse.Namespace) -> int:
     path = _file()
-    there = _change(path, ())
-    if there:
-        print(f"dirac-perfpatch: {path} exists already and was not changed", file=sys.stderr)
-    if there is not False:
-        return BAD
+    if _change(path, ()):
+        raise _Refused(f"{path} exists already and was not changed")
     _tell(f"wrote {path}")
     return OK
 
 
-def _change(path: str, settings: Sequence[str]) -> bool | None:
-    """Returns whether the file was there; None if it cannot be changed."""
+def _change(path: str, settings: Sequence[str]) -> bool:
+    """Change or make the file. Returns: whether it existed."""
     from dirac_perfpatch import editing
 
     try:
         return editing.change(path, settings)
-    except editing.EditError as error:
-        print(f"dirac-perfpatch: {error}", file=sys.stderr)
-        return None
+    except OperatorError as error:
+        raise _Refused(str(error)) from None
 
 
 def _export(options: argparse.Namespace) -> int:
     try:
         from dirac_perfpatch.comparison import exporter
     except ImportError as error:
-        raise _NoHost(f"the export needs one more library ({error}): pip install 'dirac-perfpatch[export]'") from None
+        raise OperatorError(
+            f"the export needs one more library ({error}): pip install 'dirac-perfpatch[export]'"
+        ) from None
     spool = options.spool or Path(_spool())
 
     def ready(port: int) -> None:
@@ -397,8 +393,7 @@ def _export(options: argparse.Namespace) -> int:
     try:
         exporter.serve(spool, options.address, options.port, ready)
     except (OSError, OverflowError) as error:
-        print(f"dirac-perfpatch: cannot listen on {options.address}:{options.port}: {error}", file=sys.stderr)
-        return UNUSABLE
+        raise OperatorError(f"cannot listen on {options.address}:{options.port}: {error}") from None
     return OK
 
 

@@ -7,6 +7,7 @@ import configparser
 import re
 from collections.abc import Mapping
 
+from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patching import Database
 
 HELP = (
@@ -14,10 +15,6 @@ HELP = (
 )
 _SECTION = "client"
 _KEYS = ("user", "password", "database")
-
-
-class NoDatabase(Exception):
-    """Nothing says how to connect; the text says what is wrong, and no password."""
 
 
 def find(text: str) -> Database:
@@ -31,7 +28,7 @@ def find(text: str) -> Database:
         The database. Nothing has connected to it.
 
     Raises:
-        NoDatabase: Nothing says so.
+        OperatorError: Nothing says so.
     """
     return _configured(text) if re.fullmatch(r"\w+/\w+", text) else _in_file(text)
 
@@ -42,9 +39,9 @@ def _configured(name: str) -> Database:
     try:
         answer = getDBParameters(name)
     except Exception as error:  # 8.0 raises for a system that it does not know
-        raise NoDatabase(f"--db {name}: DIRAC's configuration cannot tell: {error}") from None
+        raise OperatorError(f"--db {name}: DIRAC's configuration cannot tell: {error}") from None
     if not answer["OK"]:
-        raise NoDatabase(f"--db {name}: {answer['Message']}; a file is named with its folder, as ./{name}")
+        raise OperatorError(f"--db {name}: {answer['Message']}; a file is named with its folder, as ./{name}")
     found = answer["Value"]
     return Database(found["Host"], found["Port"], found["User"], found["Password"], found["DBName"])
 
@@ -57,21 +54,21 @@ def _in_file(path: str) -> Database:
             parser.read_file(file)
     except OSError as error:
         # Not what was said: it may be a password, as in earlier releases.
-        raise NoDatabase(f"--db: {error.strerror}; it takes {HELP}") from None
+        raise OperatorError(f"--db: {error.strerror}; it takes {HELP}") from None
     except (configparser.Error, ValueError):  # their texts quote the file
-        raise NoDatabase(f"--db {path}: is no MySQL option file") from None
+        raise OperatorError(f"--db {path}: is no MySQL option file") from None
     if not parser.has_section(_SECTION):
-        raise NoDatabase(f"--db {path}: has no section [{_SECTION}]")
+        raise OperatorError(f"--db {path}: has no section [{_SECTION}]")
     return _described(path, {key: _unquoted(value or "") for key, value in parser.items(_SECTION)})
 
 
 def _described(path: str, client: Mapping[str, str]) -> Database:
     missing = [key for key in _KEYS if not client.get(key)]
     if missing:
-        raise NoDatabase(f"--db {path}: [{_SECTION}] has no {', '.join(missing)}")
+        raise OperatorError(f"--db {path}: [{_SECTION}] has no {', '.join(missing)}")
     port = client.get("port") or "3306"
     if not port.isdecimal():
-        raise NoDatabase(f"--db {path}: the port in [{_SECTION}] is no number")
+        raise OperatorError(f"--db {path}: the port in [{_SECTION}] is no number")
     return Database(client.get("host") or "localhost", int(port), *(client[key] for key in _KEYS))
 
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from dirac_perfpatch import host, imports, patches, toggles
 from dirac_perfpatch.background import Background
-from dirac_perfpatch.notices import say_once
+from dirac_perfpatch.notices import OperatorError, say_once
 from dirac_perfpatch.patching import FAILED, OFF, Switch
-from dirac_perfpatch.toggles import ComparisonToggles, Draft, Toggle, ToggleError, Toggles
+from dirac_perfpatch.toggles import Toggle, Toggles
 
 if TYPE_CHECKING:
     from dirac_perfpatch.comparison.running import Comparisons
@@ -42,8 +42,7 @@ class Plugin:
         self.switches: dict[str, Switch] = {}
         self.toggles: dict[str, Toggle] = {}
         self.background = Background(self._look_again, last=self._write_states)
-        self._first: Draft | None = None  # what was read at the start; None if it could not be used
-        self._comparison: ComparisonToggles | None = None
+        self._wanted: Toggles | None = None  # the last ones applied; None if none could be used
         self._keeps = False
         # Called when a module comes that a patch waits for: by name of patch, with the names of the modules.
         self._waiting: dict[str, tuple[tuple[str, ...], Callable[..., None]]] = {}
@@ -69,10 +68,9 @@ class Plugin:
                 self.source = toggles.find(host.root_path())
                 if len(self._claims) == 1:  # such a child has got its thread already
                     self.background.start()
-                self._first = toggles.draft(self.source)
-                self.apply(self._first.toggles())
+                self.apply(toggles.read(self.source))
         except Exception as error:
-            self.problem = str(error) if isinstance(error, ToggleError) else f"{type(error).__name__}: {error}"
+            self.problem = str(error) if isinstance(error, OperatorError) else f"{type(error).__name__}: {error}"
             say_once(f"{self.problem}; DIRAC runs unpatched")
         self._started = True
 
@@ -88,7 +86,7 @@ class Plugin:
         Returns:
             What has changed, in words.
         """
-        self.source, self.problem, self._comparison = wanted.source, "", wanted.comparison
+        self.source, self.problem, self._wanted = wanted.source, "", wanted
         changes = []
         for name, toggle in wanted.patches.items():
             self.toggles[name] = toggle
@@ -107,7 +105,9 @@ class Plugin:
         """What of a toggle makes a difference."""
         if not toggle.on:
             return (toggle.mode,)
-        return (*toggle, self._comparison) if toggle.mode == toggles.AB else (toggle.mode, toggle.options)
+        if toggle.mode == toggles.AB and self._wanted:
+            return (*toggle, self._wanted.spool, self._wanted.check_one_in)
+        return toggle.mode, toggle.options
 
     def _take_up(self, name: str) -> None:
         if name in self.switches:
@@ -133,8 +133,8 @@ class Plugin:
         if toggle.on:
             switch.configure(toggle.options)
         if toggle.mode == toggles.AB:
-            check_one_in = self._comparison.check_one_in if self._comparison else 0
-            self._comparisons().begin(switch, toggle.trial, check_one_in, self.spool())
+            check_one_in = self._wanted.check_one_in if self._wanted else 0
+            self._comparisons().begin(switch, toggle, check_one_in, self.spool())
         elif toggle.on:
             switch.put_on()
 
@@ -142,7 +142,7 @@ class Plugin:
         """The folder for what is recorded: that of the toggles, or of the installation; None if there is neither."""
         from dirac_perfpatch.comparison.spool import default_folder
 
-        return (self._comparison.spool if self._comparison else "") or default_folder(host.root_path())
+        return (self._wanted.spool if self._wanted else "") or default_folder(host.root_path())
 
     def _comparisons(self) -> Comparisons:
         from dirac_perfpatch.comparison.running import Comparisons  # only in processes that compare something
@@ -179,7 +179,7 @@ class Plugin:
         from dirac_perfpatch.live import Follower
 
         if self._follower is None:
-            self._follower = Follower(self.apply, self._first, self.source, self.problem)
+            self._follower = Follower(self.apply, self._wanted, self.source, self.problem)
         return self._follower
 
     def _wait(self, name: str, modules: tuple[str, ...], load: Callable[[str], None]) -> None:

@@ -11,6 +11,10 @@ import sys
 _said: dict[str, object] = {}
 
 
+class OperatorError(Exception):
+    """Something that the operator can put right. The text names the place and says what would be right."""
+
+
 def say_once(text: str) -> None:
     """Say it, unless this process did so already. Never raises.
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import distribution
 from typing import Any
 
-from dirac_perfpatch.notices import say_once
+from dirac_perfpatch.notices import OperatorError, say_once
 from dirac_perfpatch.patching import Database, Fitting, NotAsked, Patch, Switch, Target, UnknownHost
 
 _MODULE = "DIRAC.FrameworkSystem.Service.SystemAdministratorHandler"
@@ -45,10 +45,6 @@ print(ours.version)
 """
 
 
-class _NotKept(Exception):
-    """Why the plugin is not in the new environment, for the operator."""
-
-
 class _Update:
     """The wrapper of export_updateSoftware."""
 
@@ -65,7 +61,7 @@ class _Update:
                 prefix = os.path.join(pro, f"{platform.system()}-{platform.machine()}")
                 say_once(f"keep_on_update: {_keep(prefix, started)}")
         except Exception as error:
-            why = str(error) if isinstance(error, _NotKept) else f"{type(error).__name__}: {error}"
+            why = str(error) if isinstance(error, OperatorError) else f"{type(error).__name__}: {error}"
             say_once(f"keep_on_update: DIRAC is updated, but {prefix} is without the plugin: {why}; install it by hand")
         return answer
 
@@ -81,20 +77,20 @@ def _keep(prefix: str, started: float) -> str:
         What was done, for the operator.
 
     Raises:
-        _NotKept: The plugin is not in the environment, and why.
+        OperatorError: The plugin is not in the environment, and why.
     """
     if os.path.samefile(prefix, sys.prefix) or _metadata(prefix):
         return f"nothing to do, the plugin is in {prefix} already"
     now = time.monotonic()
     deadline = min(now + _INSTALL, started + _CALLER_WAITS - _CLEAN_UP)
     if deadline - now < _LEAST:
-        raise _NotKept("the update took so long that no time is left before the caller gives up")
+        raise OperatorError("the update took so long that no time is left before the caller gives up")
     version, requirement = _ourselves()
     try:
         _install(prefix, requirement, deadline)
         came = _run(prefix, ("-c", _LOAD), deadline + _CLEAN_UP / 2).strip()
         if came != version:
-            raise _NotKept(f"{requirement[-1]} is {came} by now, and {version} is running here")
+            raise OperatorError(f"{requirement[-1]} is {came} by now, and {version} is running here")
     except BaseException:
         _remove(prefix)
         raise
@@ -161,7 +157,7 @@ def _run(prefix: str, arguments: Sequence[str], deadline: float) -> str:
         What it wrote to standard output.
 
     Raises:
-        _NotKept: It failed or was killed.
+        OperatorError: It failed or was killed.
     """
     import signal
     import subprocess  # not at the top: see json
@@ -183,11 +179,11 @@ def _run(prefix: str, arguments: Sequence[str], deadline: float) -> str:
             # The whole session: children of pip's would go on, and we would wait for them to close the pipes.
             os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
-                raise _NotKept("it took too long and was stopped") from None
+                raise OperatorError("it took too long and was stopped") from None
             raise
     if process.returncode:
         lines = errors.strip().splitlines() or [f"it ended with code {process.returncode}"]
-        raise _NotKept(next((line for line in lines if line.startswith("ERROR")), lines[-1]))
+        raise OperatorError(next((line for line in lines if line.startswith("ERROR")), lines[-1]))
     return output
 
 

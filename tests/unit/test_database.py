@@ -9,6 +9,7 @@ import pytest
 from conftest import Write
 
 from dirac_perfpatch import cli, database
+from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patching import Database
 
 SECRET = "s3cr:t%(x)s#='"
@@ -29,7 +30,7 @@ password = another
 
 def refusal(text: str) -> str:
     """What is said of a database that cannot be found."""
-    with pytest.raises(database.NoDatabase) as caught:
+    with pytest.raises(OperatorError) as caught:
         database.find(text)
     assert SECRET not in "".join(traceback.format_exception(None, caught.value, caught.tb))
     return str(caught.value)

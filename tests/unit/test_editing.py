@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dirac_perfpatch import editing, toggles
-from dirac_perfpatch.editing import EditError, change, edited
+from dirac_perfpatch.editing import change, edited
+from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patches import WAITED_FOR
 
 SHIPPED = Path(toggles.SHIPPED).read_text(encoding="utf-8")
@@ -70,8 +71,8 @@ def test_one_setting_changes_one_thing(before: str, setting: str, after: str) ->
 def test_settings_are_judged_together(file: Path) -> None:
     wanted = ["comparison.by=call", "connection_checkout=ab", "connection_checkout.by=process"]
     file.write_text(edited(PATH, SHIPPED, wanted))
-    assert toggles.draft(str(file)).toggles().patches["connection_checkout"].trial.by == "process"
-    with pytest.raises(EditError, match="connection_checkout cannot be compared by call"):
+    assert toggles.read(str(file)).patches["connection_checkout"].by == "process"
+    with pytest.raises(OperatorError, match="connection_checkout cannot be compared by call"):
         edited(PATH, SHIPPED, wanted[:2])
 
 
@@ -98,11 +99,11 @@ def test_a_wrong_setting_is_told_and_changes_nothing(file: Path, setting: str, e
         if "\n" in setting
         else "patches:\n  dms_helpers: on\n"
     )
-    with pytest.raises(EditError) as caught:
+    with pytest.raises(OperatorError) as caught:
         edited(PATH, text, [setting])
     assert str(caught.value).startswith(error)
     file.write_text(text)
-    with pytest.raises(EditError):
+    with pytest.raises(OperatorError):
         change(str(file), ["enabled=off", setting])
     assert file.read_text() == text
     assert os.listdir(file.parent) == [file.name]
@@ -124,15 +125,15 @@ def test_a_wrong_setting_is_told_and_changes_nothing(file: Path, setting: str, e
     ],
 )
 def test_a_style_that_cannot_be_edited_is_told(text: str, setting: str) -> None:
-    toggles.draft(PATH, text)
-    with pytest.raises(EditError) as caught:
+    toggles.read(PATH, text)
+    with pytest.raises(OperatorError) as caught:
         edited(PATH, text, [setting])
     assert str(caught.value) == f"{PATH} is written in a style that cannot be edited line by line; change it by hand"
 
 
 def test_a_broken_file_is_told_with_its_line(file: Path) -> None:
     file.write_text("enabled: on\npatchs:\n  error_stack: on\n")
-    with pytest.raises(EditError) as caught:
+    with pytest.raises(OperatorError) as caught:
         change(str(file), ["error_stack=off"])
     assert str(caught.value) == f"{file}:2: unknown key 'patchs'; did you mean patches?; it was not changed"
 
@@ -226,7 +227,7 @@ def test_a_lock_that_is_not_given_back_is_told(tmp_path: Path, monkeypatch: pyte
     folder = os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_SH)
-        with pytest.raises(EditError) as caught:
+        with pytest.raises(OperatorError) as caught:
             change(str(path), ["enabled=off"])
     finally:
         os.close(folder)
@@ -256,12 +257,13 @@ def test_a_full_disk_leaves_the_old_file_or_none(tmp_path: Path, child: Any, the
         path.write_text(SHIPPED)
     code = f"""
 import resource, signal
-from dirac_perfpatch.editing import EditError, change
+from dirac_perfpatch.editing import change
+from dirac_perfpatch.notices import OperatorError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 try:
     change({str(path)!r}, ["error_stack=off"])
-except EditError as error:
+except OperatorError as error:
     print(error)
 """
     assert child(code).stdout == f"{path} cannot be written: File too large\n"
@@ -342,7 +344,7 @@ def test_an_attribute_that_may_not_be_set(
     if kept:
         assert change(str(path), ["enabled=off"])
     else:
-        with pytest.raises(EditError) as caught:
+        with pytest.raises(OperatorError) as caught:
             change(str(path), ["enabled=off"])
         assert str(caught.value) == f"{path} cannot be written: Operation not permitted"
     assert path.read_text() == ("enabled: off\n" if kept else "enabled: on\n")
@@ -444,29 +446,28 @@ def _settings(draw: st.DrawFn) -> str:
     )
 
 
-def _said(draft: toggles.Draft) -> dict[str, object]:
+def _said(found: toggles.Toggles) -> dict[str, object]:
     """Each thing that can be set, by its name as a setting."""
-    found: dict[str, object] = {"enabled": draft.enabled, "keep_on_update": draft.keep_on_update}
-    for name, wish in draft.patches.items():
-        found[name] = wish.mode
-        found.update({f"{name}.{key}": value for key, value in {**wish.options, **wish.trial}.items()})
-    for part in (draft.trial, draft.comparison):
-        found.update({f"comparison.{key}": value for key, value in part._asdict().items()})
-    return found
+    names = {
+        f"{part}.{key}".removesuffix(".enabled").removeprefix("."): value
+        for part, said in found.settings.items()
+        for key, value in said.items()
+    }
+    return {"enabled": names.pop(""), **names}
 
 
 @pytest.mark.simulation
 @settings(max_examples=300)
 @given(_files(), _settings())
 def test_whatever_the_file_only_the_setting_changes_and_all_comments_stay(text: str, setting: str) -> None:
-    before = _said(toggles.draft(PATH, text))
+    before = _said(toggles.read(PATH, text))
     changed = edited(PATH, text, [setting])
-    after = _said(toggles.draft(PATH, changed))
+    after = _said(toggles.read(PATH, changed))
     name, _, word = setting.partition("=")
     value = after.pop(name)
     before.pop(name, None)
     assert after == before
-    assert (str(value) if name != "enabled" else "on" if value else "off") == word
+    assert ({True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)) == word
     # Lines are changed in their value, or added; none is lost, and none of the others is touched.
     old, new = text.splitlines(), changed.splitlines()
     assert [line for line in old if line.strip()[:1] in ("#", "")] == [

@@ -111,10 +111,10 @@ def look():
 STAYS = "the toggles stay as they are"
 ENOENT = "FILE: cannot be read: No such file or directory"
 NOTHING = "FILE: says nothing; write `enabled: on` alone for the defaults, or `enabled: off`"
-LESS = "FILE: leaves out what it said before, and {}; complete it; write `enabled: on` alone for the defaults"
-NO_ENABLED = LESS.format("has no line `enabled:`, as if it was cut off")
-CUT = LESS.format("ends in the middle of a line, as if it was cut off there")
-BEGINNING = LESS.format("is the beginning of what it was, as if it was cut off there")
+LESS = "FILE: lacks what it said before, and {}; complete it, or write `enabled: on` alone for the defaults"
+NO_ENABLED = LESS.format("has no line `enabled:`, as if truncated")
+CUT = LESS.format("ends in the middle of a line, as if truncated")
+BEGINNING = LESS.format("is the beginning of its former text, as if truncated")
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ until("applied")
 write("enabled: off\\n")
 until("off")
 switch = loading.plugin.switches.pop("error_stack")  # as if its module had not come yet
-wanted = loading.toggles.draft(loading.toggles.SHIPPED).toggles()
+wanted = loading.toggles.read(loading.toggles.SHIPPED)
 real = loading.plugin._set
 inside = threading.Event()
 def slow(switch, toggle):
@@ -365,7 +365,7 @@ loading.plugin.toggles["error_stack"] = wanted.patches["error_stack"]
 thread = threading.Thread(target=loading.plugin._load, args=("error_stack",))
 thread.start()
 inside.wait()
-loading.plugin.apply(loading.toggles.draft("FILE", "enabled: off").toggles())
+loading.plugin.apply(loading.toggles.read("FILE", "enabled: off"))
 thread.join()
 print(loading.plugin.switches["error_stack"].status()["state"], host.traceback is traceback)
 """
@@ -378,7 +378,7 @@ def test_only_what_makes_a_difference_is_touched(run: Any) -> None:
 until("applied")
 loading.plugin.background._pause()
 def apply(text):
-    print(loading.plugin.apply(loading.toggles.draft("FILE", text).toggles()))
+    print(loading.plugin.apply(loading.toggles.read("FILE", text)))
 apply("comparison:\\n  share: 0.1\\n")
 apply("patches:\\n  error_stack: ab\\ncomparison:\\n  share: 0.1\\n")
 apply("patches:\\n  error_stack: ab\\ncomparison:\\n  share: 0.2\\n")
@@ -453,21 +453,21 @@ file.write_text("patches:\\n  error_stack: on\\n")
 assert follower.look() == live._SETTLING
 assert follower._read is None
 assert follower.look() == live._PAUSE
-print(follower._draft.patches["error_stack"].mode)
-real = loading.toggles.draft_again
-def draft_again(*args):
+print(follower._file.patches["error_stack"].mode)
+real = loading.toggles.read_again
+def read_again(*args):
     found = real(*args)
     file.write_text("patches:\\n  error_stack: off\\n")
     return found
-loading.toggles.draft_again = draft_again
+loading.toggles.read_again = read_again
 file.write_text("patches:\\n  error_stack: ab\\n# longer\\n")
 follower.look()
 follower.look()
-loading.toggles.draft_again = real
+loading.toggles.read_again = real
 follower.look()
-print(follower._draft.patches["error_stack"].mode)
+print(follower._file.patches["error_stack"].mode)
 follower.look()
-print(follower._draft.patches["error_stack"].mode)
+print(follower._file.patches["error_stack"].mode)
 """
     # The thread of the process itself is kept out of it.
     code = "loading.plugin.background._pause()\n" + code
@@ -798,7 +798,7 @@ def test_however_often_the_folder_changes_there_is_one_thread(run: Any, tmp_path
 loading.plugin.background._pause()
 for number in range(30):
     text = f"patches:\\n  error_stack: ab\\ncomparison:\\n  spool: {tmp_path}/spool{{number}}\\n"
-    loading.plugin.apply(loading.toggles.draft("FILE", text).toggles())
+    loading.plugin.apply(loading.toggles.read("FILE", text))
 print(len(os.listdir("/proc/self/task")))
 """
     assert run(code)[0] == ["2"]
