@@ -1,6 +1,6 @@
-"""What the host's own Configuration System says about us, in the section PerfPatch of its /Operations.
+"""Our section, PerfPatch, of /Operations in the host's Configuration System.
 
-The host's modules are looked at when the host has imported them, and never imported from here.
+Modules of the host are used once the host has imported them; nothing here imports them.
 """
 
 from __future__ import annotations
@@ -15,36 +15,33 @@ _OPERATIONS = "DIRAC.ConfigurationSystem.Client.Helpers.Operations"
 
 
 class State(NamedTuple):
-    """What an answer depends on.
+    """What our sections depend on.
 
     Args:
-        merged: The object that holds the configuration; the host makes a new one whenever anything in it changes. Held,
-            so that its identity cannot come back for another object. None as long as the host has none.
-        operations: The host's class that knows the VO of the process; None as long as the host has not loaded it.
+        merged: The host's configuration; None until there is one. Every change makes a new object. A reference is kept,
+            so that no other object can get the same identity.
+        operations: The host's class that knows the VO of the process; None until the host has loaded it.
     """
 
     merged: Any
     operations: Any
 
     def same(self, other: State) -> bool:
-        """Whether both are of the same objects. Not ``==``, which would compare all that is in them."""
+        """Whether the objects are identical. ``==`` would compare all their content."""
         return self.merged is other.merged and self.operations is other.operations
 
 
 def state() -> State:
-    """The state of now."""
+    """Return the present state."""
     data = getattr(sys.modules.get(_DATA), "gConfigurationData", None)
     return State(getattr(data, "mergedCFG", None), getattr(sys.modules.get(_OPERATIONS), "Operations", None))
 
 
 def sections(now: State) -> list[tuple[str, Mapping[str, Any]]]:
-    """Our sections where the host itself would look, the most general first.
-
-    Args:
-        now: The state to answer for.
+    """Return our sections in the places where the host would look, the most general first.
 
     Returns:
-        The path of each that is there, with its options as text and its subsections as mappings.
+        The path of each that exists, with its options as text and its subsections as mappings.
     """
     if now.merged is None:
         return []
@@ -56,5 +53,5 @@ def sections(now: State) -> list[tuple[str, Mapping[str, Any]]]:
 def _places(operations: Any) -> list[str]:
     if operations is None:
         return ["/Operations/Defaults"]
-    # The host's way from a process to its VO, and, in 8.0, its setup. It looks at the configuration and the proxy.
+    # The host derives the VO of the process, and in 8.0 its setup, from the configuration and the proxy.
     return list(operations()._Operations__getSearchPaths())

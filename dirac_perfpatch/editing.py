@@ -133,7 +133,9 @@ def _with_setting(path: str, text: str, keys: Keys, word: str) -> str:
     try:
         if text.count("\r") != (text.count("\n") if end == "\r\n" else 0):
             raise _NotUnderstood  # mixed line ends
-        after = end.join(_edit(text.split(end), root, keys, word))
+        lines = text.split(end)
+        _edit(lines, root, keys, word)
+        after = end.join(lines)
         if _values(parse(path, after)) == _put(before, keys, parse(path, f"value: {word}").value["value"]):
             return bom + after
     except OperatorError:
@@ -163,61 +165,48 @@ def _put(values: Any, keys: Keys, node: Node) -> Any:
     return {**values, keys[0]: _put(values.get(keys[0]), keys[1:], node)}
 
 
-def _edit(lines: list[str], root: Node, keys: Keys, word: str) -> list[str]:
-    """Return the lines with one setting changed."""
-    at, node = 0, root  # the line and the value of the deepest key that exists
-    for depth, key in enumerate(keys):
-        below = node.value.get(key) if isinstance(node.value, dict) else None
-        if below is None:
-            if depth == 2 and not isinstance(node.value, dict):
-                return _opened(lines, at, keys, word)
-            return _inserted(lines, at, node, keys[depth:], word)
-        at, node = below.line, below
-    return _replaced(lines, at, keys[-1], word)
+def _edit(lines: list[str], root: Node, keys: Keys, word: str) -> None:
+    """Change one setting in the lines."""
+    at, node, missing = 0, root, list(keys)  # the line and the value of the deepest key that exists
+    while missing and isinstance(node.value, dict) and missing[0] in node.value:
+        node = node.value[missing.pop(0)]
+        at = node.line
+    if not missing:
+        line = _line(lines[at - 1], keys[-1])
+        lines[at - 1] = f"{line['key']}{line['space'] or ' '}{word}{line['tail']}"
+    elif len(keys) - len(missing) == 2 and not isinstance(node.value, dict):  # `patch: on` becomes a mapping
+        line = _line(lines[at - 1], keys[1])
+        indent = f"{line['indent']}  "
+        new = [line["key"] + line["tail"], f"{indent}enabled: {line['value']}", f"{indent}{keys[2]}: {word}"]
+        lines[at - 1 : at] = new
+    else:
+        _insert(lines, at, node, missing, word)
 
 
-def _line(lines: list[str], number: int, key: str) -> re.Match[str]:
+def _line(line: str, key: str) -> re.Match[str]:
     """Split the line of a key and perhaps a value."""
-    key = rf"(?P<key> *(?P<quote>[\"']?){re.escape(key)}(?P=quote)[ \t]*:)"
-    match = re.fullmatch(key + rf"(?:(?P<space>[ \t]+)(?P<value>{_VALUE}))?(?P<tail>\s*|\s+#.*)", lines[number - 1])
+    pattern = rf"(?P<key>(?P<indent> *)(?P<quote>[\"']?){re.escape(key)}(?P=quote)[ \t]*:)"
+    match = re.fullmatch(pattern + rf"(?:(?P<space>[ \t]+)(?P<value>{_VALUE}))?(?P<tail>\s*|\s+#.*)", line)
     if match is None:
         raise _NotUnderstood
     return match
 
 
-def _replaced(lines: list[str], number: int, key: str, word: str) -> list[str]:
-    line = _line(lines, number, key)
-    new = f"{line['key']}{line['space'] or ' '}{word}{line['tail']}"
-    return [*lines[: number - 1], new, *lines[number:]]
-
-
-def _opened(lines: list[str], number: int, keys: Keys, word: str) -> list[str]:
-    """Turn `patch: on` into a mapping."""
-    line = _line(lines, number, keys[1])
-    indent = _indent(lines, number) + "  "
-    new = [line["key"] + line["tail"], f"{indent}enabled: {line['value']}", f"{indent}{keys[2]}: {word}"]
-    return [*lines[: number - 1], *new, *lines[number:]]
-
-
-def _inserted(lines: list[str], at: int, node: Node, keys: Keys, word: str) -> list[str]:
+def _insert(lines: list[str], at: int, node: Node, keys: Sequence[str], word: str) -> None:
     """Add nested keys to the mapping that begins at a line; at line 0 to the whole file."""
     children = list(node.value.values()) if isinstance(node.value, dict) else []
-    indent = _indent(lines, at) + "  " if at else ""
+    indent = _indent(lines[at - 1]) + "  " if at else ""
     if children:
-        indent = _indent(lines, children[0].line)
+        indent = _indent(lines[children[0].line - 1])
     new = [f"{indent}{'  ' * depth}{key}:" for depth, key in enumerate(keys)]
     new[-1] += f" {word}"
-    if not at:
-        place = len(lines) - (lines[-1] == "")
-    elif keys == ("enabled",):
-        place = at
-    else:
-        place = _last(node)
-    return [*lines[:place], *new, *lines[place:]]
+    place = len(lines) - (lines[-1] == "")
+    if at:
+        place = at if keys == ["enabled"] else _last(node)
+    lines[place:place] = new
 
 
-def _indent(lines: list[str], number: int) -> str:
-    line = lines[number - 1]
+def _indent(line: str) -> str:
     return line[: len(line) - len(line.lstrip(" "))]
 
 

@@ -7,7 +7,7 @@ of each value. A user's file is laid over it, and a section of the host's config
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dirac_perfpatch.notices import OperatorError
@@ -25,8 +25,11 @@ _DEFAULTS = "write `enabled: on` alone for the defaults"
 _ARMS = ("time", "process", "call")
 # What `comparison` says for all patches, and a patch may say for itself.
 _PER_PATCH = ("by", "share", "window_seconds")
+_RANGES = {"share": (0, 1), "window_seconds": (0.1, 86400), "check_one_in": (0, 10**9)}
 # In the settings: what the file says at its top level, and the section of that name.
 _TOP, _COMPARISON = "", "comparison"
+
+Settings = Mapping[str, Mapping[str, Any]]
 
 
 class Toggle(NamedTuple):
@@ -71,9 +74,7 @@ class Toggles:
         follow_configuration: Whether the section of the host's configuration is laid over the file.
     """
 
-    def __init__(
-        self, source: str, settings: Mapping[str, Mapping[str, Any]], says_enabled: bool = True, text: str = ""
-    ) -> None:
+    def __init__(self, source: str, settings: Settings, says_enabled: bool = True, text: str = "") -> None:
         self.source = source
         self.settings = settings
         self.says_enabled = says_enabled
@@ -252,42 +253,30 @@ def _lay_over(below: Toggles, root: Node, source: str) -> Toggles:
         root: The file or section.
         source: Of the result.
     """
+    defaults = dict(below.settings[_COMPARISON])
+    per_patch = {key: defaults[key] for key in _PER_PATCH}
+    if not root.line:
+        # Not in the host's configuration: only the operator of the host may let it override the file.
+        del defaults["follow_configuration"]
     top = _children(root, f"the file must be a mapping: {_SHAPE}")
     _refuse_unknown(top, (*below.settings[_TOP], "patches", _COMPARISON), "key")
-    said = {_TOP: {key: _bool(top[key], key) for key in below.settings[_TOP] if key in top}}
+    said = {_TOP: {key: _value(key, top[key], old) for key, old in below.settings[_TOP].items() if key in top}}
     patches = _children(top.get("patches"), "patches must be a mapping: a patch's name and on, off or ab per line")
     _refuse_unknown(patches, tuple(below.patches), "patch")
     for name, node in patches.items():
-        said[name] = _of_patch(name, node, below.patches[name].options)
+        if isinstance(node.value, dict):
+            known = {"enabled": AB, **below.patches[name].options, **per_patch}
+            said[name] = _values(name, node.value, known, "option")
+        else:
+            said[name] = {"enabled": _mode(node, f"{name} must be on, off or ab, or a mapping with `enabled:`")}
     compared = _children(top.get(_COMPARISON), "comparison must be a mapping: a name and a value per line")
-    # Not in the host's configuration: only the operator of the host may let it override the file.
-    known = [key for key in _COMPARED if root.line or key != "follow_configuration"]
-    _refuse_unknown(compared, tuple(known), "key of comparison")
-    said[_COMPARISON] = {key: _COMPARED[key](child, f"{key} of comparison") for key, child in compared.items()}
+    said[_COMPARISON] = _values(_COMPARISON, compared, defaults, "key")
     settings = {name: {**before, **said.get(name, {})} for name, before in below.settings.items()}
     _refuse_by_call(settings, {name: patches.get(name) or top.get(_COMPARISON) or root for name in below.patches})
     return Toggles(source, settings, "enabled" in top)
 
 
-def _of_patch(name: str, node: Node, options: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(node.value, dict):
-        return {"enabled": _mode(node, f"{name} must be on, off or ab, or a mapping with `enabled:`")}
-    _refuse_unknown(node.value, ("enabled", *options, *_PER_PATCH), f"option of {name}")
-    said: dict[str, Any] = {}
-    for key, child in node.value.items():
-        what = f"{key} of {name}"
-        if key == "enabled":
-            said[key] = _mode(child, f"{what} must be on, off or ab")
-        elif key in _PER_PATCH:
-            said[key] = _COMPARED[key](child, what)
-        elif key.endswith("_seconds"):
-            said[key] = _seconds(child, what, options[key])
-        else:
-            said[key] = _whole(child, what, options[key], 1)
-    return said
-
-
-def _refuse_by_call(settings: Mapping[str, Mapping[str, Any]], nodes: Mapping[str, Node]) -> None:
+def _refuse_by_call(settings: Settings, nodes: Mapping[str, Node]) -> None:
     for name, node in nodes.items():
         by = settings[name].get("by")
         if settings[name]["enabled"] == AB:
@@ -313,59 +302,41 @@ def _children(node: Node | None, text: str) -> dict[str, Node]:
     return node.value
 
 
+def _values(name: str, found: Mapping[str, Node], known: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return the values of a patch or of the comparison, each checked against the known value of its key."""
+    _refuse_unknown(found, tuple(known), f"{what} of {name}")
+    return {key: _value(f"{key} of {name}", node, known[key]) for key, node in found.items()}
+
+
 def _mode(node: Node, text: str) -> bool | str:
     if not isinstance(node.value, bool) and node.value != AB:
         raise _error(node, text)
     return node.value
 
 
-def _bool(node: Node, what: str) -> bool:
-    if not isinstance(node.value, bool):
-        raise _error(node, f"{what} must be on or off (or true or false)")
-    return node.value
-
-
-def _seconds(node: Node, what: str, default: float, least: float = 0, most: float = 10**9) -> float:
-    return _between(node, what, f"a number of seconds, such as {default}", least, most)
-
-
-def _whole(node: Node, what: str, default: int, least: int) -> int:
-    kind = f"a whole number, such as {default}"
-    if not isinstance(node.value, int):
+def _value(what: str, node: Node, known: Any) -> Any:
+    """Return a value that is of the kind of a known one, and in its range."""
+    value, key = node.value, what.partition(" ")[0]
+    if known == AB:
+        return _mode(node, f"{what} must be on, off or ab")
+    if isinstance(known, bool):
+        kind, right = "on or off (or true or false)", isinstance(value, bool)
+    elif known in _ARMS:
+        kind, right = f"{', '.join(_ARMS[:-1])} or {_ARMS[-1]}", value in _ARMS
+    elif isinstance(known, str):
+        kind = 'the full path of a folder, or "" for the default'
+        right = isinstance(value, str) and (not value or os.path.isabs(value))
+    else:
+        seconds = key.endswith("_seconds")
+        whole = not seconds and key != "share"
+        kind = f"a {'whole ' if whole else ''}number{' of seconds' if seconds else ''}, such as {known}"
+        right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        least, most = _RANGES.get(key, (1 if whole else 0, 10**9))
+        if right and not least <= value <= most:
+            raise node.error(f"{what} must be from {least} to {most}, not {value}")
+    if not right:
         raise _error(node, f"{what} must be {kind}")
-    return int(_between(node, what, kind, least, 10**9))
-
-
-def _between(node: Node, what: str, kind: str, least: float, most: float) -> float:
-    value = node.value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _error(node, f"{what} must be {kind}")
-    if not least <= value <= most:
-        raise node.error(f"{what} must be from {least} to {most}, not {value}")
     return value
-
-
-def _by(node: Node, what: str) -> str:
-    if node.value not in _ARMS:
-        raise _error(node, f"{what} must be {', '.join(_ARMS[:-1])} or {_ARMS[-1]}")
-    return str(node.value)
-
-
-def _folder(node: Node, what: str) -> str:
-    if not isinstance(node.value, str) or (node.value and not os.path.isabs(node.value)):
-        raise _error(node, f'{what} must be the full path of a folder, or "" for the default')
-    return node.value
-
-
-# The keys of `comparison`, each with what reads its value.
-_COMPARED: dict[str, Callable[[Node, str], Any]] = {
-    "by": _by,
-    "share": lambda node, what: _between(node, what, "a number, such as 0.5", 0, 1),
-    "window_seconds": lambda node, what: _seconds(node, what, 60, 0.1, 86400),
-    "spool": _folder,
-    "check_one_in": lambda node, what: _whole(node, what, 10000, 0),
-    "follow_configuration": _bool,
-}
 
 
 def _refuse_unknown(found: Mapping[str, Node], known: tuple[str, ...], what: str) -> None:

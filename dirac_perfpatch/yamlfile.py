@@ -216,12 +216,12 @@ def _node(path: str, node: Any, line: int, yaml: Any) -> Node:
 
 def _mapping(path: str, node: Any, yaml: Any) -> dict[str, Node]:
     mapping: dict[str, Node] = {}
-    for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
             raise FileError(path, line, "a key must be a word")
-        key = key_node.value
-        if key in mapping:
-            raise FileError(path, line, f"{key!r} is repeated; it is in line {mapping[key].line} already")
-        mapping[key] = _node(path, value_node, line, yaml)
+        if key.value in mapping:
+            first = mapping[key.value].line
+            raise FileError(path, line, f"{key.value!r} is repeated; it is in line {first} already")
+        mapping[key.value] = _node(path, value, line, yaml)
     return mapping
