@@ -95,9 +95,9 @@ class Compared:
     def as_row(self) -> tuple[str, ...]:
         """Return the cells of a table: patch, call, stock, patched, ratio, reason."""
         if not self.ratio:
-            return (self.patch, self.call, "", "", "", self.reason)
-        ratio = f"{self.ratio:.0f} x" if self.ratio >= 10 else f"{self.ratio:.2f} x"
-        return (self.patch, self.call, f"{self.stock:.2f}", f"{self.patched:.2f}", ratio, "")
+            return self.patch, self.call, "", "", "", self.reason
+        ratio = f"{self.ratio:.{0 if self.ratio >= 10 else 2}f} x"
+        return self.patch, self.call, f"{self.stock:.2f}", f"{self.patched:.2f}", ratio, ""
 
 
 def compare(reasons: Mapping[str, str], database: Database | None, rounds: int) -> Iterator[Compared]:

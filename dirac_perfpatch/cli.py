@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,14 +18,13 @@ from dirac_perfpatch import database, loading, preview, status, toggles
 from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patches import CATALOGUE
 from dirac_perfpatch.patches._connections import no_connecting
-from dirac_perfpatch.patching import APPLIED, ARMED, FAILED, STOOD_DOWN, TRIPPED, Database, NotAsked, Patch
+from dirac_perfpatch.patching import APPLIED, ARMED, FAILED, STOOD_DOWN, TRIPPED, Database, NotAsked, Patch, Target
 
 # Exit codes.
 OK, BAD, UNUSABLE = 0, 1, 2
 
 _EPILOG = """exit codes: 0 success; 1 a patch failed, tripped or answers differently from stock, init or set refused;
 2 no DIRAC found, toggles or database unusable, or nothing to report"""
-
 
 _answers: TextIO = sys.stdout
 
@@ -66,44 +65,36 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("dirac-perfpatch", description=__doc__, epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"dirac-perfpatch {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    status = commands.add_parser("status", help="show the state of each patch in a new process")
-    status.set_defaults(run=_status)
-    check = commands.add_parser("check", help="compare the answers of each patch with those of stock DIRAC")
-    check.set_defaults(run=_check)
-    bench = commands.add_parser("bench", help="measure calls with each patch on and off")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.set_defaults(run=run)
+        return command
+
+    show = add("status", _status, "show the state of each patch in a new process")
+    check = add("check", _check, "compare the answers of each patch with those of stock DIRAC")
+    bench = add("bench", _bench, "measure calls with each patch on and off")
     bench.add_argument("--rounds", type=_count, default=5, help="repetitions of on and off (default: %(default)s)")
-    bench.set_defaults(run=_bench)
-    for command in (status, check, bench):
+    for command in (show, check, bench):
         command.add_argument("--json", action="store_true", help="print JSON")
     for command, sent in ((check, "sends only SELECT"), (bench, "opens up to 10 connections, sends only SELECT")):
         text = f"for the patches of the MySQL pool: {database.HELP}; {sent}"
         command.add_argument("--db", metavar="DATABASE", help=text)
-    report = commands.add_parser("report", help="compare the recorded patched and stock calls")
+    report = add("report", _report, "compare the recorded patched and stock calls")
     report.add_argument("folders", nargs="*", metavar="FOLDER", help="a spool (default: that of this installation)")
     for name, text in (("html", "one page with plots"), ("json", "all figures"), ("csv", "a line per target")):
         report.add_argument(f"--{name}", metavar="FILE", help=f"write {text}; - for standard output")
-    report.set_defaults(run=_report)
-    init = commands.add_parser("init", help="write a documented patches.yaml where DIRAC looks for it")
-    init.set_defaults(run=_init)
-    export = commands.add_parser("export", help="serve the recorded comparisons to Prometheus")
+    add("init", _init, "write a documented patches.yaml where DIRAC looks for it")
+    export = add("export", _export, "serve the recorded comparisons to Prometheus")
     export.add_argument("--port", type=int, default=18524, help="0 for any free port (default: %(default)s)")
     export.add_argument("--address", default="0.0.0.0", help="the address to listen on (default: all IPv4 addresses)")
     export.add_argument("--spool", type=Path, help="a folder (default: the spool of this installation)")
-    export.set_defaults(run=_export)
-    change = commands.add_parser(
-        "set",
-        help="change toggles in the file; running processes apply them within seconds",
-        description="Changes toggles in the file and keeps its comments and all else. Running processes apply the "
-        "change within seconds. If there is no file, it is written first, as init does.",
+    change = add(
+        "set", _set, "change toggles in the file, keeping its comments; running processes apply them in seconds"
     )
-    change.add_argument(
-        "settings",
-        nargs="+",
-        metavar="NAME[.OPTION]=VALUE",
-        help="such as error_stack=off, connection_checkout.idle_ping_seconds=10, enabled=off, comparison.share=0.1",
-    )
+    text = "such as error_stack=off, connection_checkout.idle_ping_seconds=10, enabled=off, comparison.share=0.1"
+    change.add_argument("settings", nargs="+", metavar="NAME[.OPTION]=VALUE", help=text)
     change.add_argument("--file", help="change this file instead of the one that DIRAC reads")
-    change.set_defaults(run=_set)
     return parser
 
 
@@ -141,30 +132,28 @@ def _load_targets() -> dict[str, str]:
             try:
                 importlib.import_module(module)
             except Exception as error:  # host modules may raise anything
-                missing[module] = f"cannot be imported here: {type(error).__name__}: {error}"
+                missing[module] = f"{module} cannot be imported here: {type(error).__name__}: {error}"
     return missing
 
 
-def _entries() -> list[dict[str, Any]]:
-    """Return the entries of status once the modules of all targets are imported."""
+def _load(options: argparse.Namespace) -> tuple[str, Database | None, list[dict[str, Any]]]:
+    """Load all targets. Returns: the release, the database that may be asked, and the entries of status."""
+    release = _load_host()
+    asked = database.find(options.db) if options.db else None
     missing = _load_targets()
-    entries = status()
-    for entry in entries:
-        for target in entry["targets"]:
-            if target["state"] == ARMED:
-                target["reason"] = missing.get(target["module"], target["reason"])
-        if entry["state"] == ARMED:
-            entry["reason"] = f"{entry['targets'][0]['module']} {entry['targets'][0]['reason']}"
-    return entries
+    entries = _entries(lambda target, told: (ARMED, missing.get(told["module"], told["reason"])))
+    if loading.plugin.problem:
+        raise SystemExit(UNUSABLE)  # the start has reported it
+    return release, asked, entries
 
 
-def _foreseen() -> list[dict[str, Any]]:
-    """Return the entries of status, with a forecast for targets whose modules are not imported."""
+def _entries(judge: Callable[[Target, Mapping[str, Any]], tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return the entries of status, with the state and reason that a function has for an armed target."""
     entries = status()
     for patch, entry in zip(CATALOGUE, entries):
         for target, told in zip(patch.targets, entry["targets"]):
             if told["state"] == ARMED:
-                told["state"], told["reason"] = preview.foresee(target)
+                told["state"], told["reason"] = judge(target, told)
         if entry["state"] == ARMED:
             # A patch is not stood down while one of its targets will be applied.
             worst = min(entry["targets"], key=lambda told: (FAILED, ARMED, STOOD_DOWN).index(told["state"]))
@@ -179,15 +168,9 @@ def _exit_code(entries: Iterable[Mapping[str, Any]]) -> int:
     return BAD if {FAILED, TRIPPED}.intersection(entry["state"] for entry in entries) else OK
 
 
-def _answer(
-    options: argparse.Namespace,
-    data: Mapping[str, Any],
-    title: str,
-    header: Sequence[str],
-    rows: Iterable[Sequence[str]],
-) -> None:
+def _answer(as_json: bool, data: Any, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print an answer: the data as JSON, or the title and a table."""
-    if options.json:
+    if as_json:
         _tell(json.dumps(data, indent=2))
         return
     _tell(title)
@@ -198,12 +181,13 @@ def _answer(
 
 
 def _status(options: argparse.Namespace) -> int:
-    release = _load_host()
-    source, entries, tripped = loading.plugin.source, _foreseen(), _tripped_elsewhere()
+    release, source = _load_host(), loading.plugin.source
+    entries = _entries(lambda target, told: preview.foresee(target))
+    tripped = _tripped_elsewhere()
     data = {"dirac": release, "toggles": source, "patches": entries, "running": tripped}
     header = ("name", "state", "reason")
     rows = ([entry[key] for key in header] for entry in entries)
-    _answer(options, data, f"DIRAC {release}, toggles from {source}", ("patch", *header[1:]), rows)
+    _answer(options.json, data, f"DIRAC {release}, toggles from {source}", ("patch", *header[1:]), rows)
     if not options.json:
         for entry in tripped:
             _tell(f"{entry['name']} has tripped in {entry['component']}, process {entry['pid']}: {entry['reason']}")
@@ -234,25 +218,19 @@ def _tripped_elsewhere() -> list[dict[str, Any]]:
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # it belongs to another user
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it belongs to another user
     return True
 
 
 def _check(options: argparse.Namespace) -> int:
-    release = _load_host()
-    asked = database.find(options.db) if options.db else None
-    entries = _entries()
-    if loading.plugin.problem:
-        return UNUSABLE
+    release, asked, entries = _load(options)
     rows = []
     for patch, entry in zip(CATALOGUE, entries):
         verdict = _compare(patch, asked) if entry["state"] == APPLIED else ("not asked", entry["state"])
         rows.append((patch.name, *verdict))
     data = {"dirac": release, "patches": [dict(zip(("name", "answer", "reason"), row)) for row in rows]}
-    _answer(options, data, f"DIRAC {release}", ("patch", "answer", "reason"), rows)
+    _answer(options.json, data, f"DIRAC {release}", ("patch", "answer", "reason"), rows)
     return BAD if any(answer == "differs" for _, answer, _ in rows) else _exit_code(status())
 
 
@@ -280,17 +258,13 @@ def _compare(patch: Patch, asked: Database | None) -> tuple[str, str]:
 def _bench(options: argparse.Namespace) -> int:
     from dirac_perfpatch import bench
 
-    release = _load_host()
-    asked = database.find(options.db) if options.db else None
-    entries = _entries()
-    if loading.plugin.problem:
-        return UNUSABLE
+    release, asked, entries = _load(options)
     reasons = {e["name"]: "" if e["state"] == APPLIED else f"{e['state']}; {e['reason']}" for e in entries}
     found = list(bench.compare(reasons, asked, options.rounds))
     data = {"dirac": release, "calls": [one.as_dict() for one in found]}
     title = f"DIRAC {release}, microseconds per call: the minimum with the patch off and on"
     header = ("patch", "call", "stock", "patched", "ratio", "")
-    _answer(options, data, title, header, (one.as_row() for one in found))
+    _answer(options.json, data, title, header, (one.as_row() for one in found))
     return _exit_code(status())
 
 
@@ -304,7 +278,7 @@ def _report(options: argparse.Namespace) -> int:
         if options.html:
             from dirac_perfpatch.comparison.page import as_html
     except ImportError as error:
-        raise _missing("the report needs more libraries", error, "report") from None
+        raise OperatorError(f"report needs more libraries ({error}): pip install 'dirac-perfpatch[report]'") from None
     found = build(folders, read_spools(folders))
     if options.html:
         _write(options.html, as_html(found))
@@ -317,10 +291,6 @@ def _report(options: argparse.Namespace) -> int:
     if not found.processes:
         return UNUSABLE
     return BAD if any(patch.troubles for patch in found.patches) else OK
-
-
-def _missing(what: str, error: ImportError, extra: str) -> OperatorError:
-    return OperatorError(f"{what} ({error}): pip install 'dirac-perfpatch[{extra}]'")
 
 
 def _spool() -> str:
@@ -379,7 +349,7 @@ def _export(options: argparse.Namespace) -> int:
     try:
         from dirac_perfpatch.comparison import exporter
     except ImportError as error:
-        raise _missing("the export needs another library", error, "export") from None
+        raise OperatorError(f"export needs another library ({error}): pip install 'dirac-perfpatch[export]'") from None
     spool = options.spool or Path(_spool())
 
     def ready(port: int) -> None:

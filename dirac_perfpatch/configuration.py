@@ -7,51 +7,37 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 SECTION = "PerfPatch"
 _DATA = "DIRAC.ConfigurationSystem.Client.ConfigurationData"
 _OPERATIONS = "DIRAC.ConfigurationSystem.Client.Helpers.Operations"
 
 
-class State(NamedTuple):
-    """What our sections depend on.
+def state() -> tuple[Any, Any]:
+    """Return what our sections depend on; compare by identity, because ``==`` would compare all content.
 
-    Args:
-        merged: The host's configuration; None until there is one. Every change makes a new object. A reference is kept,
-            so that no other object can get the same identity.
-        operations: The host's class that knows the VO of the process; None until the host has loaded it.
+    Returns:
+        The host's configuration, which every change replaces by a new object; and the host's class that knows the VO of
+        the process. Each is None until the host has it.
     """
-
-    merged: Any
-    operations: Any
-
-    def same(self, other: State) -> bool:
-        """Whether the objects are identical. ``==`` would compare all their content."""
-        return self.merged is other.merged and self.operations is other.operations
-
-
-def state() -> State:
-    """Return the present state."""
     data = getattr(sys.modules.get(_DATA), "gConfigurationData", None)
-    return State(getattr(data, "mergedCFG", None), getattr(sys.modules.get(_OPERATIONS), "Operations", None))
+    return getattr(data, "mergedCFG", None), getattr(sys.modules.get(_OPERATIONS), "Operations", None)
 
 
-def sections(now: State) -> list[tuple[str, Mapping[str, Any]]]:
+def sections(now: tuple[Any, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return our sections in the places where the host would look, the most general first.
 
     Returns:
         The path of each that exists, with its options as text and its subsections as mappings.
     """
-    if now.merged is None:
+    merged, operations = now
+    if merged is None:
         return []
-    places = [f"{place.rstrip('/')}/{SECTION}" for place in _places(now.operations)]
-    found = ((place, now.merged.getAsDict(place)) for place in places)
+    roots = ["/Operations/Defaults"]
+    if operations is not None:
+        # The host derives the VO of the process, and in 8.0 its setup, from the configuration and the proxy.
+        roots = operations()._Operations__getSearchPaths()
+    places = [f"{root.rstrip('/')}/{SECTION}" for root in roots]
+    found = ((place, merged.getAsDict(place)) for place in places)
     return [(place, said) for place, said in found if said]
-
-
-def _places(operations: Any) -> list[str]:
-    if operations is None:
-        return ["/Operations/Defaults"]
-    # The host derives the VO of the process, and in 8.0 its setup, from the configuration and the proxy.
-    return list(operations()._Operations__getSearchPaths())

@@ -52,16 +52,15 @@ def change(path: str, settings: Sequence[str]) -> bool:
             os.makedirs(folder, exist_ok=True)
         with _alone(folder):
             there = os.path.lexists(path)
-            try:
-                before = content(path if there else toggles.SHIPPED)
-                toggles.read(path, before)
-            except OperatorError as error:
-                raise OperatorError(f"{error}; it was not changed") from None
+            before = content(path if there else toggles.SHIPPED)
+            toggles.read(path, before)
             after = edited(path, before, settings)
             if after != before or not there:
                 _write(real, after, there)
     except OSError as error:
         raise OperatorError(f"{path} cannot be written: {error.strerror}") from None
+    except FileError as error:
+        raise OperatorError(f"{error}; it was not changed") from None
     return there
 
 
@@ -177,8 +176,8 @@ def _edit(lines: list[str], root: Node, keys: Keys, word: str) -> None:
     elif len(keys) - len(missing) == 2 and not isinstance(node.value, dict):  # `patch: on` becomes a mapping
         line = _line(lines[at - 1], keys[1])
         indent = f"{line['indent']}  "
-        new = [line["key"] + line["tail"], f"{indent}enabled: {line['value']}", f"{indent}{keys[2]}: {word}"]
-        lines[at - 1 : at] = new
+        below = f"{indent}enabled: {line['value']}", f"{indent}{keys[2]}: {word}"
+        lines[at - 1 : at] = line["key"] + line["tail"], *below
     else:
         _insert(lines, at, node, missing, word)
 

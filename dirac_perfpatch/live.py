@@ -9,6 +9,7 @@ configuration, if the file allows one: the section is missing while the host rea
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from dirac_perfpatch.toggles import Toggles
 _PAUSE = 2.0
 _SETTLING = 0.5
 
-_NO_CONFIGURATION = configuration.State(None, None)
+_NO_CONFIGURATION = (None, None)
 
 
 class Follower:
@@ -54,7 +55,8 @@ class Follower:
         # start read it.
         self._seen: Any = None
         self._read: Any = None
-        self._configuration = _NO_CONFIGURATION
+        # Held, so that no other object can get the same identity.
+        self._configuration: tuple[Any, Any] = _NO_CONFIGURATION
         self._problems = {"file": problem, "configuration": ""}
 
     def look(self) -> float:
@@ -96,27 +98,24 @@ class Follower:
 
     def _look_at_configuration(self, file: Toggles) -> None:
         now = configuration.state() if file.follow_configuration else _NO_CONFIGURATION
-        if now.same(self._configuration):
+        if all(map(operator.is_, now, self._configuration)):
             return
         self._configuration = now
         problem = ""
         try:
             sections = configuration.sections(now)
             wanted = _lay_over(file, sections)
-            if file.follow_configuration and not any("enabled" in said for _, said in sections):
-                self._refuse_loss(_lay_over(file, self._sections + sections), wanted)
+            may_lose = not file.follow_configuration or any("enabled" in said for _, said in sections)
+            if not may_lose and _lay_over(file, self._sections + sections).effect != wanted.effect:
+                places = " and ".join(place for place, _ in self._sections)
+                reason = "as if the configuration could not be read; complete it, or say `enabled` there, too"
+                raise OperatorError(f"{places} lacks settings that it had, {reason}")
             self._sections = sections
         except OperatorError as error:
             problem = str(error)
         except Exception as error:  # from the host's code
             problem = f"/Operations of the configuration cannot be read: {type(error).__name__}: {error}"
         self._tell("configuration", problem, "/Operations of the configuration can be used again")
-
-    def _refuse_loss(self, kept: Toggles, wanted: Toggles) -> None:
-        if kept.effect != wanted.effect:
-            places = " and ".join(place for place, _ in self._sections)
-            reason = "as if the configuration could not be read; complete it, or say `enabled` there, too"
-            raise OperatorError(f"{places} lacks what it said before, {reason}")
 
     def _apply(self, wanted: Toggles) -> None:
         if self._applied and (wanted.source, wanted.effect) == (self._applied.source, self._applied.effect):

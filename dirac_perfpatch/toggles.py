@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patches import load
-from dirac_perfpatch.yamlfile import FileError, Node, content, parse
+from dirac_perfpatch.yamlfile import WORDS, FileError, Node, content, parse
 
 SHIPPED = os.path.join(os.path.dirname(__file__), "patches.yaml")
 FILE_VARIABLE = "DIRAC_PERFPATCH_CONFIG"
 SWITCH_VARIABLE = "DIRAC_PERFPATCH"
 ON, OFF, AB = "on", "off", "ab"
-_ON_WORDS = ("", "on", "true", "yes", "1")
-_OFF_WORDS = ("off", "false", "no", "0")
+_SWITCH_WORDS = {**WORDS, "": True, "1": True, "0": False}
 _SHAPE = "`enabled: true` and `patches:` with a patch's name per line"
 _DEFAULTS = "write `enabled: on` alone for the defaults"
 _ARMS = ("time", "process", "call")
@@ -119,9 +118,9 @@ def switched_off(environment: Mapping[str, str] = os.environ) -> str:
         OperatorError: The value is neither on nor off. The host must run stock then, whatever the files say.
     """
     word = environment.get(SWITCH_VARIABLE, "").strip().lower()
-    if word not in _ON_WORDS + _OFF_WORDS:
+    if word not in _SWITCH_WORDS:
         raise OperatorError(f"{SWITCH_VARIABLE}={word}: must be on or off")
-    return f"{SWITCH_VARIABLE}={word}" if word in _OFF_WORDS else ""
+    return "" if _SWITCH_WORDS[word] else f"{SWITCH_VARIABLE}={word}"
 
 
 def find(root: str | None, environment: Mapping[str, str] = os.environ) -> str:
@@ -174,7 +173,7 @@ def read_again(path: str, before: Toggles) -> Toggles:
     """Read a file that has changed while the process runs.
 
     A full disk, or an editor that is still writing, leaves the beginning of a file. That must not switch on what the
-    rest switched off, so a file that lacks what it said before must look complete.
+    rest switched off, so a file that lacks settings that it had must look complete.
 
     Args:
         path: The file.
@@ -188,7 +187,7 @@ def read_again(path: str, before: Toggles) -> Toggles:
     # The last value of a truncated text may differ, too: `60` becomes `6`.
     kept = before if before.text.startswith(found.text) else read(path, found.text, before)
     if loss and kept.effect != found.effect:
-        raise FileError(path, 0, f"lacks what it said before, and {loss}; complete it, or {_DEFAULTS}")
+        raise FileError(path, 0, f"lacks settings that it had, and {loss}; complete it, or {_DEFAULTS}")
     return found
 
 
@@ -229,8 +228,7 @@ def _section_node(place: str, value: Any) -> Node:
     if isinstance(value, Mapping):
         return Node({name: _section_node(f"{place}/{name}", below) for name, below in value.items()}, 0, place)
     # Read as in the file, where it could have been written in the same way.
-    root = parse(place, f"value: {value}")
-    return Node(root.value["value"].value, 0, place)
+    return Node(parse(place, f"value: {value}").value["value"].value, 0, place)
 
 
 def _shipped() -> Toggles:
@@ -246,13 +244,7 @@ def _shipped() -> Toggles:
 
 
 def _lay_over(below: Toggles, root: Node, source: str) -> Toggles:
-    """Lay a file or a section over toggles.
-
-    Args:
-        below: The toggles; they have all known keys.
-        root: The file or section.
-        source: Of the result.
-    """
+    """Lay a file or a section over toggles, which have all known keys."""
     defaults = dict(below.settings[_COMPARISON])
     per_patch = {key: defaults[key] for key in _PER_PATCH}
     if not root.line:
@@ -278,9 +270,8 @@ def _lay_over(below: Toggles, root: Node, source: str) -> Toggles:
 
 def _refuse_by_call(settings: Settings, nodes: Mapping[str, Node]) -> None:
     for name, node in nodes.items():
-        by = settings[name].get("by")
-        if settings[name]["enabled"] == AB:
-            by = by or settings[_COMPARISON]["by"]
+        general = settings[_COMPARISON]["by"] if settings[name]["enabled"] == AB else None
+        by = settings[name].get("by", general)
         if by == "call" and not _calls_stand_alone(name):
             text = "its calls do not stand alone; write `by: time` or `by: process` for it"
             raise node.error(f"{name} cannot be compared by call: {text}")
@@ -350,6 +341,5 @@ def _refuse_unknown(found: Mapping[str, Node], known: tuple[str, ...], what: str
 
 
 def _error(node: Node, text: str) -> FileError:
-    value = node.value
     kinds = {dict: "a mapping", list: "a list", type(None): "empty"}
-    return node.error(f"{text}; it is {kinds.get(type(value)) or repr(value)}")
+    return node.error(f"{text}; it is {kinds.get(type(node.value)) or repr(node.value)}")

@@ -45,27 +45,8 @@ print(ours.version)
 """
 
 
-class _Update:
-    def __init__(self, fitting: Fitting) -> None:
-        self._fitting = fitting
-
-    def __call__(self, wrapped: Any, handler: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        started = time.monotonic()
-        answer = wrapped(*args, **kwargs)
-        prefix = "the new installation"
-        try:
-            if answer["OK"] and not self._fitting.guard.off:
-                pro = os.path.realpath(os.path.join(self._fitting.module.gComponentInstaller.instancePath, "pro"))
-                prefix = os.path.join(pro, f"{platform.system()}-{platform.machine()}")
-                say_once(f"keep_on_update: {_keep(prefix, started)}")
-        except Exception as error:
-            why = str(error) if isinstance(error, OperatorError) else f"{type(error).__name__}: {error}"
-            say_once(f"keep_on_update: DIRAC is updated, but {prefix} is without the plugin: {why}; install it by hand")
-        return answer
-
-
 def _keep(prefix: str, started: float) -> str:
-    """Install the plugin into a new environment; if that fails, leave none of it there.
+    """Install the plugin into a new environment; if that fails, raise and leave none of it there.
 
     Args:
         prefix: The root of the environment.
@@ -73,9 +54,6 @@ def _keep(prefix: str, started: float) -> str:
 
     Returns:
         What was done, for the operator.
-
-    Raises:
-        OperatorError: The plugin is not in the environment.
     """
     if os.path.samefile(prefix, sys.prefix) or _metadata(prefix):
         return f"nothing to do, the plugin is in {prefix} already"
@@ -142,13 +120,10 @@ def _remove(prefix: str) -> None:
 
 
 def _run(prefix: str, arguments: Sequence[str], deadline: float) -> str:
-    """Run the Python of an environment with arguments, until a deadline as ``time.monotonic()``.
+    """Run the Python of an environment; at the deadline, which is a ``time.monotonic()``, it is killed.
 
     Returns:
         Its standard output.
-
-    Raises:
-        OperatorError: It failed, or took too long and was killed.
     """
     import signal
     import subprocess  # not at the top: see json
@@ -186,7 +161,21 @@ def _look(fitting: Fitting) -> None:
 
 
 def _put_on(fitting: Fitting) -> None:
-    fitting.wrap(_METHOD, _Update(fitting))
+    def update(wrapped: Any, handler: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        started = time.monotonic()
+        answer = wrapped(*args, **kwargs)
+        prefix = "the new installation"
+        try:
+            if answer["OK"] and not fitting.guard.off:
+                pro = os.path.realpath(os.path.join(fitting.module.gComponentInstaller.instancePath, "pro"))
+                prefix = os.path.join(pro, f"{platform.system()}-{platform.machine()}")
+                say_once(f"keep_on_update: {_keep(prefix, started)}")
+        except Exception as error:
+            why = str(error) if isinstance(error, OperatorError) else f"{type(error).__name__}: {error}"
+            say_once(f"keep_on_update: DIRAC is updated, but {prefix} is without the plugin: {why}; install it by hand")
+        return answer
+
+    fitting.wrap(_METHOD, update)
 
 
 def _ask(_: Database | None) -> Any:

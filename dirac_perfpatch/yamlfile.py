@@ -25,7 +25,7 @@ _PLAIN_LINE = re.compile(
     r"( *)([a-z][a-z_]{0,99}):"
     r"(?: +([a-z]{2,20}|[0-9]{1,9}(?:\.[0-9]{1,9})?|/[A-Za-z0-9_./-]{0,199}|\"\"))?[ ]*(?: #.*)?"
 )
-_WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
+WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 
 
 class FileError(OperatorError):
@@ -129,23 +129,23 @@ def _read_plain(path: str, text: str) -> Node | None:
         while len(levels) > 1 and indent < (levels[-1][0] or 0):
             levels.pop()
         mapping = levels[-1][1]
-        if indent != levels[-1][0] or key in mapping or key in _WORDS or key in ("y", "n", "null"):
+        if indent != levels[-1][0] or key in mapping or key in WORDS or key in ("y", "n", "null"):
             return None
         if word is None:
             value: Any = {}
             levels.append((None, value))
         else:
-            value = "" if word == '""' else plain_value(word)
+            value = "" if word == '""' else _plain_value(word)
             if value is None:
                 return None
         mapping[key] = Node(value, number, path)
     return Node(top, next(iter(top.values())).line, path) if top and levels[-1][0] is not None else None
 
 
-def plain_value(word: str) -> Any:
+def _plain_value(word: str) -> Any:
     """The value of a word, a number or a path; None if PyYAML must say."""
-    if word in _WORDS:
-        return _WORDS[word]
+    if word in WORDS:
+        return WORDS[word]
     if not word[0].isdigit():
         return None if word == "null" else word
     if len(word) > 1 and word[0] == "0" and not word.startswith("0."):
@@ -221,7 +221,7 @@ def _mapping(path: str, node: Any, yaml: Any) -> dict[str, Node]:
         if not isinstance(key, yaml.ScalarNode):
             raise FileError(path, line, "a key must be a word")
         if key.value in mapping:
-            first = mapping[key.value].line
-            raise FileError(path, line, f"{key.value!r} is repeated; it is in line {first} already")
+            text = f"{key.value!r} is repeated; it is in line {mapping[key.value].line} already"
+            raise FileError(path, line, text)
         mapping[key.value] = _node(path, value, line, yaml)
     return mapping

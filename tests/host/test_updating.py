@@ -279,7 +279,7 @@ def test_a_plugin_that_is_another_version_by_now_is_left_out(updates: Updates, s
     other = write_wheel(tmp_path / "wheels", "dirac-perfpatch", "99.0", files)
     updates.plugin_is_from({"url": other.as_uri(), "archive_info": {}})
     updated = updates.run()
-    expect_left_out(updated, stock, f"is 99.0 by now, and {VERSION} is running here")
+    expect_left_out(updated, stock, f"is now 99.0, but {VERSION} is running here")
     assert not list(updated.prefix.glob("lib/python3*/site-packages/dirac_perfpatch*"))
 
 
