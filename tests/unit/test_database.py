@@ -1,4 +1,4 @@
-"""Who names a database gets its account, or is told what is wrong, and never a password."""
+"""Finding the account of a database; no error shows a password."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ password = another
 
 
 def refusal(text: str) -> str:
-    """What is said of a database that cannot be found."""
+    """Return the error for a database that cannot be found."""
     with pytest.raises(OperatorError) as caught:
         database.find(text)
     assert SECRET not in "".join(traceback.format_exception(None, caught.value, caught.tb))
@@ -69,7 +69,7 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, content: str | bytes, said: s
 
 
 @pytest.mark.parametrize("text", ["no/such/file", f"localhost:3306:dirac:{SECRET}:AccountingDB", "AccountingDB", "/"])
-def test_what_is_neither_is_told_what_would_be_right(text: str) -> None:
+def test_an_error_says_what_would_be_right(text: str) -> None:
     assert refusal(text).endswith("; write " + database.HELP)
 
 

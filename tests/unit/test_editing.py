@@ -1,4 +1,4 @@
-"""Settings are changed in the file, and nothing else in it is."""
+"""Changing settings changes nothing else in the file."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_settings_are_judged_together(file: Path) -> None:
         ("comparison.spool=here", 'spool of comparison must be the full path of a folder, or "" for the default; '),
     ],
 )  # fmt: skip
-def test_a_wrong_setting_is_told_and_changes_nothing(file: Path, setting: str, error: str) -> None:
+def test_a_wrong_setting_is_reported_and_changes_nothing(file: Path, setting: str, error: str) -> None:
     text = (
         "enabled: on\npatches:\n  error_stack:\n    enabled: on\n"
         if "\n" in setting
@@ -124,14 +124,14 @@ def test_a_wrong_setting_is_told_and_changes_nothing(file: Path, setting: str, e
         ("enabled: on\r\npatches:\n  error_stack: on\n", "error_stack=off"),
     ],
 )
-def test_a_style_that_cannot_be_edited_is_told(text: str, setting: str) -> None:
+def test_a_style_that_cannot_be_edited_is_reported(text: str, setting: str) -> None:
     toggles.read(PATH, text)
     with pytest.raises(OperatorError) as caught:
         edited(PATH, text, [setting])
     assert str(caught.value) == f"{PATH} is written in a style that cannot be edited line by line; change it by hand"
 
 
-def test_a_broken_file_is_told_with_its_line(file: Path) -> None:
+def test_a_broken_file_is_reported_with_its_line(file: Path) -> None:
     file.write_text("enabled: on\npatchs:\n  error_stack: on\n")
     with pytest.raises(OperatorError) as caught:
         change(str(file), ["error_stack=off"])
@@ -168,7 +168,7 @@ def test_a_file_that_is_not_there_is_made_of_the_shipped_one(tmp_path: Path) -> 
 
 
 def _at_once(*functions: Callable[[], Any]) -> list[int]:
-    """Run each in a process of its own; they begin together. Returns their exit codes."""
+    """Run each in its own process, all starting together. Returns their exit codes."""
     ready, go = os.pipe()
     children = []
     for function in functions:
@@ -202,7 +202,7 @@ def test_of_several_that_change_the_file_at_once_none_loses_its_change(tmp_path:
         assert os.listdir(path.parent) == [path.name]
 
 
-def test_who_reads_meanwhile_never_sees_half_of_it(tmp_path: Path) -> None:
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     path = tmp_path / "patches.yaml"
     path.write_text(SHIPPED)
 
@@ -219,8 +219,8 @@ def test_who_reads_meanwhile_never_sees_half_of_it(tmp_path: Path) -> None:
     assert _at_once(flip, flip, flip, read) == [0] * 4
 
 
-def test_a_lock_that_is_not_given_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as that of a process that was stopped."""
+def test_a_lock_that_is_not_released_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the lock of a suspended process."""
     path = tmp_path / "patches.yaml"
     path.write_text("enabled: on\n")
     monkeypatch.setattr(editing, "_PATIENCE", 0.1)
@@ -278,7 +278,7 @@ NOBODY = 65534
 
 
 def _access_list(*entries: tuple[int, int, int]) -> bytes:
-    """Of tag, permissions and id, as the kernel has it in an extended attribute."""
+    """Build an access list from tags, permissions and ids, in the format of the extended attribute."""
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
@@ -290,7 +290,7 @@ def _list_for_nobody(permissions: int) -> bytes:
 
 
 def test_the_file_keeps_its_access_list_and_attributes(tmp_path: Path) -> None:
-    """With an access list the bits of the group are its mask: as a mode they would let the group in."""
+    """The group bits are the mask of an access list: as a plain mode they would let the group in."""
     path = tmp_path / "patches.yaml"
     path.write_text("enabled: on\n")
     os.setxattr(path, "system.posix_acl_access", _list_for_nobody(4))
@@ -313,7 +313,7 @@ def test_an_access_list_that_the_folder_gives_to_new_files_lets_nobody_in(tmp_pa
 
 
 def test_the_file_keeps_its_group_in_a_folder_that_gives_another_one(tmp_path: Path) -> None:
-    """For root; others have no group to give."""
+    """As root; others cannot change the group."""
     path = tmp_path / "patches.yaml"
     path.write_text("enabled: on\n")
     group = path.stat().st_gid
@@ -331,7 +331,7 @@ def test_the_file_keeps_its_group_in_a_folder_that_gives_another_one(tmp_path: P
 def test_an_attribute_that_may_not_be_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kept: bool
 ) -> None:
-    """What is an answer to who may read it is not given up; what belongs to the system is the system's."""
+    """What decides who may read the file must be kept; attributes of the system are the system's."""
     path = tmp_path / "patches.yaml"
     path.write_text("enabled: on\n")
 
@@ -375,7 +375,7 @@ def test_a_file_system_without_attributes(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_emptied_file_can_be_set(tmp_path: Path) -> None:
-    """It is what a full disk leaves, and off must be possible then."""
+    """A full disk leaves one, and switching off must work then."""
     path = tmp_path / "patches.yaml"
     path.touch()
     assert change(str(path), ["enabled=off"])
@@ -447,7 +447,7 @@ def _settings(draw: st.DrawFn) -> str:
 
 
 def _said(found: toggles.Toggles) -> dict[str, object]:
-    """Each thing that can be set, by its name as a setting."""
+    """Return every setting by its name."""
     names = {
         f"{part}.{key}".removesuffix(".enabled").removeprefix("."): value
         for part, said in found.settings.items()

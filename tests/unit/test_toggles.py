@@ -1,4 +1,4 @@
-"""patches.yaml: which file is read, what it may say, and what an operator is told when it is wrong."""
+"""patches.yaml: which file is read, what it may hold, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def load(root: str | None, environment: dict[str, str]) -> Toggles:
-    """As a start does."""
+    """Read the toggles as a start does."""
     assert not switched_off(environment)
     return read(find(root, environment))
 
@@ -44,7 +44,7 @@ def _on(found: Toggles) -> list[str]:
 
 
 def _refused(file: Path, content: str | bytes | None = None) -> str:
-    """The text of the error without the file's name: the line's number, or nothing, and what is wrong."""
+    """Return the error without the name of the file: the line number, if any, and the text."""
     with pytest.raises(FileError) as caught:
         _load(file, content)
     text = str(caught.value)
@@ -82,7 +82,7 @@ NOTHING += ["patches:\n", "patches: {}\n", "comparison:\npatches:\n  error_stack
 
 @pytest.mark.parametrize("content", NOTHING)
 def test_a_file_that_says_nothing_is_no_reason_to_switch_anything_on(file: Path, content: str) -> None:
-    """A full disk leaves an empty file of one that said off."""
+    """A full disk may have emptied a file that said off."""
     error = "says nothing; write `enabled: on` alone for the defaults, or `enabled: off`"
     assert _refused(file, content) == error
     assert read(str(file), content).patches == load(None, {}).patches  # `set` may write into it
@@ -227,7 +227,7 @@ CUT = [
 @pytest.mark.simulation
 @pytest.mark.parametrize("text", [*CUT, Path(toggles.SHIPPED).read_text().replace("lookup: on", "lookup: off")])
 def test_wherever_a_file_is_cut_off_nothing_changes(file: Path, text: str) -> None:
-    """In a running process; and of a new text, cut within a line, no patch that is not in it any more is switched."""
+    """In a running process. A new text that is cut within a line switches no patch that the cut removed."""
     before = read(str(file), text)
     new = text.replace("o", "\u03bf", 1) if "#" in text[: text.index("o")] else "# new\n" + text
     found, modes = set(), set()
@@ -279,7 +279,7 @@ def test_the_variable_on_leaves_the_choice_to_the_file(file: Path, word: str) ->
 
 
 @pytest.mark.parametrize("word", ["offf", "disable", "2", "none"])
-def test_a_nonsense_word_in_the_variable_is_told(word: str) -> None:
+def test_a_nonsense_word_in_the_variable_is_reported(word: str) -> None:
     with pytest.raises(OperatorError) as caught:
         switched_off({"DIRAC_PERFPATCH": word})
     assert str(caught.value) == f"DIRAC_PERFPATCH={word}: must be on or off"
@@ -331,7 +331,7 @@ def test_what_a_patch_says_for_itself_wins_over_a_later_section(file: Path) -> N
          "'follow_configuration'; known: by, share, window_seconds, spool, check_one_in"),
     ],
 )  # fmt: skip
-def test_a_wrong_section_is_told_with_the_path_and_what_is_right(section: dict[str, object], error: str) -> None:
+def test_a_wrong_section_is_reported_with_the_path_and_what_is_right(section: dict[str, object], error: str) -> None:
     with pytest.raises(FileError) as caught:
         override(read(toggles.SHIPPED), PLACE, section)
     assert str(caught.value) == f"{PLACE}/{error}"
@@ -461,7 +461,7 @@ def test_a_wrong_section_is_told_with_the_path_and_what_is_right(section: dict[s
         ("? {a: b}\n: on\n", "1: a key must be a word"),
     ],
 )  # fmt: skip
-def test_wrong_content_is_told_with_its_line_and_what_is_right(file: Path, content: str, error: str) -> None:
+def test_wrong_content_is_reported_with_its_line_and_what_is_right(file: Path, content: str, error: str) -> None:
     assert _refused(file, content) == error
 
 
@@ -493,7 +493,7 @@ def test_wrong_content_is_told_with_its_line_and_what_is_right(file: Path, conte
         ("enabled: on\n# \ufffe\n", 2),
     ],
 )
-def test_what_is_not_yaml_is_told_with_its_line(file: Path, content: str, line: int) -> None:
+def test_what_is_not_yaml_is_reported_with_its_line(file: Path, content: str, line: int) -> None:
     error = _refused(file, content)
     assert error.startswith(f"{line}: ")
     assert "is not YAML: " in error or "is not a value: " in error
@@ -573,18 +573,18 @@ def test_tags_build_no_objects(file: Path, tmp_path: Path, content: str) -> None
 # What is refused: wrong files
 
 
-def test_a_missing_file_that_the_variable_names_is_told(file: Path) -> None:
+def test_a_missing_file_that_the_variable_names_is_reported(file: Path) -> None:
     assert _refused(file) == "cannot be read: No such file or directory"
 
 
-def test_a_folder_is_told(file: Path) -> None:
+def test_a_folder_is_reported(file: Path) -> None:
     file.mkdir()
     assert _refused(file) == "is a folder; name the file in it"
 
 
 @pytest.mark.parametrize("target", ["nowhere", "my.yaml"])
-def test_a_link_that_leads_nowhere_is_told(tmp_path: Path, target: str) -> None:
-    """Also in the installation, where a missing file is not an error."""
+def test_a_dangling_link_is_reported(tmp_path: Path, target: str) -> None:
+    """Also in the installation, where a missing file is no error."""
     link = tmp_path / "etc" / "patches.yaml"
     link.parent.mkdir()
     link.symlink_to(target if target == "nowhere" else link)
@@ -613,8 +613,8 @@ except FileError as error:
 
 
 @pytest.mark.parametrize("locked", ["etc/patches.yaml", "etc"])
-def test_a_file_without_permission_is_told(tmp_path: Path, child: object, locked: str) -> None:
-    """Also when its folder may not be searched: whether a file is there, and says off, cannot be known."""
+def test_a_file_without_permission_is_reported(tmp_path: Path, child: object, locked: str) -> None:
+    """Also if its folder may not be searched: a file there may say off."""
     etc = tmp_path / "root" / "etc"
     etc.mkdir(parents=True)
     (etc / "patches.yaml").write_text("enabled: off\n")
@@ -632,7 +632,7 @@ def test_a_file_without_permission_is_told(tmp_path: Path, child: object, locked
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "terminal", "socket"])
 def test_a_special_file_does_not_block(file: Path, child: object, kind: str) -> None:
-    """In a child: one that blocks is killed after its time, and the test fails."""
+    """In a child, which is killed at its timeout if it blocks."""
     if kind == "fifo":
         os.mkfifo(file)
     elif kind == "socket":
@@ -651,7 +651,7 @@ def test_a_special_file_does_not_block(file: Path, child: object, kind: str) -> 
 
 
 def test_a_file_that_becomes_a_pipe_between_two_looks_does_not_block(file: Path, child: object) -> None:
-    """Nor one that looks regular and has its reader wait, such as /proc/kmsg, which only root may open."""
+    """Nor does a regular file that makes its reader wait, such as /proc/kmsg, which only root may open."""
     os.mkfifo(file)
     code = (
         "import stat, os\n"
@@ -664,7 +664,7 @@ def test_a_file_that_becomes_a_pipe_between_two_looks_does_not_block(file: Path,
     assert (answer.stdout, answer.stderr) == ("''\n", "")
 
 
-def test_without_pyyaml_a_file_that_needs_it_is_told(file: Path, tmp_path: Path, child: object) -> None:
+def test_without_pyyaml_a_file_that_needs_it_is_reported(file: Path, tmp_path: Path, child: object) -> None:
     (tmp_path / "yaml.py").write_text("raise ImportError('broken on purpose')")
     file.write_text("patches: {error_stack: off}\n")
     code = (
@@ -694,7 +694,7 @@ print(json.dumps([answers, [(e["state"], e["reason"]) for e in status()], len(im
 
 
 @pytest.mark.parametrize("content", ["patches: [\n", "enabled: 1\n", "patches:\n  nonsense: on\n"])
-def test_a_bad_file_is_told_in_one_line_and_nothing_else_happens(file: Path, child: object, content: str) -> None:
+def test_a_bad_file_is_reported_in_one_line_and_nothing_else_happens(file: Path, child: object, content: str) -> None:
     import json
 
     error = _refused(file, content)

@@ -19,13 +19,13 @@ _SHIPPED = Path(toggles.SHIPPED).read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def file() -> Iterator[Path]:
-    """One file for all the examples of a test."""
+    """One file for all examples of a test."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "file.yaml"
 
 
 def _plainly(node: Node) -> Any:
-    """Lines, values and their types: True, 1 and 1.0 are equal, but they are not the same answer."""
+    """Return lines, values and types: True, 1 and 1.0 would be equal."""
     if isinstance(node.value, dict):
         return node.line, [(key, _plainly(child)) for key, child in node.value.items()]
     if isinstance(node.value, list):
@@ -34,7 +34,7 @@ def _plainly(node: Node) -> Any:
 
 
 def _agree(text: str) -> bool:
-    """Compare both readers; return whether the plain one accepted the text."""
+    """Compare both readers. Returns: whether the plain one accepted the text."""
     plain = yamlfile._read_plain("file", text)
     if plain is None:
         return False
@@ -183,7 +183,7 @@ def test_both_readers_agree_on_a_shipped_file_that_was_edited(text: str) -> None
     ],
 )
 def test_the_plain_reader_accepts_what_people_write(text: str) -> None:
-    """Otherwise the tests above would compare nothing, and every command would import PyYAML."""
+    """Otherwise the tests above compare nothing, and every command imports PyYAML."""
     assert _agree(text)
 
 
