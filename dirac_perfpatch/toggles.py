@@ -57,7 +57,7 @@ class Toggle(NamedTuple):
 class Toggles:
     """What is wanted of all patches.
 
-    A plain class: to make the class of a named tuple takes longer than to read the file.
+    A plain class, because creating a named tuple class takes longer than reading the file.
 
     Args:
         source: Where they were read, for status: the path of the file, and of the sections laid over it.
@@ -244,7 +244,7 @@ def _shipped() -> Toggles:
 
 
 def _lay_over(below: Toggles, root: Node, source: str) -> Toggles:
-    """Lay a file or a section over toggles, which have all known keys."""
+    """Lay a file or a section over toggles, which hold every known key."""
     defaults = dict(below.settings[_COMPARISON])
     per_patch = {key: defaults[key] for key in _PER_PATCH}
     if not root.line:

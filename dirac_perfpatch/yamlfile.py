@@ -19,7 +19,7 @@ from dirac_perfpatch.notices import OperatorError
 # Toggles need far less; a larger file is a mistake or an attack.
 _MAX_BYTES = 64 * 1024
 _MAX_DEPTH = 8
-# The length of a name or a value: a longer number may take for ever to convert.
+# The length of a name or a value; it also keeps numbers small enough to convert and print.
 _MAX_LENGTH = 200
 _PLAIN_LINE = re.compile(
     r"( *)([a-z][a-z_]{0,99}):"
