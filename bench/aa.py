@@ -22,7 +22,7 @@ from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK, ArmRecord
 from dirac_perfpatch.comparison.spool_reading import Block, Snapshot, State
 from dirac_perfpatch.comparison.statistics import FASTER, SLOWER, judge
 from dirac_perfpatch.patching import Guard, Patch
-from dirac_perfpatch.toggles import Trial
+from dirac_perfpatch.toggles import Toggle
 
 KINDS = ("time", "call", "process")
 SHARES = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
@@ -120,7 +120,9 @@ def _blocks(
     process_arm: bool = True,
 ) -> list[Block]:
     """The blocks that one process records for a target."""
-    comparison = Comparison(_PATCH, Guard("p", lambda reason: None), Trial(kind, share, _WINDOW), 0, process_arm)
+    comparison = Comparison(
+        _PATCH, Guard("p", lambda reason: None), Toggle("ab", {}, kind, share, _WINDOW), 0, process_arm
+    )
     comparison._random.seed(int(random.integers(1 << 32)))
     seed(int(random.integers(1 << 32)))  # for the recorder's own draws
     comparison.record("f", lambda: None, lambda: None, None)

@@ -35,7 +35,7 @@ def _compare(patch: str, patched: bool, call: Callable[[], Any]) -> dict[str, fl
     """The minimum of each, in turn: with the patch just on or off, and recorded in the same arm."""
     loading: Any = importlib.import_module("dirac_perfpatch.loading")
     arms: Any = importlib.import_module("dirac_perfpatch.comparison.arms")
-    trial = importlib.import_module("dirac_perfpatch.toggles").Trial("process", 0.5, 3600)
+    toggle = importlib.import_module("dirac_perfpatch.toggles").Toggle("ab", {}, "process", 0.5, 3600)
     timed = importlib.import_module("dirac_perfpatch.bench").timed
     switch = loading.plugin.switches[patch]
     best = {"plain": float("inf"), "recorded": float("inf")}
@@ -43,7 +43,7 @@ def _compare(patch: str, patched: bool, call: Callable[[], Any]) -> dict[str, fl
         for name in best:
             switch.take_off()
             if name == "recorded":
-                comparison = arms.Comparison(switch.patch, switch.guard, trial, 10_000, patched)
+                comparison = arms.Comparison(switch.patch, switch.guard, toggle, 10_000, patched)
                 switch.put_on(comparison)
                 timed(call, 200)
                 # As the journal does every ten seconds: from now on as many calls are timed as in a running service.

@@ -1,7 +1,7 @@
-"""What a patched call costs here, and what it costs with the patch taken off: the command ``dirac-perfpatch bench``.
+"""Measure calls with their patch on and off: ``dirac-perfpatch bench``.
 
-The calls are declared by the patches, and are measured in any process that has a DIRAC, with the plugin or without:
-``make bench`` imports this module in three of them. So nothing of the plugin is started by importing it.
+The patches declare the calls. ``make bench`` imports this module in three processes, with the plugin and without, so
+importing it starts nothing.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from dirac_perfpatch.patches import CATALOGUE
 from dirac_perfpatch.patching import Case, Database, Meter, NotAsked, Patch
 
 _WARM_UPS = 3
-# How long one repetition takes. Short, so that many fall between the pauses of a busy machine.
+# The length of a repetition. Short, so that many fit between the pauses of a busy machine.
 _REPETITION_MICROSECONDS = 4000
 _MOST_CALLS = 100_000
 
 
 def cases() -> Iterator[tuple[Patch, Case]]:
-    """Every call that a patch declares, with the patch."""
+    """Return every declared call, with its patch."""
     return ((patch, case) for patch in CATALOGUE for case in patch.cases)
 
 
 def timed(call: Callable[[], Any], number: int) -> float:
-    """Make so many calls, with the garbage collector off. Returns: microseconds per call."""
+    """Make a number of calls without garbage collection. Returns: microseconds per call."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -44,22 +44,22 @@ def timed(call: Callable[[], Any], number: int) -> float:
 
 
 def warm_up(case: Case, size: int, measure: Meter) -> int:
-    """Have a call made until whatever is kept of it is kept.
+    """Make a call until all caches are filled.
 
     Args:
-        case: The one that is measured.
-        size: The one that it was prepared for.
-        measure: As prepared.
+        case: The call.
+        size: The size that it was prepared for.
+        measure: What its preparation returned.
 
     Returns:
-        How many calls take about 4 ms, rounded to whole turns.
+        How many calls take about 4 ms, in whole turns.
     """
     turn = size if case.in_turn else 1
     for _ in range(_WARM_UPS):
         number = turn
         microseconds = measure(number)
         time.sleep(case.settle_seconds)
-    for _ in range(3):  # the first time tells no more than the order of magnitude
+    for _ in range(3):  # the first time gives only the order of magnitude
         number = max(1, int(min(_MOST_CALLS, _REPETITION_MICROSECONDS / microseconds)) // turn) * turn
         microseconds = measure(number)
     return number
@@ -71,8 +71,8 @@ class Compared:
 
     Args:
         patch: The name of the patch.
-        call: The call with its size.
-        stock: Microseconds per call with the patch taken off, the minimum over the repetitions; None if not measured.
+        call: The call and its size.
+        stock: Microseconds with the patch off, the minimum of the repetitions; None if not measured.
         patched: The same with the patch on.
         reason: Why it was not measured.
     """
@@ -89,22 +89,22 @@ class Compared:
         return self.stock / self.patched if self.stock and self.patched else None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the figures and their ratio."""
         return {**asdict(self), "ratio": self.ratio}
 
     def as_row(self) -> tuple[str, ...]:
-        """For a table: patch, call, stock, patched, ratio, reason."""
+        """Return the cells of a table: patch, call, stock, patched, ratio, reason."""
         if not self.ratio:
-            return (self.patch, self.call, "", "", "", self.reason)
-        ratio = f"{self.ratio:.0f} x" if self.ratio >= 10 else f"{self.ratio:.2f} x"
-        return (self.patch, self.call, f"{self.stock:.2f}", f"{self.patched:.2f}", ratio, "")
+            return self.patch, self.call, "", "", "", self.reason
+        ratio = f"{self.ratio:.{0 if self.ratio >= 10 else 2}f} x"
+        return self.patch, self.call, f"{self.stock:.2f}", f"{self.patched:.2f}", ratio, ""
 
 
 def compare(reasons: Mapping[str, str], database: Database | None, rounds: int) -> Iterator[Compared]:
-    """Measure every call with its patch on and taken off, in alternation; the other patches stay as they are.
+    """Measure every call with its patch on and off in turn; the other patches stay on.
 
     Args:
-        reasons: By name of patch, why it cannot be measured; empty for one that is applied.
+        reasons: Why a patch cannot be measured, by name; empty if it is applied.
         database: For the patches of the MySQL pool.
         rounds: Repetitions of each.
     """
@@ -121,7 +121,7 @@ def compare(reasons: Mapping[str, str], database: Database | None, rounds: int) 
 
 
 def _alternate(name: str, case: Case, size: int, measure: Meter, rounds: int) -> tuple[float, float]:
-    """The minimum in microseconds with the patch taken off, and with the patch on."""
+    """Return the minimum in microseconds with the patch off, and with the patch on."""
     from dirac_perfpatch import loading
 
     switch = loading.plugin.switches[name]

@@ -1,60 +1,43 @@
-"""What the host's own Configuration System says about us, in the section PerfPatch of its /Operations.
+"""Our section, PerfPatch, of /Operations in the host's Configuration System.
 
-The host's modules are looked at when the host has imported them, and never imported from here.
+Modules of the host are used once the host has imported them; nothing here imports them.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 SECTION = "PerfPatch"
 _DATA = "DIRAC.ConfigurationSystem.Client.ConfigurationData"
 _OPERATIONS = "DIRAC.ConfigurationSystem.Client.Helpers.Operations"
 
 
-class State(NamedTuple):
-    """What an answer depends on.
-
-    Args:
-        merged: The object that holds the configuration; the host makes a new one whenever anything in it changes. Held,
-            so that its identity cannot come back for another object. None as long as the host has none.
-        operations: The host's class that knows the VO of the process; None as long as the host has not loaded it.
-    """
-
-    merged: Any
-    operations: Any
-
-    def same(self, other: State) -> bool:
-        """Whether both are of the same objects. Not ``==``, which would compare all that is in them."""
-        return self.merged is other.merged and self.operations is other.operations
-
-
-def state() -> State:
-    """The state of now."""
-    data = getattr(sys.modules.get(_DATA), "gConfigurationData", None)
-    return State(getattr(data, "mergedCFG", None), getattr(sys.modules.get(_OPERATIONS), "Operations", None))
-
-
-def sections(now: State) -> list[tuple[str, Mapping[str, Any]]]:
-    """Our sections where the host itself would look, the most general first.
-
-    Args:
-        now: The state to answer for.
+def state() -> tuple[Any, Any]:
+    """Return what our sections depend on; compare by identity, because ``==`` would compare all content.
 
     Returns:
-        The path of each that is there, with its options as text and its subsections as mappings.
+        The host's configuration, which every change replaces by a new object; and the host's class that knows the VO of
+        the process. Each is None until the host has it.
     """
-    if now.merged is None:
+    data = getattr(sys.modules.get(_DATA), "gConfigurationData", None)
+    return getattr(data, "mergedCFG", None), getattr(sys.modules.get(_OPERATIONS), "Operations", None)
+
+
+def sections(now: tuple[Any, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return our sections in the places where the host would look, the most general first.
+
+    Returns:
+        The path of each that exists, with its options as text and its subsections as mappings.
+    """
+    merged, operations = now
+    if merged is None:
         return []
-    places = [f"{place.rstrip('/')}/{SECTION}" for place in _places(now.operations)]
-    found = ((place, now.merged.getAsDict(place)) for place in places)
+    roots = ["/Operations/Defaults"]
+    if operations is not None:
+        # The host derives the VO of the process, and in 8.0 its setup, from the configuration and the proxy.
+        roots = operations()._Operations__getSearchPaths()
+    places = [f"{root.rstrip('/')}/{SECTION}" for root in roots]
+    found = ((place, merged.getAsDict(place)) for place in places)
     return [(place, said) for place, said in found if said]
-
-
-def _places(operations: Any) -> list[str]:
-    if operations is None:
-        return ["/Operations/Defaults"]
-    # The host's way from a process to its VO, and, in 8.0, its setup. It looks at the configuration and the proxy.
-    return list(operations()._Operations__getSearchPaths())

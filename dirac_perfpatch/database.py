@@ -1,37 +1,30 @@
-"""Which database ``dirac-perfpatch check`` and ``bench`` may ask: its password is not for the command line, where every
-user of the machine can read it."""
+"""The database that ``dirac-perfpatch check`` and ``bench`` may ask.
+
+Its password is read from a file: every user of the machine can read a command line.
+"""
 
 from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Mapping
 
+from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patching import Database
 
-HELP = (
-    "System/Database as in DIRAC's configuration, such as Accounting/AccountingDB; or the path of a MySQL option file"
-)
+HELP = "System/Database from DIRAC's configuration, such as Accounting/AccountingDB, or the path of a MySQL option file"
 _SECTION = "client"
 _KEYS = ("user", "password", "database")
 
 
-class NoDatabase(Exception):
-    """Nothing says how to connect; the text says what is wrong, and no password."""
-
-
 def find(text: str) -> Database:
-    """Find out how to connect to a database.
+    """Return a database and its account, without connecting.
 
     Args:
-        text: ``System/Database``, for what the host's own configuration says; anything else is the path of a MySQL
-            option file with a section ``[client]``.
-
-    Returns:
-        The database. Nothing has connected to it.
+        text: ``System/Database`` in the host's configuration; anything else is the path of a MySQL option file with a
+            section ``[client]``.
 
     Raises:
-        NoDatabase: Nothing says so.
+        OperatorError: There is no such account. The text never holds a password.
     """
     return _configured(text) if re.fullmatch(r"\w+/\w+", text) else _in_file(text)
 
@@ -41,37 +34,34 @@ def _configured(name: str) -> Database:
 
     try:
         answer = getDBParameters(name)
-    except Exception as error:  # 8.0 raises for a system that it does not know
-        raise NoDatabase(f"--db {name}: DIRAC's configuration cannot tell: {error}") from None
+    except Exception as error:  # 8.0 raises for an unknown system
+        raise OperatorError(f"--db {name}: not found in DIRAC's configuration: {error}") from None
     if not answer["OK"]:
-        raise NoDatabase(f"--db {name}: {answer['Message']}; a file is named with its folder, as ./{name}")
+        raise OperatorError(f"--db {name}: {answer['Message']}; if it is a file, write ./{name}")
     found = answer["Value"]
     return Database(found["Host"], found["Port"], found["User"], found["Password"], found["DBName"])
 
 
 def _in_file(path: str) -> Database:
-    # As MySQL reads it: names without a value, and the last of several values counts.
+    # As in MySQL, a name may have no value, and the last of several values counts.
     parser = configparser.RawConfigParser(delimiters="=", allow_no_value=True, strict=False)
     try:
         with open(path, encoding="utf-8") as file:
             parser.read_file(file)
     except OSError as error:
-        # Not what was said: it may be a password, as in earlier releases.
-        raise NoDatabase(f"--db: {error.strerror}; it takes {HELP}") from None
-    except (configparser.Error, ValueError):  # their texts quote the file
-        raise NoDatabase(f"--db {path}: is no MySQL option file") from None
+        # Without the text: it may hold a password, as in earlier releases.
+        raise OperatorError(f"--db: {error.strerror}; write {HELP}") from None
+    except (configparser.Error, ValueError):  # whose texts quote the file
+        raise OperatorError(f"--db {path}: is not a MySQL option file") from None
     if not parser.has_section(_SECTION):
-        raise NoDatabase(f"--db {path}: has no section [{_SECTION}]")
-    return _described(path, {key: _unquoted(value or "") for key, value in parser.items(_SECTION)})
-
-
-def _described(path: str, client: Mapping[str, str]) -> Database:
+        raise OperatorError(f"--db {path}: has no section [{_SECTION}]")
+    client = {key: _unquoted(value or "") for key, value in parser.items(_SECTION)}
     missing = [key for key in _KEYS if not client.get(key)]
     if missing:
-        raise NoDatabase(f"--db {path}: [{_SECTION}] has no {', '.join(missing)}")
+        raise OperatorError(f"--db {path}: [{_SECTION}] has no {', '.join(missing)}")
     port = client.get("port") or "3306"
     if not port.isdecimal():
-        raise NoDatabase(f"--db {path}: the port in [{_SECTION}] is no number")
+        raise OperatorError(f"--db {path}: the port in [{_SECTION}] is not a number")
     return Database(client.get("host") or "localhost", int(port), *(client[key] for key in _KEYS))
 
 

@@ -1,67 +1,69 @@
-"""Reading the toggles again while the process runs.
+"""Read the toggles again while the process runs.
 
-The file is looked at every two seconds, with one ``stat``. A change is read when the file has stayed as it is for half
-a second, so that one which is being written is not read half. What cannot be used changes nothing: the operator is told
-once, and told again when it is good. Nor does what has vanished, is empty or says less than it did, unless it says
-``enabled``: see :func:`dirac_perfpatch.toggles.draft_again`. The host's configuration, if the file allows it, is
-treated in the same way: it lacks our section also while the host is reading it anew.
+The file is checked every two seconds with one ``stat``. A change is read once the file has not changed for half a
+second, so that a file that is still being written is not read. Unusable toggles change nothing: the operator is told
+once, and again when they are good. A file that vanishes, is emptied or loses settings changes nothing either, unless it
+says ``enabled``: see :func:`dirac_perfpatch.toggles.read_again`. The same holds for our section of the host's
+configuration, if the file allows one: the section is missing while the host reads its configuration anew.
 """
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dirac_perfpatch import configuration, host, toggles
-from dirac_perfpatch.notices import say, say_once
+from dirac_perfpatch.notices import OperatorError, say, say_once
+from dirac_perfpatch.toggles import Toggles
 
-# Seconds between two looks, and to the second look at what has changed.
+# Seconds between two checks of the file, and until a change of it is read.
 _PAUSE = 2.0
 _SETTLING = 0.5
 
-Sections = list[tuple[str, Mapping[str, Any]]]
+_NO_CONFIGURATION = (None, None)
 
 
 class Follower:
     """Keeps the patches of this process as the toggles say.
 
     Args:
-        bring: Makes every patch what toggles say, and returns what has changed, in words.
-        draft: What was read at the start; None if it could not be used.
-        path: Where it was read.
-        problem: Why it could not be used; empty if it could.
+        bring: Applies toggles, and returns what changed, in words.
+        read: The toggles that were read at the start; None if they could not be used.
+        path: The file they were read from.
+        problem: Why they could not be used; empty if they could.
         environment: Where the variable that names a file is looked up.
     """
 
     def __init__(
         self,
-        bring: Callable[[toggles.Toggles], list[str]],
-        draft: toggles.Draft | None,
+        bring: Callable[[Toggles], list[str]],
+        read: Toggles | None,
         path: str,
         problem: str,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._bring = bring
         self._environment = environment
-        self._draft = draft
         self._path = path
-        # What was seen of the file last, and of the one that was read last. Nothing so far: the process has read one at
-        # its start, but that may have changed since.
+        # The last usable file, and the last usable sections that are laid over it.
+        self._file = read
+        self._sections: list[tuple[str, Mapping[str, Any]]] = []
+        self._applied = read
+        # The stamps of the file when it was checked last and when it was read last. None: it may have changed since the
+        # start read it.
         self._seen: Any = None
         self._read: Any = None
-        self._configuration = configuration.State(None, None)
-        # The last ones that could be used.
-        self._sections: Sections = []
-        # What the patches were brought to.
-        self._applied = self._draft and self._draft.toggles()
+        # Held, so that no other object can get the same identity.
+        self._configuration: tuple[Any, Any] = _NO_CONFIGURATION
         self._problems = {"file": problem, "configuration": ""}
 
     def look(self) -> float:
-        """Look once, and do what follows from it. Never raises.
+        """Check the file and the configuration once, and apply what changed. Never raises.
 
         Returns:
-            After how many seconds to look again.
+            The seconds until the next check.
         """
         try:
             return self._look()
@@ -70,7 +72,7 @@ class Follower:
             return _PAUSE
 
     def _look(self) -> float:
-        if self._path == toggles.SHIPPED:  # from a file that was there we do not go back to it
+        if self._path == toggles.SHIPPED:  # a user's file that vanishes does not bring the shipped one back
             self._path = toggles.find(host.root_path(), self._environment)
         seen = _stamp(self._path)
         if seen != self._seen:
@@ -78,50 +80,45 @@ class Follower:
             return _SETTLING
         if seen != self._read:
             self._read_file(seen)
-        if self._draft is not None:
-            self._look_at_configuration(self._draft)
-            self._apply(self._draft)
+        if self._file is not None:
+            self._look_at_configuration(self._file)
+            self._apply(_lay_over(self._file, self._sections))
         return _PAUSE
 
     def _read_file(self, seen: Any) -> None:
-        draft, problem = self._draft, ""
+        file, problem = self._file, ""
         try:
-            draft = toggles.draft_again(self._path, draft) if draft else toggles.draft(self._path)
-        except toggles.ToggleError as error:
+            file = toggles.read_again(self._path, file) if file else toggles.read(self._path)
+        except OperatorError as error:
             problem = str(error)
         if _stamp(self._path) != seen:
-            return  # it has changed meanwhile: the next look sees that
-        self._read, self._draft = seen, draft
+            return  # it changed meanwhile: the next check sees that
+        self._read, self._file = seen, file
         self._tell("file", problem, f"{self._path} can be used again")
 
-    def _look_at_configuration(self, draft: toggles.Draft) -> None:
-        follow = draft.comparison.follow_configuration
-        now = configuration.state() if follow else configuration.State(None, None)
-        if now.same(self._configuration):
+    def _look_at_configuration(self, file: Toggles) -> None:
+        now = configuration.state() if file.follow_configuration else _NO_CONFIGURATION
+        if all(map(operator.is_, now, self._configuration)):
             return
         self._configuration = now
         problem = ""
         try:
             sections = configuration.sections(now)
-            wanted = _with_sections(draft, sections).toggles()
-            if follow and not any("enabled" in said for _, said in sections):
-                self._refuse_less(_with_sections(draft, self._sections + sections).toggles(), wanted)
+            wanted = _lay_over(file, sections)
+            may_lose = not file.follow_configuration or any("enabled" in said for _, said in sections)
+            if not may_lose and _lay_over(file, self._sections + sections).effect != wanted.effect:
+                places = " and ".join(place for place, _ in self._sections)
+                reason = "as if the configuration could not be read; complete it, or say `enabled` there, too"
+                raise OperatorError(f"{places} lacks settings that it had, {reason}")
             self._sections = sections
-        except toggles.ToggleError as error:
+        except OperatorError as error:
             problem = str(error)
-        except Exception as error:  # the host's own code, too, answers here
+        except Exception as error:  # from the host's code
             problem = f"/Operations of the configuration cannot be read: {type(error).__name__}: {error}"
         self._tell("configuration", problem, "/Operations of the configuration can be used again")
 
-    def _refuse_less(self, kept: toggles.Toggles, wanted: toggles.Toggles) -> None:
-        if kept[1:] != wanted[1:]:
-            places = " and ".join(place for place, _ in self._sections)
-            reason = "as if the configuration could not be read; complete it, or say `enabled` there, too"
-            raise toggles.ToggleError(f"{places} leaves out what it said before, {reason}")
-
-    def _apply(self, draft: toggles.Draft) -> None:
-        wanted = _with_sections(draft, self._sections).toggles()
-        if wanted == self._applied:
+    def _apply(self, wanted: Toggles) -> None:
+        if self._applied and (wanted.source, wanted.effect) == (self._applied.source, self._applied.effect):
             return
         changes = self._bring(wanted)
         self._applied = wanted
@@ -129,7 +126,7 @@ class Follower:
             say(f"toggles read again from {wanted.source}: {', '.join(changes)}")
 
     def _tell(self, what: str, problem: str, relief: str) -> None:
-        """Say a problem when it is new, and the relief when there is none any more."""
+        """Report a problem when it is new, and when there is none any more."""
         if problem and problem != self._problems[what]:
             say(f"{problem}; the toggles stay as they are")
         elif not problem and self._problems[what]:
@@ -137,14 +134,14 @@ class Follower:
         self._problems[what] = problem
 
 
-def _with_sections(draft: toggles.Draft, sections: Sections) -> toggles.Draft:
+def _lay_over(file: Toggles, sections: Iterable[tuple[str, Mapping[str, Any]]]) -> Toggles:
     for place, said in sections:
-        draft = toggles.override(draft, place, said)
-    return draft
+        file = toggles.override(file, place, said)
+    return file
 
 
 def _stamp(path: str) -> Any:
-    """What tells a file from the one that was there before; for one that is not there, why."""
+    """Return what changes whenever the file does; for a missing file, why it is missing."""
     try:
         found = os.stat(path)
     except OSError as error:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from dirac_perfpatch import host, imports, patches, toggles
 from dirac_perfpatch.background import Background
-from dirac_perfpatch.notices import say_once
+from dirac_perfpatch.notices import OperatorError, say_once
 from dirac_perfpatch.patching import FAILED, OFF, Switch
-from dirac_perfpatch.toggles import ComparisonToggles, Draft, Toggle, ToggleError, Toggles
+from dirac_perfpatch.toggles import Toggle, Toggles
 
 if TYPE_CHECKING:
     from dirac_perfpatch.comparison.running import Comparisons
@@ -40,8 +40,7 @@ class Plugin:
         self.switches: dict[str, Switch] = {}
         self.toggles: dict[str, Toggle] = {}
         self.background = Background(self._look_again, last=self._write_states)
-        self._first: Draft | None = None  # as read at the start; None if it was unusable
-        self._comparison: ComparisonToggles | None = None
+        self._wanted: Toggles | None = None  # the last ones applied; None if none could be used
         self._keeps = False
         # By patch: the names of the modules that it waits for, and what is called when one of them is complete.
         self._waiting: dict[str, tuple[tuple[str, ...], Callable[..., None]]] = {}
@@ -66,10 +65,9 @@ class Plugin:
                 self.source = toggles.find(host.root_path())
                 if len(self._claims) == 1:  # such a child has its thread already
                     self.background.start()
-                self._first = toggles.draft(self.source)
-                self.apply(self._first.toggles())
+                self.apply(toggles.read(self.source))
         except Exception as error:
-            self.problem = str(error) if isinstance(error, ToggleError) else f"{type(error).__name__}: {error}"
+            self.problem = str(error) if isinstance(error, OperatorError) else f"{type(error).__name__}: {error}"
             say_once(f"{self.problem}; DIRAC runs unpatched")
         self._started = True
 
@@ -79,7 +77,7 @@ class Plugin:
         A patch that has tripped stays so until the process ends. If another thread forks meanwhile, the child does the
         rest at its next call with the same toggles.
         """
-        self.source, self.problem, self._comparison = wanted.source, "", wanted.comparison
+        self.source, self.problem, self._wanted = wanted.source, "", wanted
         changes = []
         for name, toggle in wanted.patches.items():
             self.toggles[name] = toggle
@@ -98,7 +96,9 @@ class Plugin:
         """The parts of a toggle that make a difference to its patch."""
         if not toggle.on:
             return (toggle.mode,)
-        return (*toggle, self._comparison) if toggle.mode == toggles.AB else (toggle.mode, toggle.options)
+        if toggle.mode == toggles.AB and self._wanted:
+            return (*toggle, self._wanted.spool, self._wanted.check_one_in)
+        return toggle.mode, toggle.options
 
     def _take_up(self, name: str) -> None:
         if name in self.switches:
@@ -124,8 +124,8 @@ class Plugin:
         if toggle.on:
             switch.configure(toggle.options)
         if toggle.mode == toggles.AB:
-            check_one_in = self._comparison.check_one_in if self._comparison else 0
-            self._comparisons().begin(switch, toggle.trial, check_one_in, self.spool())
+            check_one_in = self._wanted.check_one_in if self._wanted else 0
+            self._comparisons().begin(switch, toggle, check_one_in, self.spool())
         elif toggle.on:
             switch.put_on()
 
@@ -133,7 +133,7 @@ class Plugin:
         """The folder of the snapshots: from the toggles, else the installation's; None if there is neither."""
         from dirac_perfpatch.comparison.spool import default_folder
 
-        return (self._comparison.spool if self._comparison else "") or default_folder(host.root_path())
+        return (self._wanted.spool if self._wanted else "") or default_folder(host.root_path())
 
     def _comparisons(self) -> Comparisons:
         from dirac_perfpatch.comparison.running import Comparisons  # only in processes that need it
@@ -169,7 +169,7 @@ class Plugin:
         from dirac_perfpatch.live import Follower
 
         if self._follower is None:
-            self._follower = Follower(self.apply, self._first, self.source, self.problem)
+            self._follower = Follower(self.apply, self._wanted, self.source, self.problem)
         return self._follower
 
     def _wait(self, name: str, modules: tuple[str, ...], load: Callable[[str], None]) -> None:

@@ -11,6 +11,10 @@ import sys
 _said: dict[str, object] = {}
 
 
+class OperatorError(Exception):
+    """Something that the operator can put right. The text names the place and says what would be right."""
+
+
 def say_once(text: str) -> None:
     """Write a message as :func:`say` does, unless this process has written it before. Never raises."""
     line, mine = " ".join(text.split()), object()

@@ -1,10 +1,10 @@
-"""An update of DIRAC by its system administrator service keeps the plugin.
+"""Keep the plugin when DIRAC's system administrator service updates DIRAC.
 
-``SystemAdministratorHandler.export_updateSoftware`` makes a new environment, puts DIRAC and its extensions into it and
-links ``pro`` to it. The plugin is on no list of extensions, so it would be left out. To name it in the host's own pip
-command is not the way: what pip cannot find or resolve there fails the whole update. So the host finishes first; then
-the plugin is installed into what ``pro`` leads to: the running version, from where it came. It happens before the
-answer, because the operator's command restarts this service once it has the answer. The answer is always the host's.
+``SystemAdministratorHandler.export_updateSoftware`` makes a new environment, installs DIRAC and its extensions there,
+and links ``pro`` to it. The plugin is no extension, so it would be lost. Adding it to the host's pip command would fail
+the whole update whenever pip cannot find or resolve the plugin. So the host finishes first; then the running version is
+installed, from where it came, into the environment that ``pro`` leads to. This precedes the answer, because the
+operator's command restarts this service once it has the answer. The answer is always the host's.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import distribution
 from typing import Any
 
-from dirac_perfpatch.notices import say_once
+from dirac_perfpatch.notices import OperatorError, say_once
 from dirac_perfpatch.patching import Database, Fitting, NotAsked, Patch, Switch, Target, UnknownHost
 
 _MODULE = "DIRAC.FrameworkSystem.Service.SystemAdministratorHandler"
 _METHOD = "SystemAdministratorHandler.export_updateSoftware"
 _NAME = "dirac-perfpatch"
 
-# Seconds. The host's clients wait 600 for the answer, and a slow update may have used up most of them.
+# Seconds. The host's clients wait 600 for the answer, and a slow update may have used most of them.
 _CALLER_WAITS = 600
 _INSTALL = 120
 _CLEAN_UP = 60
 _LEAST = 20
 
 _PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--no-color")
-# What the host does with our entry point, which nothing guards there; loading is imported because that call is guarded.
+# What the host does with our entry point, unguarded. `loading` is imported because the entry point hides its failure.
 _LOAD = f"""import importlib.metadata, dirac_perfpatch.loading
 ours = importlib.metadata.distribution("{_NAME}")
 for entry in ours.entry_points:
@@ -45,56 +45,28 @@ print(ours.version)
 """
 
 
-class _NotKept(Exception):
-    """Why the plugin is not in the new environment, for the operator."""
-
-
-class _Update:
-    """The wrapper of export_updateSoftware."""
-
-    def __init__(self, fitting: Fitting) -> None:
-        self._fitting = fitting
-
-    def __call__(self, wrapped: Any, handler: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        started = time.monotonic()
-        answer = wrapped(*args, **kwargs)
-        prefix = "the new installation"
-        try:
-            if answer["OK"] and not self._fitting.guard.off:
-                pro = os.path.realpath(os.path.join(self._fitting.module.gComponentInstaller.instancePath, "pro"))
-                prefix = os.path.join(pro, f"{platform.system()}-{platform.machine()}")
-                say_once(f"keep_on_update: {_keep(prefix, started)}")
-        except Exception as error:
-            why = str(error) if isinstance(error, _NotKept) else f"{type(error).__name__}: {error}"
-            say_once(f"keep_on_update: DIRAC is updated, but {prefix} is without the plugin: {why}; install it by hand")
-        return answer
-
-
 def _keep(prefix: str, started: float) -> str:
-    """Install the plugin into a new environment, or leave it without the plugin.
+    """Install the plugin into a new environment; if that fails, raise and leave none of it there.
 
     Args:
         prefix: The root of the environment.
-        started: When the update began, by the monotonic clock.
+        started: When the update began, as ``time.monotonic()``.
 
     Returns:
         What was done, for the operator.
-
-    Raises:
-        _NotKept: The plugin is not in the environment, and why.
     """
     if os.path.samefile(prefix, sys.prefix) or _metadata(prefix):
         return f"nothing to do, the plugin is in {prefix} already"
     now = time.monotonic()
     deadline = min(now + _INSTALL, started + _CALLER_WAITS - _CLEAN_UP)
     if deadline - now < _LEAST:
-        raise _NotKept("the update took so long that no time is left before the caller gives up")
+        raise OperatorError("the update took so long that no time is left until the caller gives up")
     version, requirement = _ourselves()
     try:
         _install(prefix, requirement, deadline)
         came = _run(prefix, ("-c", _LOAD), deadline + _CLEAN_UP / 2).strip()
         if came != version:
-            raise _NotKept(f"{requirement[-1]} is {came} by now, and {version} is running here")
+            raise OperatorError(f"{requirement[-1]} is now {came}, but {version} is running here")
     except BaseException:
         _remove(prefix)
         raise
@@ -102,19 +74,17 @@ def _keep(prefix: str, started: float) -> str:
 
 
 def _metadata(prefix: str) -> list[str]:
-    """The folders that make our entry point known to the environment."""
+    """Return the folders that register our entry point in an environment."""
     name = _NAME.replace("-", "_")
     return glob.glob(os.path.join(glob.escape(prefix), "lib", "python3*", "site-packages", f"{name}-*.dist-info"))
 
 
 def _ourselves() -> tuple[str, list[str]]:
-    """The plugin of this process, in pip's words.
+    """Return the version of the running plugin, and the arguments with which pip installs it from the same source.
 
-    Returns:
-        Its version, and the arguments that make pip install it from where it came: a file, an archive, a folder or a
-        commit as PEP 610 notes it, or else an index.
+    The source is a file, archive, folder or commit as recorded by PEP 610, or else an index.
     """
-    import json  # only here: most processes that import this module never update
+    import json  # not at the top: few processes that import this module ever update
 
     ours = distribution(_NAME)
     origin = json.loads(ours.read_text("direct_url.json") or "{}")
@@ -133,40 +103,32 @@ def _ourselves() -> tuple[str, list[str]]:
 def _install(prefix: str, requirement: Sequence[str], deadline: float) -> None:
     installed = _run(prefix, (*_PIP, "list", "--format=freeze"), deadline)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        # All that is there stays as it is: what does not fit beside it is left out.
+        # Nothing installed may change; if the plugin does not fit, it is not installed.
         constraints.write(installed)
         constraints.flush()
         _run(prefix, (*_PIP, "install", "--constraint", constraints.name, *requirement), deadline)
 
 
 def _remove(prefix: str) -> None:
-    """Take out what an installation that failed has left. Never raises."""
+    """Remove what a failed installation left. Never raises."""
     if _metadata(prefix):
         with contextlib.suppress(Exception):
             _run(prefix, (*_PIP, "uninstall", "--yes", _NAME), time.monotonic() + _CLEAN_UP / 2)
-    # An entry point without its module would stop every command there, and pip cannot uninstall half a package.
+    # An entry point without its module stops every command there, and pip cannot uninstall half a package.
     for folder in _metadata(prefix):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(prefix: str, arguments: Sequence[str], deadline: float) -> str:
-    """Run the Python of an environment.
-
-    Args:
-        prefix: The root of the environment.
-        arguments: For Python.
-        deadline: When it is killed, by the monotonic clock.
+    """Run the Python of an environment; at the deadline, which is a ``time.monotonic()``, it is killed.
 
     Returns:
-        What it wrote to standard output.
-
-    Raises:
-        _NotKept: It failed or was killed.
+        Its standard output.
     """
     import signal
     import subprocess  # not at the top: see json
 
-    # -I: neither this process's working directory nor its PYTHONPATH is part of that environment.
+    # -I: our working directory and PYTHONPATH do not belong to that environment.
     command = [os.path.join(prefix, "bin", "python"), "-I", *arguments]
     with subprocess.Popen(
         command,
@@ -180,14 +142,14 @@ def _run(prefix: str, arguments: Sequence[str], deadline: float) -> str:
         try:
             output, errors = process.communicate(timeout=max(0, deadline - time.monotonic()))
         except BaseException as error:
-            # The whole session: children of pip's would go on, and we would wait for them to close the pipes.
+            # The whole session: children of pip would survive, and we would wait for them to close the pipes.
             os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
-                raise _NotKept("it took too long and was stopped") from None
+                raise OperatorError("it took too long and was killed") from None
             raise
     if process.returncode:
-        lines = errors.strip().splitlines() or [f"it ended with code {process.returncode}"]
-        raise _NotKept(next((line for line in lines if line.startswith("ERROR")), lines[-1]))
+        lines = errors.strip().splitlines() or [f"exit code {process.returncode}"]
+        raise OperatorError(next((line for line in lines if line.startswith("ERROR")), lines[-1]))
     return output
 
 
@@ -195,16 +157,30 @@ def _look(fitting: Fitting) -> None:
     code = getattr(fitting.resolve(_METHOD), "__code__", None)
     names, constants = getattr(code, "co_names", ()), getattr(code, "co_consts", ())
     if not {"gComponentInstaller", "instancePath", "mkLink"} <= set(names) or not {"pro", "/bin/pip"} <= set(constants):
-        raise UnknownHost(f"it is not the update that is known here, so it is not known how to keep {_NAME} through it")
+        raise UnknownHost(f"this update method is unknown, so {_NAME} cannot be kept through it")
 
 
 def _put_on(fitting: Fitting) -> None:
-    fitting.wrap(_METHOD, _Update(fitting))
+    def update(wrapped: Any, handler: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        started = time.monotonic()
+        answer = wrapped(*args, **kwargs)
+        prefix = "the new installation"
+        try:
+            if answer["OK"] and not fitting.guard.off:
+                pro = os.path.realpath(os.path.join(fitting.module.gComponentInstaller.instancePath, "pro"))
+                prefix = os.path.join(pro, f"{platform.system()}-{platform.machine()}")
+                say_once(f"keep_on_update: {_keep(prefix, started)}")
+        except Exception as error:
+            why = str(error) if isinstance(error, OperatorError) else f"{type(error).__name__}: {error}"
+            say_once(f"keep_on_update: DIRAC is updated, but {prefix} is without the plugin: {why}; install it by hand")
+        return answer
+
+    fitting.wrap(_METHOD, update)
 
 
 def _ask(_: Database | None) -> Any:
-    raise NotAsked("nothing is asked by an update")
+    raise NotAsked("an update cannot be asked")
 
 
-# Armed as a patch is, but none of the catalogue: it makes nothing faster and is not compared.
+# Armed like a patch, but not in the catalogue: it speeds up nothing and is not compared.
 SWITCH = Switch(Patch("keep_on_update", (Target((_MODULE,), _METHOD, _look, _put_on),), _ask), {})

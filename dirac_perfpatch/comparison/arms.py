@@ -24,7 +24,7 @@ from typing import Any
 
 from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK, Recorder
 from dirac_perfpatch.patching import Check, Guard, Patch
-from dirac_perfpatch.toggles import Trial
+from dirac_perfpatch.toggles import Toggle
 
 ARM_VARIABLE = "DIRAC_PERFPATCH_ARM"
 BY_PROCESS, BY_TIME, BY_CALL = "process", "time", "call"
@@ -56,12 +56,12 @@ class Comparison:
     Args:
         patch: Its declaration.
         guard: Of the patch: ``off`` is set in the stock arm, ``differs`` is told of a difference.
-        trial: How calls are divided: ``by``, ``share`` and ``window_seconds``.
+        toggle: How calls are divided: ``by``, ``share`` and ``window_seconds``.
         check_one_in: Of so many calls in the patched arm one is compared with stock; 0 for none.
         process_arm: Whether this process is in the patched arm, for *by process*.
     """
 
-    def __init__(self, patch: Patch, guard: Guard, trial: Trial, check_one_in: int, process_arm: bool) -> None:
+    def __init__(self, patch: Patch, guard: Guard, toggle: Toggle, check_one_in: int, process_arm: bool) -> None:
         self.patch = patch.name
         self.recorders: list[Recorder] = []
         self.ended: float | None = None  # when the patch was taken off, as time.monotonic()
@@ -71,7 +71,7 @@ class Comparison:
         # How often what its calls spare happened before the comparison began; and, once it has ended, until then.
         self._others_before = self._others()
         self._others_after: int | None = None
-        self._trial = trial
+        self._toggle = toggle
         self._check_one_in = check_one_in
         self._process_arm = process_arm
         # Held while the arm changes, so that the guard of a patch that is taken off is never set on again. Reentrant: a
@@ -107,9 +107,9 @@ class Comparison:
         recorder = Recorder(self.patch, target, ours, original, self._checking(target, ours, original, check))
         self.recorders.append(recorder)
         self.resume()
-        if self._trial.by != BY_CALL:
+        if self._toggle.by != BY_CALL:
             return recorder.stand_in(None)
-        share, pick = self._trial.share, random.random
+        share, pick = self._toggle.share, random.random
         return recorder.stand_in(lambda: pick() < share)
 
     def tick(self, now: float, clock: float) -> float:
@@ -153,11 +153,11 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison's part of the patch's entry in a snapshot."""
-        arm = "both" if self._trial.by == BY_CALL else PATCHED if self.patched else STOCK
+        arm = "both" if self._toggle.by == BY_CALL else PATCHED if self.patched else STOCK
         return {
-            "by": self._trial.by,
-            "share": self._trial.share,
-            "window_seconds": self._trial.window_seconds,
+            "by": self._toggle.by,
+            "share": self._toggle.share,
+            "window_seconds": self._toggle.window_seconds,
             "arm": arm,
             "checked": self.checked,
             "differences": self.differences,
@@ -176,12 +176,12 @@ class Comparison:
 
     def _next(self) -> None:
         self._block += 1
-        seconds = float(self._trial.window_seconds)
+        seconds = float(self._toggle.window_seconds)
         patched, self._compared = self._process_arm, True
-        if self._trial.by == BY_TIME:
+        if self._toggle.by == BY_TIME:
             if not self._left:
                 self._block += self._block % 2  # a pair begins with an even number, also if one arm has no share
-                share = self._trial.share
+                share = self._toggle.share
                 length = 2 * seconds * min(share, 1 - share)
                 pair = [(True, length, True), (False, length, True)]
                 self._random.shuffle(pair)
@@ -189,7 +189,7 @@ class Comparison:
                 self._left = [window for window in (rest, *pair) if window[1] > 0]
             patched, seconds, self._compared = self._left.pop()
         self._due = self._start + seconds
-        self._set_arm(patched or self._trial.by == BY_CALL)
+        self._set_arm(patched or self._toggle.by == BY_CALL)
 
     def _set_arm(self, patched: bool) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from dirac_perfpatch.comparison.journal import Journal
 from dirac_perfpatch.comparison.spool import component, host_name
 from dirac_perfpatch.notices import say_once
 from dirac_perfpatch.patching import Switch
-from dirac_perfpatch.toggles import Trial
+from dirac_perfpatch.toggles import Toggle
 
 
 class Comparisons:
@@ -28,12 +28,12 @@ class Comparisons:
         self._switches = switches
         self._journal = Journal("", self._describe)
 
-    def begin(self, switch: Switch, trial: Trial, check_one_in: int, spool: str | None) -> None:
+    def begin(self, switch: Switch, toggle: Toggle, check_one_in: int, spool: str | None) -> None:
         """Put a patch on in comparison with stock; without, if that cannot be done here. Never raises.
 
         Args:
             switch: Of the patch; it is off.
-            trial: How calls are divided.
+            toggle: Of the patch: ``by``, ``share`` and ``window_seconds`` divide its calls.
             check_one_in: Of so many calls in the patched arm one is compared with stock; 0 for none.
             spool: The folder for what is recorded; None if nobody knows one.
         """
@@ -42,8 +42,8 @@ class Comparisons:
             import ddsketch.mapping  # noqa: F401  # now, and not in the middle of a call
 
             patch = switch.patch.name
-            patched = arm_of_process(patch, host_name(), component(sys.argv), trial.share, os.environ)
-            comparison = Comparison(switch.patch, switch.guard, trial, check_one_in, patched)
+            patched = arm_of_process(patch, host_name(), component(sys.argv), toggle.share, os.environ)
+            comparison = Comparison(switch.patch, switch.guard, toggle, check_one_in, patched)
             self._journal_in(spool).add(comparison)
         except Exception as error:
             say_once(

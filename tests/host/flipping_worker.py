@@ -6,6 +6,7 @@ rounds the threads made, and what was not as it should have been.
 
 from __future__ import annotations
 
+import copy
 import faulthandler
 import json
 import os
@@ -31,7 +32,7 @@ from dirac_perfpatch import loading, toggles  # noqa: E402
 host, port, proxy, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 faulthandler.dump_traceback_later(60 + seconds, exit=True)
 dirac_perfpatch.status()
-shipped = toggles.draft(toggles.SHIPPED).toggles()
+shipped = toggles.read(toggles.SHIPPED)
 spool = tempfile.mkdtemp(prefix="perfpatch-spool-")
 over = threading.Event()
 rounds: list[int] = []
@@ -102,10 +103,12 @@ def anything() -> toggles.Toggles:
     """Each patch on, off or compared in some way."""
     modes = {}
     for name, toggle in shipped.patches.items():
-        trial = toggles.Trial(random.choice(["time", "process"]), random.choice([0.1, 0.5, 0.9]), 0.1)
-        modes[name] = toggle._replace(mode=random.choice([toggles.ON, toggles.OFF, toggles.AB]), trial=trial)
-    comparison = toggles.ComparisonToggles(spool, random.choice([0, 1, 10]), False)
-    return shipped._replace(patches=modes, comparison=comparison)
+        by, share = random.choice(["time", "process"]), random.choice([0.1, 0.5, 0.9])
+        mode = random.choice([toggles.ON, toggles.OFF, toggles.AB])
+        modes[name] = toggle._replace(mode=mode, by=by, share=share, window_seconds=0.1)
+    wanted = copy.copy(shipped)
+    wanted.patches, wanted.spool, wanted.check_one_in = modes, spool, random.choice([0, 1, 10])
+    return wanted
 
 
 threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]

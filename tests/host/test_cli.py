@@ -84,13 +84,13 @@ def test_set_changes_the_file_that_dirac_reads(tmp_path: Path) -> None:
     assert (answer.returncode, answer.stdout) == (0, f"wrote {path}: {said}\n"), answer.stderr
     named = command("set", "dms_helpers=off", DIRAC_PERFPATCH_CONFIG=str(path))
     assert (named.returncode, named.stdout) == (0, f"changed {path}: dms_helpers=off\n"), named.stderr
-    found = toggles.draft(str(path)).toggles().patches
+    found = toggles.read(str(path)).patches
     assert [name for name in NAMES if not found[name].on] == ["error_stack", "dms_helpers"]
     assert found["connection_checkout"].options["idle_ping_seconds"] == 7
     refused = command("set", "error_stack=of", "--file", str(path))
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith("dirac-perfpatch: enabled of error_stack must be on, off or ab; it is 'of'; ")
-    assert toggles.draft(str(path)).toggles().patches == found
+    assert toggles.read(str(path)).patches == found
 
 
 def test_check_compares_every_patch_with_stock(mariadb: MariaDB, tmp_path: Path) -> None:

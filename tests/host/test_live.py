@@ -131,7 +131,7 @@ without()
     assert said == ["['error_stack']"] * 5 + [both, both, "['dms_helpers']"]
     place = "/Operations/Defaults/PerfPatch"
     lost = (
-        f"{place} leaves out what it said before, as if the configuration could not be read; complete it, or say "
+        f"{place} lacks settings that it had, as if the configuration could not be read; complete it, or say "
         "`enabled` there, too; the toggles stay as they are"
     )
     again = "/Operations of the configuration can be used again"

@@ -28,8 +28,9 @@ import pytest
 from conftest import run
 
 from dirac_perfpatch import updating
+from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patching import APPLIED, FAILED, Switch
-from dirac_perfpatch.toggles import SHIPPED, ToggleError, draft
+from dirac_perfpatch.toggles import SHIPPED, read
 
 REPOSITORY = Path(__file__).parents[2]
 VERSION = distribution("dirac-perfpatch").version
@@ -281,7 +282,7 @@ def test_a_plugin_that_is_another_version_by_now_is_left_out(updates: Updates, s
     other = write_wheel(tmp_path / "wheels", "dirac-perfpatch", "99.0", files)
     updates.plugin_is_from({"url": other.as_uri(), "archive_info": {}})
     updated = updates.run()
-    expect_left_out(updated, stock, f"is 99.0 by now, and {VERSION} is running here")
+    expect_left_out(updated, stock, f"is now 99.0, but {VERSION} is running here")
     assert not list(updated.prefix.glob("lib/python3*/site-packages/dirac_perfpatch*"))
 
 
@@ -307,12 +308,12 @@ def test_a_download_that_hangs_is_given_up(updates: Updates, stock: set[str], mo
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/{updates.world.plugin.name}"
         updates.plugin_is_from({"url": url, "archive_info": {}})
-        expect_left_out(updates.run(), stock, "it took too long and was stopped")
+        expect_left_out(updates.run(), stock, "it took too long and was killed")
 
 
 def test_an_update_that_took_its_callers_time_is_not_made_longer(world: World) -> None:
     started = time.monotonic() - updating._CALLER_WAITS + updating._CLEAN_UP + updating._LEAST - 1
-    with mock.patch.object(updating, "_run") as ran, pytest.raises(updating._NotKept, match="no time is left"):
+    with mock.patch.object(updating, "_run") as ran, pytest.raises(OperatorError, match="no time is left"):
         updating._keep(str(world.environment), started)
     ran.assert_not_called()
 
@@ -367,15 +368,15 @@ def test_has_a_switch_of_its_own(tmp_path: Path) -> None:
 def test_is_on_unless_it_or_the_main_switch_is_off(text: str, wanted: bool, tmp_path: Path) -> None:
     path = tmp_path / "patches.yaml"
     path.write_text(text)
-    assert draft(str(path)).toggles().keep_on_update is wanted
-    assert draft(SHIPPED).toggles().keep_on_update
+    assert read(str(path)).keep_on_update is wanted
+    assert read(SHIPPED).keep_on_update
 
 
 def test_a_bad_switch_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "patches.yaml"
     path.write_text("enabled: on\nkeep_on_update: maybe\n")
-    with pytest.raises(ToggleError, match=r"patches.yaml:2: keep_on_update must be on or off"):
-        draft(str(path))
+    with pytest.raises(OperatorError, match=r"patches.yaml:2: keep_on_update must be on or off"):
+        read(str(path))
 
 
 def test_an_update_that_is_not_known_is_left_alone(

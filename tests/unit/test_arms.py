@@ -13,7 +13,7 @@ import pytest
 from dirac_perfpatch.comparison.arms import Comparison, arm_of_process
 from dirac_perfpatch.comparison.recording import PATCHED, STOCK
 from dirac_perfpatch.patching import Guard, Patch
-from dirac_perfpatch.toggles import Trial
+from dirac_perfpatch.toggles import Toggle
 
 PATCH = Patch("some_patch", (), lambda database: None)
 
@@ -21,7 +21,7 @@ PATCH = Patch("some_patch", (), lambda database: None)
 def compare(by: str = "time", share: float = 0.5, seconds: float = 10, **options: Any) -> tuple[Comparison, Guard]:
     guard = Guard("some_patch", options.pop("trip", lambda reason: None))
     options = {"check_one_in": 0, "process_arm": True, **options}
-    return Comparison(PATCH, guard, Trial(by, share, seconds), **options), guard
+    return Comparison(PATCH, guard, Toggle("ab", {}, by, share, seconds), **options), guard
 
 
 def windows(comparison: Comparison, guard: Guard, number: int) -> list[tuple[bool, float]]:
@@ -232,7 +232,7 @@ def test_what_was_spared_is_counted() -> None:
     guard = Guard("p", lambda reason: None)
     guard.note("pings")
     patch = Patch("p", (), lambda database: None, spares=("pings saved", "pings"))
-    comparison = Comparison(patch, guard, Trial("process", 0.5, 10), 0, True)
+    comparison = Comparison(patch, guard, Toggle("ab", {}, "process", 0.5, 10), 0, True)
     call = comparison.record("f", lambda: 1, lambda: 2, None)
     for _ in range(10):
         call()

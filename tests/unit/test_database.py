@@ -1,4 +1,4 @@
-"""Who names a database gets its account, or is told what is wrong, and never a password."""
+"""Finding the account of a database; no error shows a password."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from conftest import Write
 
 from dirac_perfpatch import cli, database
+from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patching import Database
 
 SECRET = "s3cr:t%(x)s#='"
@@ -28,8 +29,8 @@ password = another
 
 
 def refusal(text: str) -> str:
-    """What is said of a database that cannot be found."""
-    with pytest.raises(database.NoDatabase) as caught:
+    """Return the error for a database that cannot be found."""
+    with pytest.raises(OperatorError) as caught:
         database.find(text)
     assert SECRET not in "".join(traceback.format_exception(None, caught.value, caught.tb))
     return str(caught.value)
@@ -55,10 +56,10 @@ def test_an_option_file_on_this_machine(tmp_path: Path) -> None:
         (GOOD.replace("client]", "mysql]"), "has no section [client]"),
         (GOOD.replace("user =", "usr ="), "[client] has no user"),
         (GOOD.replace("database = AccountingDB", "database"), "[client] has no database"),
-        (GOOD.replace("3307", "many"), "the port in [client] is no number"),
-        (f"password={SECRET}\n", "is no MySQL option file"),
-        (f"[client]\n={SECRET}\n", "is no MySQL option file"),
-        (GOOD.encode("utf-16"), "is no MySQL option file"),
+        (GOOD.replace("3307", "many"), "the port in [client] is not a number"),
+        (f"password={SECRET}\n", "is not a MySQL option file"),
+        (f"[client]\n={SECRET}\n", "is not a MySQL option file"),
+        (GOOD.encode("utf-16"), "is not a MySQL option file"),
     ],
 )
 def test_what_is_wrong_with_a_file(tmp_path: Path, content: str | bytes, said: str) -> None:
@@ -68,8 +69,8 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, content: str | bytes, said: s
 
 
 @pytest.mark.parametrize("text", ["no/such/file", f"localhost:3306:dirac:{SECRET}:AccountingDB", "AccountingDB", "/"])
-def test_what_is_neither_is_told_what_would_be_right(text: str) -> None:
-    assert refusal(text).endswith("; it takes " + database.HELP)
+def test_an_error_says_what_would_be_right(text: str) -> None:
+    assert refusal(text).endswith("; write " + database.HELP)
 
 
 def test_the_name_of_a_database_of_the_host(modules: Write) -> None:
@@ -81,8 +82,10 @@ def test_the_name_of_a_database_of_the_host(modules: Write) -> None:
         "    return {'OK': True, 'Value': dict(Host='h', Port=1, User='u', Password='p', DBName=name)}\n",
     )
     assert database.find("Accounting/AccountingDB") == Database("h", 1, "u", "p", "Accounting/AccountingDB")
-    assert refusal("No/System") == "--db No/System: DIRAC's configuration cannot tell: no such system"
-    assert refusal("No/Password").startswith("--db No/Password: Failed to get: Password; a file")
+    assert refusal("No/System") == "--db No/System: not found in DIRAC's configuration: no such system"
+    assert refusal("No/Password").startswith(
+        "--db No/Password: Failed to get: Password; if it is a file, write ./No/Password"
+    )
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

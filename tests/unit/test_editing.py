@@ -1,4 +1,4 @@
-"""Settings are changed in the file, and nothing else in it is."""
+"""Changing settings changes nothing else in the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dirac_perfpatch import editing, toggles
-from dirac_perfpatch.editing import EditError, change, edited
+from dirac_perfpatch.editing import change, edited
+from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patches import WAITED_FOR
 
 SHIPPED = Path(toggles.SHIPPED).read_text(encoding="utf-8")
@@ -70,8 +71,8 @@ def test_one_setting_changes_one_thing(before: str, setting: str, after: str) ->
 def test_settings_are_judged_together(file: Path) -> None:
     wanted = ["comparison.by=call", "connection_checkout=ab", "connection_checkout.by=process"]
     file.write_text(edited(PATH, SHIPPED, wanted))
-    assert toggles.draft(str(file)).toggles().patches["connection_checkout"].trial.by == "process"
-    with pytest.raises(EditError, match="connection_checkout cannot be compared by call"):
+    assert toggles.read(str(file)).patches["connection_checkout"].by == "process"
+    with pytest.raises(OperatorError, match="connection_checkout cannot be compared by call"):
         edited(PATH, SHIPPED, wanted[:2])
 
 
@@ -92,17 +93,17 @@ def test_settings_are_judged_together(file: Path) -> None:
         ("comparison.spool=here", 'spool of comparison must be the full path of a folder, or "" for the default; '),
     ],
 )  # fmt: skip
-def test_a_wrong_setting_is_told_and_changes_nothing(file: Path, setting: str, error: str) -> None:
+def test_a_wrong_setting_is_reported_and_changes_nothing(file: Path, setting: str, error: str) -> None:
     text = (
         "enabled: on\npatches:\n  error_stack:\n    enabled: on\n"
         if "\n" in setting
         else "patches:\n  dms_helpers: on\n"
     )
-    with pytest.raises(EditError) as caught:
+    with pytest.raises(OperatorError) as caught:
         edited(PATH, text, [setting])
     assert str(caught.value).startswith(error)
     file.write_text(text)
-    with pytest.raises(EditError):
+    with pytest.raises(OperatorError):
         change(str(file), ["enabled=off", setting])
     assert file.read_text() == text
     assert os.listdir(file.parent) == [file.name]
@@ -123,16 +124,16 @@ def test_a_wrong_setting_is_told_and_changes_nothing(file: Path, setting: str, e
         ("enabled: on\r\npatches:\n  error_stack: on\n", "error_stack=off"),
     ],
 )
-def test_a_style_that_cannot_be_edited_is_told(text: str, setting: str) -> None:
-    toggles.draft(PATH, text)
-    with pytest.raises(EditError) as caught:
+def test_a_style_that_cannot_be_edited_is_reported(text: str, setting: str) -> None:
+    toggles.read(PATH, text)
+    with pytest.raises(OperatorError) as caught:
         edited(PATH, text, [setting])
     assert str(caught.value) == f"{PATH} is written in a style that cannot be edited line by line; change it by hand"
 
 
-def test_a_broken_file_is_told_with_its_line(file: Path) -> None:
+def test_a_broken_file_is_reported_with_its_line(file: Path) -> None:
     file.write_text("enabled: on\npatchs:\n  error_stack: on\n")
-    with pytest.raises(EditError) as caught:
+    with pytest.raises(OperatorError) as caught:
         change(str(file), ["error_stack=off"])
     assert str(caught.value) == f"{file}:2: unknown key 'patchs'; did you mean patches?; it was not changed"
 
@@ -167,7 +168,7 @@ def test_a_file_that_is_not_there_is_made_of_the_shipped_one(tmp_path: Path) -> 
 
 
 def _at_once(*functions: Callable[[], Any]) -> list[int]:
-    """Run each in a process of its own; they begin together. Returns their exit codes."""
+    """Run each in its own process, all starting together. Returns their exit codes."""
     ready, go = os.pipe()
     children = []
     for function in functions:
@@ -201,7 +202,7 @@ def test_of_several_that_change_the_file_at_once_none_loses_its_change(tmp_path:
         assert os.listdir(path.parent) == [path.name]
 
 
-def test_who_reads_meanwhile_never_sees_half_of_it(tmp_path: Path) -> None:
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     path = tmp_path / "patches.yaml"
     path.write_text(SHIPPED)
 
@@ -218,15 +219,15 @@ def test_who_reads_meanwhile_never_sees_half_of_it(tmp_path: Path) -> None:
     assert _at_once(flip, flip, flip, read) == [0] * 4
 
 
-def test_a_lock_that_is_not_given_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as that of a process that was stopped."""
+def test_a_lock_that_is_not_released_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the lock of a suspended process."""
     path = tmp_path / "patches.yaml"
     path.write_text("enabled: on\n")
     monkeypatch.setattr(editing, "_PATIENCE", 0.1)
     folder = os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_SH)
-        with pytest.raises(EditError) as caught:
+        with pytest.raises(OperatorError) as caught:
             change(str(path), ["enabled=off"])
     finally:
         os.close(folder)
@@ -256,12 +257,13 @@ def test_a_full_disk_leaves_the_old_file_or_none(tmp_path: Path, child: Any, the
         path.write_text(SHIPPED)
     code = f"""
 import resource, signal
-from dirac_perfpatch.editing import EditError, change
+from dirac_perfpatch.editing import change
+from dirac_perfpatch.notices import OperatorError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 try:
     change({str(path)!r}, ["error_stack=off"])
-except EditError as error:
+except OperatorError as error:
     print(error)
 """
     assert child(code).stdout == f"{path} cannot be written: File too large\n"
@@ -276,7 +278,7 @@ NOBODY = 65534
 
 
 def _access_list(*entries: tuple[int, int, int]) -> bytes:
-    """Of tag, permissions and id, as the kernel has it in an extended attribute."""
+    """Build an access list from tags, permissions and ids, in the format of the extended attribute."""
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
@@ -288,7 +290,7 @@ def _list_for_nobody(permissions: int) -> bytes:
 
 
 def test_the_file_keeps_its_access_list_and_attributes(tmp_path: Path) -> None:
-    """With an access list the bits of the group are its mask: as a mode they would let the group in."""
+    """The group bits are the mask of an access list: as a plain mode they would let the group in."""
     path = tmp_path / "patches.yaml"
     path.write_text("enabled: on\n")
     os.setxattr(path, "system.posix_acl_access", _list_for_nobody(4))
@@ -311,7 +313,7 @@ def test_an_access_list_that_the_folder_gives_to_new_files_lets_nobody_in(tmp_pa
 
 
 def test_the_file_keeps_its_group_in_a_folder_that_gives_another_one(tmp_path: Path) -> None:
-    """For root; others have no group to give."""
+    """As root; others cannot change the group."""
     path = tmp_path / "patches.yaml"
     path.write_text("enabled: on\n")
     group = path.stat().st_gid
@@ -329,7 +331,7 @@ def test_the_file_keeps_its_group_in_a_folder_that_gives_another_one(tmp_path: P
 def test_an_attribute_that_may_not_be_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kept: bool
 ) -> None:
-    """What is an answer to who may read it is not given up; what belongs to the system is the system's."""
+    """What decides who may read the file must be kept; attributes of the system are the system's."""
     path = tmp_path / "patches.yaml"
     path.write_text("enabled: on\n")
 
@@ -342,7 +344,7 @@ def test_an_attribute_that_may_not_be_set(
     if kept:
         assert change(str(path), ["enabled=off"])
     else:
-        with pytest.raises(EditError) as caught:
+        with pytest.raises(OperatorError) as caught:
             change(str(path), ["enabled=off"])
         assert str(caught.value) == f"{path} cannot be written: Operation not permitted"
     assert path.read_text() == ("enabled: off\n" if kept else "enabled: on\n")
@@ -373,7 +375,7 @@ def test_a_file_system_without_attributes(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_emptied_file_can_be_set(tmp_path: Path) -> None:
-    """It is what a full disk leaves, and off must be possible then."""
+    """A full disk leaves one, and switching off must work then."""
     path = tmp_path / "patches.yaml"
     path.touch()
     assert change(str(path), ["enabled=off"])
@@ -444,29 +446,28 @@ def _settings(draw: st.DrawFn) -> str:
     )
 
 
-def _said(draft: toggles.Draft) -> dict[str, object]:
-    """Each thing that can be set, by its name as a setting."""
-    found: dict[str, object] = {"enabled": draft.enabled, "keep_on_update": draft.keep_on_update}
-    for name, wish in draft.patches.items():
-        found[name] = wish.mode
-        found.update({f"{name}.{key}": value for key, value in {**wish.options, **wish.trial}.items()})
-    for part in (draft.trial, draft.comparison):
-        found.update({f"comparison.{key}": value for key, value in part._asdict().items()})
-    return found
+def _said(found: toggles.Toggles) -> dict[str, object]:
+    """Return every setting by its name."""
+    names = {
+        f"{part}.{key}".removesuffix(".enabled").removeprefix("."): value
+        for part, said in found.settings.items()
+        for key, value in said.items()
+    }
+    return {"enabled": names.pop(""), **names}
 
 
 @pytest.mark.simulation
 @settings(max_examples=300)
 @given(_files(), _settings())
 def test_whatever_the_file_only_the_setting_changes_and_all_comments_stay(text: str, setting: str) -> None:
-    before = _said(toggles.draft(PATH, text))
+    before = _said(toggles.read(PATH, text))
     changed = edited(PATH, text, [setting])
-    after = _said(toggles.draft(PATH, changed))
+    after = _said(toggles.read(PATH, changed))
     name, _, word = setting.partition("=")
     value = after.pop(name)
     before.pop(name, None)
     assert after == before
-    assert (str(value) if name != "enabled" else "on" if value else "off") == word
+    assert ({True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)) == word
     # Lines are changed in their value, or added; none is lost, and none of the others is touched.
     old, new = text.splitlines(), changed.splitlines()
     assert [line for line in old if line.strip()[:1] in ("#", "")] == [

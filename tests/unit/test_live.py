@@ -63,7 +63,7 @@ def run(child: Any, tmp_path: Path) -> Any:
     file = root / "etc" / "patches.yaml"
 
     def run(code: str, text: str | None = None, before: str = "", **environment: str) -> tuple[list[str], list[str]]:
-        """What it has printed, and what the operator was told, without the path of the file."""
+        """Return the lines of standard output and of standard error, with FILE for the path of the file."""
         if text is not None:
             file.write_text(text)
         answer = child(before + START + code, tmp_path / "host", FILE=str(file), **environment)
@@ -111,10 +111,10 @@ def look():
 STAYS = "the toggles stay as they are"
 ENOENT = "FILE: cannot be read: No such file or directory"
 NOTHING = "FILE: says nothing; write `enabled: on` alone for the defaults, or `enabled: off`"
-LESS = "FILE: leaves out what it said before, and {}; complete it; write `enabled: on` alone for the defaults"
-NO_ENABLED = LESS.format("has no line `enabled:`, as if it was cut off")
-CUT = LESS.format("ends in the middle of a line, as if it was cut off there")
-BEGINNING = LESS.format("is the beginning of what it was, as if it was cut off there")
+LESS = "FILE: lacks settings that it had, and {}; complete it, or write `enabled: on` alone for the defaults"
+NO_ENABLED = LESS.format("has no line `enabled:`, as if truncated")
+CUT = LESS.format("ends in the middle of a line, as if truncated")
+BEGINNING = LESS.format("is the beginning of its former text, as if truncated")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ BEGINNING = LESS.format("is the beginning of what it was, as if it was cut off t
     ],
 )  # fmt: skip
 def test_what_is_off_stays_off_when_the_file_is_lost(run: Any, off: str, left: str | None, problem: str) -> None:
-    """It is told once. When the file is back all is as before, and what it says then counts."""
+    """The loss is reported once. When the file is back, it counts again."""
     code = f"""
 off, left = {off!r}, {left!r}
 print(look())
@@ -203,7 +203,7 @@ print(look())
 
 
 def test_a_start_with_an_empty_file_is_unpatched_until_the_file_is_back(run: Any) -> None:
-    """Also when the empty file is taken away: it may have said off."""
+    """Also after the empty file is removed: it may have said off."""
     code = """
 print(look())
 file.unlink()
@@ -237,7 +237,7 @@ print(look())
 
 
 def test_a_file_that_flips_all_the_time(run: Any) -> None:
-    """Whatever is read, it is one of the files that were whole; none of it is on unless one of them said so."""
+    """Only complete files are applied, so a patch is on only if one of them said so."""
     code = """
 import threading
 whole = ["enabled: off\\n", "enabled: off\\npatches:\\n  error_stack: ab\\n", "patches:\\n  error_stack: off\\n"]
@@ -302,7 +302,7 @@ print(sorted({{one.state for name in names for one in loading.plugin.switches[na
 
 
 def test_a_change_right_after_the_start_is_seen(run: Any) -> None:
-    """Before the first look, which cannot know what the file was like at the start."""
+    """Before the first check, which cannot know what the file was at the start."""
     code = """
 write("patches:\\n  error_stack: on\\n")
 until("applied")
@@ -311,7 +311,7 @@ until("applied")
 
 
 def test_what_was_waited_for_is_no_longer(run: Any, tmp_path: Path) -> None:
-    """A patch that is switched off before its module comes is not even imported, nor is what keeps us in an update."""
+    """A patch that is switched off before its module comes is not imported, nor is `updating`."""
     names = (
         "DIRAC.DataManagementSystem.Utilities.DMSHelpers",
         "DIRAC.FrameworkSystem.Service.SystemAdministratorHandler",
@@ -351,7 +351,7 @@ until("applied")
 write("enabled: off\\n")
 until("off")
 switch = loading.plugin.switches.pop("error_stack")  # as if its module had not come yet
-wanted = loading.toggles.draft(loading.toggles.SHIPPED).toggles()
+wanted = loading.toggles.read(loading.toggles.SHIPPED)
 real = loading.plugin._set
 inside = threading.Event()
 def slow(switch, toggle):
@@ -365,7 +365,7 @@ loading.plugin.toggles["error_stack"] = wanted.patches["error_stack"]
 thread = threading.Thread(target=loading.plugin._load, args=("error_stack",))
 thread.start()
 inside.wait()
-loading.plugin.apply(loading.toggles.draft("FILE", "enabled: off").toggles())
+loading.plugin.apply(loading.toggles.read("FILE", "enabled: off"))
 thread.join()
 print(loading.plugin.switches["error_stack"].status()["state"], host.traceback is traceback)
 """
@@ -373,12 +373,12 @@ print(loading.plugin.switches["error_stack"].status()["state"], host.traceback i
 
 
 def test_only_what_makes_a_difference_is_touched(run: Any) -> None:
-    """A patch that is on is not taken off for what concerns comparisons alone."""
+    """A patch that is on is not taken off if only the comparison changes."""
     code = """
 until("applied")
 loading.plugin.background._pause()
 def apply(text):
-    print(loading.plugin.apply(loading.toggles.draft("FILE", text).toggles()))
+    print(loading.plugin.apply(loading.toggles.read("FILE", text)))
 apply("comparison:\\n  share: 0.1\\n")
 apply("patches:\\n  error_stack: ab\\ncomparison:\\n  share: 0.1\\n")
 apply("patches:\\n  error_stack: ab\\ncomparison:\\n  share: 0.2\\n")
@@ -403,7 +403,7 @@ print(on())
     assert run(code)[0] == ["applied"]
 
 
-def test_a_broken_file_changes_nothing_and_is_told_once_each_time(run: Any) -> None:
+def test_a_broken_file_changes_nothing_and_is_reported_once_each_time(run: Any) -> None:
     code = """
 for word in ("a", "b"):
     write("patches:\\n  eror_stack: off\\n")
@@ -453,21 +453,21 @@ file.write_text("patches:\\n  error_stack: on\\n")
 assert follower.look() == live._SETTLING
 assert follower._read is None
 assert follower.look() == live._PAUSE
-print(follower._draft.patches["error_stack"].mode)
-real = loading.toggles.draft_again
-def draft_again(*args):
+print(follower._file.patches["error_stack"].mode)
+real = loading.toggles.read_again
+def read_again(*args):
     found = real(*args)
     file.write_text("patches:\\n  error_stack: off\\n")
     return found
-loading.toggles.draft_again = draft_again
+loading.toggles.read_again = read_again
 file.write_text("patches:\\n  error_stack: ab\\n# longer\\n")
 follower.look()
 follower.look()
-loading.toggles.draft_again = real
+loading.toggles.read_again = real
 follower.look()
-print(follower._draft.patches["error_stack"].mode)
+print(follower._file.patches["error_stack"].mode)
 follower.look()
-print(follower._draft.patches["error_stack"].mode)
+print(follower._file.patches["error_stack"].mode)
 """
     # The thread of the process itself is kept out of it.
     code = "loading.plugin.background._pause()\n" + code
@@ -497,7 +497,7 @@ print(on(), len(os.listdir("/proc/self/task")))
 
 
 def test_a_command_that_ends_soon_does_not_pay(child: Any) -> None:
-    """Nothing is imported for what does not happen, and the exit does not wait."""
+    """Nothing is imported without need, and the exit does not wait."""
     code = """
 import sys, threading
 from dirac_perfpatch import extension_metadata
@@ -685,7 +685,7 @@ atexit.register(last)
 
 
 def test_no_signal_of_the_process_comes_to_the_thread(run: Any) -> None:
-    """A host that waits for a signal with sigwait() has blocked it in its own threads, and is not to die of it."""
+    """A host that waits with sigwait() has blocked the signal in its own threads, and must not die from it."""
     code = """
 import signal
 time.sleep(0.1)
@@ -798,7 +798,7 @@ def test_however_often_the_folder_changes_there_is_one_thread(run: Any, tmp_path
 loading.plugin.background._pause()
 for number in range(30):
     text = f"patches:\\n  error_stack: ab\\ncomparison:\\n  spool: {tmp_path}/spool{{number}}\\n"
-    loading.plugin.apply(loading.toggles.draft("FILE", text).toggles())
+    loading.plugin.apply(loading.toggles.read("FILE", text))
 print(len(os.listdir("/proc/self/task")))
 """
     assert run(code)[0] == ["2"]

@@ -187,13 +187,13 @@ print(len(reads), len(loading.plugin._waiting), len(answered))
 SLOW = """
 import os, sys, threading, time
 from dirac_perfpatch import background, extension_metadata, loading, status, toggles
-real, go_on, reads = toggles.draft, threading.Event(), []
-def draft(*args):
+real, go_on, reads = toggles.read, threading.Event(), []
+def read(*args):
     reads.append(1)
     if len(reads) == 1:
         go_on.wait(15)
     return real(*args)
-toggles.draft = draft
+toggles.read = read
 """
 
 
@@ -288,11 +288,11 @@ def test_a_start_inside_a_start_does_not_hang(child: Any) -> None:
     """A start may import a module that looks for extensions again."""
     code = """
 from dirac_perfpatch import extension_metadata, toggles
-real = toggles.draft
-def draft(*args):
+real = toggles.read
+def read(*args):
     print(extension_metadata())
     return real(*args)
-toggles.draft = draft
+toggles.read = read
 print(extension_metadata())
 """
     assert child(code).stdout == "{'priority': -8524}\n{'priority': -8524}\n"
@@ -439,7 +439,7 @@ def test_an_error_that_cannot_even_be_shown_does_not_reach_the_host(child: Any) 
 def test_a_start_that_raised_shows_in_the_status(child: Any) -> None:
     """It must not look as if no start had been tried."""
     code = "from dirac_perfpatch import toggles\ndef fail(*args):\n    raise RuntimeError('on purpose')\n"
-    answer = child(code + "toggles.draft = fail\n" + ASK + STATES)
+    answer = child(code + "toggles.read = fail\n" + ASK + STATES)
     states = json.loads(answer.stdout.splitlines()[1])
     assert [(name, state) for name, state, _ in states] == [(name, "off") for name in NAMES]
     assert all("on purpose" in reason for _, _, reason in states)

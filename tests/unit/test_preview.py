@@ -1,4 +1,4 @@
-"""A module's stand-in: what it has, and that nothing of the module runs."""
+"""The stand-in of a module: what it has, and that none of the module runs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_stand_in_has_what_the_module_defines(modules: Write) -> None:
     assert "above" in sys.modules and "above.module" not in sys.modules
 
 
-def test_what_look_says_is_told(modules: Write) -> None:
+def test_what_look_says_is_reported(modules: Write) -> None:
     modules("module", "def known(): return open(__file__)")
 
     def in_tree(fitting: Fitting) -> None:

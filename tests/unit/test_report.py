@@ -571,7 +571,7 @@ def test_without_its_libraries_the_report_says_what_to_install(child: Child, tmp
     answer = child(code, tmp_path)
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr == (
-        f"dirac-perfpatch: the report needs more libraries (No module named {library}):"
+        f"dirac-perfpatch: report needs more libraries (No module named {library}):"
         " pip install 'dirac-perfpatch[report]'\n"
     )
 

@@ -194,11 +194,11 @@ from dirac_perfpatch.comparison import journal
 from dirac_perfpatch.comparison.arms import Comparison
 from dirac_perfpatch.comparison.journal import Journal
 from dirac_perfpatch.patching import Guard, Patch
-from dirac_perfpatch.toggles import Trial
+from dirac_perfpatch.toggles import Toggle
 journal._SNAPSHOT_SECONDS = journal._LOOK_SECONDS = 0.02
 def compare():
     guard = Guard("p", lambda reason: None)
-    comparison = Comparison(Patch("p", (), lambda database: None), guard, Trial("time", 0.5, 10), 0, True)
+    comparison = Comparison(Patch("p", (), lambda database: None), guard, Toggle("ab", {}, "time", 0.5, 10), 0, True)
     ours.add(comparison)
     return comparison
 def describe():

@@ -1,4 +1,4 @@
-"""patches.yaml: which file is read, what it may say, and what an operator is told when it is wrong."""
+"""patches.yaml: which file is read, what it may hold, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -11,25 +11,15 @@ from typing import Any
 import pytest
 
 from dirac_perfpatch import toggles
+from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patches import CATALOGUE
-from dirac_perfpatch.toggles import (
-    ComparisonToggles,
-    Toggle,
-    ToggleError,
-    Toggles,
-    Trial,
-    draft,
-    draft_again,
-    find,
-    override,
-    switched_off,
-)
+from dirac_perfpatch.toggles import Toggle, Toggles, find, override, read, read_again, switched_off
+from dirac_perfpatch.yamlfile import FileError
 
 NAMES = [patch.name for patch in CATALOGUE]
 KNOWN = ", ".join(NAMES)
-TRIAL = Trial("time", 0.5, 60)
-COMPARISON = ComparisonToggles("", 10000, False)
-TRIALS = "by, share, window_seconds"
+HOW = ("time", 0.5, 60)
+COMPARED = "by, share, window_seconds"
 
 
 @pytest.fixture
@@ -38,9 +28,9 @@ def file(tmp_path: Path) -> Path:
 
 
 def load(root: str | None, environment: dict[str, str]) -> Toggles:
-    """As a start does."""
-    off = switched_off(environment)
-    return Toggles(off, {}) if off else draft(find(root, environment)).toggles()
+    """Read the toggles as a start does."""
+    assert not switched_off(environment)
+    return read(find(root, environment))
 
 
 def _load(file: Path, content: str | bytes | None = None) -> Toggles:
@@ -54,8 +44,8 @@ def _on(found: Toggles) -> list[str]:
 
 
 def _refused(file: Path, content: str | bytes | None = None) -> str:
-    """The text of the error without the file's name: the line's number, or nothing, and what is wrong."""
-    with pytest.raises(ToggleError) as caught:
+    """Return the error without the name of the file: the line number, if any, and the text."""
+    with pytest.raises(FileError) as caught:
         _load(file, content)
     text = str(caught.value)
     assert text.startswith(f"{file}:")
@@ -69,8 +59,9 @@ def _refused(file: Path, content: str | bytes | None = None) -> str:
 
 def test_the_shipped_file_is_the_one_source_of_the_defaults(tmp_path: Path) -> None:
     found = load(None, {})
-    assert found == Toggles(toggles.SHIPPED, found.patches, keep_on_update=True, comparison=COMPARISON)
-    assert {(toggle.mode, toggle.trial) for toggle in found.patches.values()} == {("on", TRIAL)}
+    assert found.source == toggles.SHIPPED
+    assert found.effect == (found.patches, True, "", 10000, False)
+    assert {(toggle.mode, *toggle[2:]) for toggle in found.patches.values()} == {("on", *HOW)}
     assert found.patches["error_stack"].options == {"recheck_seconds": 1}
     assert found.patches["connection_checkout"].options == {"idle_ping_seconds": 5, "keepalive_seconds": 5}
 
@@ -91,10 +82,10 @@ NOTHING += ["patches:\n", "patches: {}\n", "comparison:\npatches:\n  error_stack
 
 @pytest.mark.parametrize("content", NOTHING)
 def test_a_file_that_says_nothing_is_no_reason_to_switch_anything_on(file: Path, content: str) -> None:
-    """A full disk leaves an empty file of one that said off."""
+    """A full disk may have emptied a file that said off."""
     error = "says nothing; write `enabled: on` alone for the defaults, or `enabled: off`"
     assert _refused(file, content) == error
-    assert draft(str(file), content).toggles().patches == load(None, {}).patches  # `set` may write into it
+    assert read(str(file), content).patches == load(None, {}).patches  # `set` may write into it
 
 
 @pytest.mark.parametrize("content", ["patches:\nkeep_on_update: on\n", "enabled: on\n", "enabled: yes"])
@@ -122,10 +113,10 @@ def test_options_are_taken_and_the_others_of_the_patch_keep_their_defaults(file:
             idle_ping_seconds: 2.5
         """,
     )
-    assert found.patches["error_stack"] == Toggle("on", {"recheck_seconds": 0}, TRIAL)
-    assert found.patches["proxy_loading"] == Toggle("off", {"max_proxies": 1000}, TRIAL)
+    assert found.patches["error_stack"] == Toggle("on", {"recheck_seconds": 0}, *HOW)
+    assert found.patches["proxy_loading"] == Toggle("off", {"max_proxies": 1000}, *HOW)
     assert found.patches["connection_checkout"] == Toggle(
-        "on", {"idle_ping_seconds": 2.5, "keepalive_seconds": 5}, TRIAL
+        "on", {"idle_ping_seconds": 2.5, "keepalive_seconds": 5}, *HOW
     )
 
 
@@ -159,10 +150,10 @@ def test_a_patch_that_is_compared_and_how(file: Path) -> None:
             window_seconds: 0.5
         """,
     )
-    assert found.comparison == ComparisonToggles("/var/spool/perfpatch", 0, True)
-    assert found.patches["error_stack"] == Toggle("ab", {"recheck_seconds": 1}, Trial("process", 0.25, 5))
-    assert found.patches["dms_helpers"] == Toggle("ab", {}, Trial("call", 1, 5))
-    assert found.patches["connection_checkout"].trial == Trial("process", 0.25, 0.5)
+    assert (found.spool, found.check_one_in, found.follow_configuration) == ("/var/spool/perfpatch", 0, True)
+    assert found.patches["error_stack"] == Toggle("ab", {"recheck_seconds": 1}, "process", 0.25, 5)
+    assert found.patches["dms_helpers"] == Toggle("ab", {}, "call", 1, 5)
+    assert found.patches["connection_checkout"][2:] == ("process", 0.25, 0.5)
     assert found.patches["proxy_loading"].mode == "on"
     assert _on(found) == NAMES
     assert _load(file, "enabled: off\npatches:\n  error_stack: ab\n").patches["error_stack"].mode == "off"
@@ -171,8 +162,8 @@ def test_a_patch_that_is_compared_and_how(file: Path) -> None:
 def test_a_patch_is_imported_to_be_asked_only_if_its_calls_are_to_be_compared(file: Path, child: Any) -> None:
     code = f"""
 import sys
-from dirac_perfpatch.toggles import draft
-draft({str(file)!r})
+from dirac_perfpatch.toggles import read
+read({str(file)!r})
 print([name for name in sys.modules if name.startswith("dirac_perfpatch.patches.")])
 """
     for by, imported in (("time", []), ("call", ["dirac_perfpatch.patches.error_stack"])):
@@ -188,9 +179,9 @@ def test_a_broken_patch_is_no_reason_to_refuse_a_file(file: Path, monkeypatch: p
 
 def test_what_is_compared_by_call_does_not_concern_patches_that_are_not_compared(file: Path) -> None:
     found = _load(file, "comparison:\n  by: call\npatches:\n  error_stack: ab\n  connection_close: off\n")
-    assert found.patches["error_stack"].trial.by == "call"
+    assert found.patches["error_stack"].by == "call"
     text = "comparison:\n  by: call\npatches:\n  connection_close:\n    enabled: ab\n    by: time\n"
-    assert _load(file, text).patches["connection_close"].trial.by == "time"
+    assert _load(file, text).patches["connection_close"].by == "time"
 
 
 @pytest.mark.parametrize("word", ["on", "On", "ON", "true", "True", "TRUE", "yes", "Yes"])
@@ -236,8 +227,8 @@ CUT = [
 @pytest.mark.simulation
 @pytest.mark.parametrize("text", [*CUT, Path(toggles.SHIPPED).read_text().replace("lookup: on", "lookup: off")])
 def test_wherever_a_file_is_cut_off_nothing_changes(file: Path, text: str) -> None:
-    """In a running process; and of a new text, cut within a line, no patch that is not in it any more is switched."""
-    before = draft(str(file), text)
+    """In a running process. A new text that is cut within a line switches no patch that the cut removed."""
+    before = read(str(file), text)
     new = text.replace("o", "\u03bf", 1) if "#" in text[: text.index("o")] else "# new\n" + text
     found, modes = set(), set()
     for length in range(0, len(text), 1 if len(text) < 500 else 7):
@@ -246,14 +237,14 @@ def test_wherever_a_file_is_cut_off_nothing_changes(file: Path, text: str) -> No
             if cut.strip() == "enabled: on":
                 continue  # that is how to ask for the defaults
             try:
-                now = draft_again(str(file), before).toggles()
-            except ToggleError as error:
+                now = read_again(str(file), before)
+            except FileError as error:
                 assert str(error).startswith(f"{file}:")
             else:
                 modes.add(str([toggle.mode for toggle in now.patches.values()]))
-                found |= {str(now[1:])} if text.startswith(cut) else set()
-    assert found <= {str(before.toggles()[1:])}
-    assert modes <= {str([toggle.mode for toggle in before.toggles().patches.values()])}
+                found |= {str(now.effect)} if text.startswith(cut) else set()
+    assert found <= {str(before.effect)}
+    assert modes <= {str([toggle.mode for toggle in before.patches.values()])}
 
 
 # Which file is read
@@ -276,11 +267,8 @@ def test_the_three_places_in_their_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["off", "OFF", " Off ", "no", "false", "0"])
-def test_the_variable_switches_everything_off_without_a_look_at_any_file(file: Path, word: str) -> None:
-    file.write_bytes(b"\xff: [")
-    found = load(str(file.parent), {"DIRAC_PERFPATCH": word, "DIRAC_PERFPATCH_CONFIG": str(file)})
-    assert (_on(found), found.keep_on_update) == ([], False)
-    assert found.source == f"DIRAC_PERFPATCH={word.strip().lower()}"
+def test_the_variable_switches_everything_off(word: str) -> None:
+    assert switched_off({"DIRAC_PERFPATCH": word}) == f"DIRAC_PERFPATCH={word.strip().lower()}"
 
 
 @pytest.mark.parametrize("word", ["on", "ON", "yes", "true", "1", "", "  "])
@@ -291,9 +279,9 @@ def test_the_variable_on_leaves_the_choice_to_the_file(file: Path, word: str) ->
 
 
 @pytest.mark.parametrize("word", ["offf", "disable", "2", "none"])
-def test_a_nonsense_word_in_the_variable_is_told(word: str) -> None:
-    with pytest.raises(ToggleError) as caught:
-        load(None, {"DIRAC_PERFPATCH": word})
+def test_a_nonsense_word_in_the_variable_is_reported(word: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        switched_off({"DIRAC_PERFPATCH": word})
     assert str(caught.value) == f"DIRAC_PERFPATCH={word}: must be on or off"
 
 
@@ -305,13 +293,20 @@ PLACE = "/Operations/Defaults/PerfPatch"
 def test_a_section_says_something_over_a_file(file: Path) -> None:
     file.write_text("enabled: off\npatches:\n  error_stack: off\n  proxy_loading:\n    max_proxies: 5\n")
     section = {"enabled": "True", "dms_helpers": "ab", "comparison": {"by": "process", "share": "0.1"}}
-    below = override(draft(str(file)), PLACE, section)
+    below = override(read(str(file)), PLACE, section)
     above = override(below, "/Operations/vo/PerfPatch", {"connection_checkout": {"idle_ping_seconds": "7"}})
-    assert _on(below.toggles()) == [name for name in NAMES if name != "error_stack"]
-    assert below.toggles().patches["proxy_loading"].options == {"max_proxies": 5}
-    assert above.toggles().patches["dms_helpers"] == Toggle("ab", {}, Trial("process", 0.1, 60))
-    assert above.toggles().patches["connection_checkout"].options["idle_ping_seconds"] == 7
-    assert above.toggles().source == f"{file}, {PLACE}, /Operations/vo/PerfPatch"
+    assert _on(below) == [name for name in NAMES if name != "error_stack"]
+    assert below.patches["proxy_loading"].options == {"max_proxies": 5}
+    assert above.patches["dms_helpers"] == Toggle("ab", {}, "process", 0.1, 60)
+    assert above.patches["connection_checkout"].options["idle_ping_seconds"] == 7
+    assert above.source == f"{file}, {PLACE}, /Operations/vo/PerfPatch"
+
+
+def test_what_a_patch_says_for_itself_wins_over_a_later_section(file: Path) -> None:
+    file.write_text("patches:\n  error_stack:\n    by: process\n  dms_helpers: ab\n")
+    found = override(read(str(file)), PLACE, {"error_stack": "ab", "comparison": {"by": "call", "share": "0.1"}})
+    assert found.patches["error_stack"][2:] == ("process", 0.1, 60)
+    assert found.patches["dms_helpers"].by == "call"
 
 
 @pytest.mark.parametrize(
@@ -336,9 +331,9 @@ def test_a_section_says_something_over_a_file(file: Path) -> None:
          "'follow_configuration'; known: by, share, window_seconds, spool, check_one_in"),
     ],
 )  # fmt: skip
-def test_a_wrong_section_is_told_with_the_path_and_what_is_right(section: dict[str, object], error: str) -> None:
-    with pytest.raises(ToggleError) as caught:
-        override(draft(toggles.SHIPPED), PLACE, section)
+def test_a_wrong_section_is_reported_with_the_path_and_what_is_right(section: dict[str, object], error: str) -> None:
+    with pytest.raises(FileError) as caught:
+        override(read(toggles.SHIPPED), PLACE, section)
     assert str(caught.value) == f"{PLACE}/{error}"
 
 
@@ -366,7 +361,7 @@ def test_a_wrong_section_is_told_with_the_path_and_what_is_right(section: dict[s
         ("patches:\n  error_stack:\n    enabled: on\n    recheck_second: 1\n",
          "4: unknown option of error_stack 'recheck_second'; did you mean recheck_seconds?"),
         ("patches:\n  dms_helpers:\n    size: 1\n", "3: unknown option of dms_helpers 'size'; known: enabled, "
-         + TRIALS),
+         + COMPARED),
         ("enabled: on\n\npatchs:\n  error_stack: on\n", "3: unknown key 'patchs'; did you mean patches?"),
         ("error_stack: off\n", "1: unknown key 'error_stack'; known: enabled, keep_on_update, patches, comparison"),
         ("1: on\n", "1: unknown key '1'; known: enabled, keep_on_update, patches, comparison"),
@@ -447,25 +442,26 @@ def test_a_wrong_section_is_told_with_the_path_and_what_is_right(section: dict[s
         ("comparison:\n  follow_configuration: yes please\n",
          "2: follow_configuration of comparison must be on or off (or true or false); it is 'yes please'"),
         # The same key twice.
-        ("enabled: on\nkeep_on_update: on\nenabled: off\n", "3: 'enabled' is here again; the first one is in line 1"),
+        ("enabled: on\nkeep_on_update: on\nenabled: off\n", "3: 'enabled' is repeated; it is in line 1 already"),
         ("patches:\n  error_stack: on\n  dms_helpers: on\n  error_stack: off\n",
-         "4: 'error_stack' is here again; the first one is in line 2"),
+         "4: 'error_stack' is repeated; it is in line 2 already"),
         ("patches:\n  error_stack: {recheck_seconds: 1,\n                recheck_seconds: 2}\n",
-         "3: 'recheck_seconds' is here again; the first one is in line 2"),
+         "3: 'recheck_seconds' is repeated; it is in line 2 already"),
         ("patches:\n  error_stack: on\npatches:\n  dms_helpers: on\n",
-         "3: 'patches' is here again; the first one is in line 1"),
-        ('"en\\nabled": 1\n"en\\nabled": 1\n', "2: 'en\\nabled' is here again; the first one is in line 1"),
+         "3: 'patches' is repeated; it is in line 1 already"),
+        ('"en\\nabled": 1\n"en\\nabled": 1\n', "2: 'en\\nabled' is repeated; it is in line 1 already"),
         # What YAML has and toggles need not.
-        ("patches: &all\n  error_stack: on\n", "1: anchors and aliases (& and *) are not read; write the value out"),
-        ("enabled: on\npatches: *all\n", "2: anchors and aliases (& and *) are not read; write the value out"),
-        ("enabled: !mine on\n", "1: the tag '!mine' is not read; write a plain value"),
-        ("enabled: !<%0aa> on\n", "1: the tag '\\na' is not read; write a plain value"),
-        ("enabled: on\n---\nenabled: off\n", "2: a second document begins here; one is all that is read"),
+        ("patches: &all\n  error_stack: on\n",
+         "1: anchors and aliases (& and *) are not supported; write the value out"),
+        ("enabled: on\npatches: *all\n", "2: anchors and aliases (& and *) are not supported; write the value out"),
+        ("enabled: !mine on\n", "1: tags such as '!mine' are not supported; write a plain value"),
+        ("enabled: !<%0aa> on\n", "1: tags such as '\\na' are not supported; write a plain value"),
+        ("enabled: on\n---\nenabled: off\n", "2: a second document begins here; only one is allowed"),
         ("[a, b]: on\n", "1: a key must be a word"),
         ("? {a: b}\n: on\n", "1: a key must be a word"),
     ],
 )  # fmt: skip
-def test_wrong_content_is_told_with_its_line_and_what_is_right(file: Path, content: str, error: str) -> None:
+def test_wrong_content_is_reported_with_its_line_and_what_is_right(file: Path, content: str, error: str) -> None:
     assert _refused(file, content) == error
 
 
@@ -497,7 +493,7 @@ def test_wrong_content_is_told_with_its_line_and_what_is_right(file: Path, conte
         ("enabled: on\n# \ufffe\n", 2),
     ],
 )
-def test_what_is_not_yaml_is_told_with_its_line(file: Path, content: str, line: int) -> None:
+def test_what_is_not_yaml_is_reported_with_its_line(file: Path, content: str, line: int) -> None:
     error = _refused(file, content)
     assert error.startswith(f"{line}: ")
     assert "is not YAML: " in error or "is not a value: " in error
@@ -521,21 +517,21 @@ def test_rubbish_bytes_are_told_with_their_line(file: Path, content: bytes, erro
     ("content", "line", "words"),
     [
         ("a: &a [x, x]\n" + "".join(f"b{n}: &b{n} [*a, *a, *a]\n" for n in range(30)), 1, "anchors and aliases"),
-        ("[" * 9, 1, "nested more than 8 deep"),
-        ("[" * 60_000, 1, "nested more than 8 deep"),
-        ("{" * 60_000, 1, "nested more than 8 deep"),
-        ("- " * 30_000, 1, "nested more than 8 deep"),
-        ("? " * 30_000, 1, "nested more than 8 deep"),
-        ("".join(" " * n + "a:\n" for n in range(9)) + " " * 9 + "a: on\n", 9, "nested more than 8 deep"),
-        ("".join(" " * n + "a:\n" for n in range(300)), 9, "nested more than 8 deep"),
-        ("enabled: " + "9" * 60_000, 1, "has 60000 characters; a name or a value has at most 200"),
-        ("\nenabled: 0x" + "f" * 60_000, 2, "has 60002 characters; a name or a value has at most 200"),
-        ("enabled: 1" + ":00" * 300 + ":00.5", 1, "has 906 characters; a name or a value has at most 200"),
-        ("patches:\n  " + "x" * 900 + ": on\n", 2, "has 900 characters; a name or a value has at most 200"),
-        ("patches:\n  " + "x" * 5000 + ": on\n", 2, "has 5000 characters; a name or a value has at most 200"),
-        ("patches:\n  ? " + "x" * 5000 + "\n  : on\n", 2, "has 5000 characters; a name or a value has at most 200"),
+        ("[" * 9, 1, "nested more than 8 levels deep"),
+        ("[" * 60_000, 1, "nested more than 8 levels deep"),
+        ("{" * 60_000, 1, "nested more than 8 levels deep"),
+        ("- " * 30_000, 1, "nested more than 8 levels deep"),
+        ("? " * 30_000, 1, "nested more than 8 levels deep"),
+        ("".join(" " * n + "a:\n" for n in range(9)) + " " * 9 + "a: on\n", 9, "nested more than 8 levels deep"),
+        ("".join(" " * n + "a:\n" for n in range(300)), 9, "nested more than 8 levels deep"),
+        ("enabled: " + "9" * 60_000, 1, "has 60000 characters; a name or a value may have 200"),
+        ("\nenabled: 0x" + "f" * 60_000, 2, "has 60002 characters; a name or a value may have 200"),
+        ("enabled: 1" + ":00" * 300 + ":00.5", 1, "has 906 characters; a name or a value may have 200"),
+        ("patches:\n  " + "x" * 900 + ": on\n", 2, "has 900 characters; a name or a value may have 200"),
+        ("patches:\n  " + "x" * 5000 + ": on\n", 2, "has 5000 characters; a name or a value may have 200"),
+        ("patches:\n  ? " + "x" * 5000 + "\n  : on\n", 2, "has 5000 characters; a name or a value may have 200"),
         ("enabled: !" + "x" * 5000 + "!y on\n", 1, "is not YAML: "),
-        ("enabled: !<" + "x" * 5000 + "> on\n", 1, "is not read; write a plain value"),
+        ("enabled: !<" + "x" * 5000 + "> on\n", 1, "are not supported; write a plain value"),
     ],
 )
 def test_bombs_do_not_go_off(file: Path, content: str, line: int, words: str) -> None:
@@ -548,7 +544,7 @@ def test_bombs_do_not_go_off(file: Path, content: str, line: int, words: str) ->
 def test_a_huge_file_is_not_read(file: Path, size: int) -> None:
     with file.open("wb") as huge:
         huge.truncate(size)
-    assert _refused(file) == "is larger than 64 KiB; a file of toggles is a page of text"
+    assert _refused(file) == "is larger than 64 KiB; toggles take a page of text"
 
 
 def test_a_file_of_the_largest_size_is_read(file: Path) -> None:
@@ -577,22 +573,22 @@ def test_tags_build_no_objects(file: Path, tmp_path: Path, content: str) -> None
 # What is refused: wrong files
 
 
-def test_a_missing_file_that_the_variable_names_is_told(file: Path) -> None:
+def test_a_missing_file_that_the_variable_names_is_reported(file: Path) -> None:
     assert _refused(file) == "cannot be read: No such file or directory"
 
 
-def test_a_folder_is_told(file: Path) -> None:
+def test_a_folder_is_reported(file: Path) -> None:
     file.mkdir()
     assert _refused(file) == "is a folder; name the file in it"
 
 
 @pytest.mark.parametrize("target", ["nowhere", "my.yaml"])
-def test_a_link_that_leads_nowhere_is_told(tmp_path: Path, target: str) -> None:
-    """Also in the installation, where a missing file is not an error."""
+def test_a_dangling_link_is_reported(tmp_path: Path, target: str) -> None:
+    """Also in the installation, where a missing file is no error."""
     link = tmp_path / "etc" / "patches.yaml"
     link.parent.mkdir()
     link.symlink_to(target if target == "nowhere" else link)
-    with pytest.raises(ToggleError, match=r"patches\.yaml: cannot be read: (No such file|Too many levels)"):
+    with pytest.raises(FileError, match=r"patches\.yaml: cannot be read: (No such file|Too many levels)"):
         load(str(tmp_path), {})
 
 
@@ -604,21 +600,21 @@ def test_a_root_without_etc_has_the_defaults(tmp_path: Path) -> None:
 
 _AS_NOBODY = """
 import os
-from dirac_perfpatch.toggles import draft, find, ToggleError
+from dirac_perfpatch.toggles import FileError, find, read
 import yaml
-draft(find(None))
+read(find(None))
 if os.geteuid() == 0:
     os.seteuid(65534)
 try:
-    print(draft(find({root!r})).source)
-except ToggleError as error:
+    print(read(find({root!r})).source)
+except FileError as error:
     print(error)
 """
 
 
 @pytest.mark.parametrize("locked", ["etc/patches.yaml", "etc"])
-def test_a_file_without_permission_is_told(tmp_path: Path, child: object, locked: str) -> None:
-    """Also when its folder may not be searched: whether a file is there, and says off, cannot be known."""
+def test_a_file_without_permission_is_reported(tmp_path: Path, child: object, locked: str) -> None:
+    """Also if its folder may not be searched: a file there may say off."""
     etc = tmp_path / "root" / "etc"
     etc.mkdir(parents=True)
     (etc / "patches.yaml").write_text("enabled: off\n")
@@ -636,7 +632,7 @@ def test_a_file_without_permission_is_told(tmp_path: Path, child: object, locked
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "terminal", "socket"])
 def test_a_special_file_does_not_block(file: Path, child: object, kind: str) -> None:
-    """In a child: one that blocks is killed after its time, and the test fails."""
+    """In a child, which is killed at its timeout if it blocks."""
     if kind == "fifo":
         os.mkfifo(file)
     elif kind == "socket":
@@ -647,15 +643,15 @@ def test_a_special_file_does_not_block(file: Path, child: object, kind: str) -> 
     else:
         file.symlink_to("/dev/zero" if kind == "device" else "/dev/ptmx")
     answer = child(  # type: ignore[operator]
-        "from dirac_perfpatch.toggles import draft, find, ToggleError\n"
-        "try:\n    draft(find(None))\nexcept ToggleError as error:\n    print(error)",
+        "from dirac_perfpatch.toggles import FileError, find, read\n"
+        "try:\n    read(find(None))\nexcept FileError as error:\n    print(error)",
         DIRAC_PERFPATCH_CONFIG=str(file),
     )
     assert (answer.stdout, answer.stderr) == (f"{file}: is not a regular file\n", "")
 
 
 def test_a_file_that_becomes_a_pipe_between_two_looks_does_not_block(file: Path, child: object) -> None:
-    """Nor one that looks regular and has its reader wait, such as /proc/kmsg, which only root may open."""
+    """Nor does a regular file that makes its reader wait, such as /proc/kmsg, which only root may open."""
     os.mkfifo(file)
     code = (
         "import stat, os\n"
@@ -668,13 +664,13 @@ def test_a_file_that_becomes_a_pipe_between_two_looks_does_not_block(file: Path,
     assert (answer.stdout, answer.stderr) == ("''\n", "")
 
 
-def test_without_pyyaml_a_file_that_needs_it_is_told(file: Path, tmp_path: Path, child: object) -> None:
+def test_without_pyyaml_a_file_that_needs_it_is_reported(file: Path, tmp_path: Path, child: object) -> None:
     (tmp_path / "yaml.py").write_text("raise ImportError('broken on purpose')")
     file.write_text("patches: {error_stack: off}\n")
     code = (
-        "from dirac_perfpatch.toggles import draft, find, ToggleError\n"
-        "try:\n    print(draft(find(None)).toggles().patches['error_stack'].on)\n"
-        "except ToggleError as error:\n    print(error)"
+        "from dirac_perfpatch.toggles import FileError, find, read\n"
+        "try:\n    print(read(find(None)).patches['error_stack'].on)\n"
+        "except FileError as error:\n    print(error)"
     )
     answer = child(code, tmp_path, DIRAC_PERFPATCH_CONFIG=str(file))  # type: ignore[operator]
     assert answer.stdout == f"{file}: cannot be read without PyYAML (ImportError: broken on purpose)\n"
@@ -698,7 +694,7 @@ print(json.dumps([answers, [(e["state"], e["reason"]) for e in status()], len(im
 
 
 @pytest.mark.parametrize("content", ["patches: [\n", "enabled: 1\n", "patches:\n  nonsense: on\n"])
-def test_a_bad_file_is_told_in_one_line_and_nothing_else_happens(file: Path, child: object, content: str) -> None:
+def test_a_bad_file_is_reported_in_one_line_and_nothing_else_happens(file: Path, child: object, content: str) -> None:
     import json
 
     error = _refused(file, content)

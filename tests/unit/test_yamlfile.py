@@ -19,13 +19,13 @@ _SHIPPED = Path(toggles.SHIPPED).read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def file() -> Iterator[Path]:
-    """One file for all the examples of a test."""
+    """One file for all examples of a test."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "file.yaml"
 
 
 def _plainly(node: Node) -> Any:
-    """Lines, values and their types: True, 1 and 1.0 are equal, but they are not the same answer."""
+    """Return lines, values and types: True, 1 and 1.0 would be equal."""
     if isinstance(node.value, dict):
         return node.line, [(key, _plainly(child)) for key, child in node.value.items()]
     if isinstance(node.value, list):
@@ -34,8 +34,8 @@ def _plainly(node: Node) -> Any:
 
 
 def _agree(text: str) -> bool:
-    """Compare both readers; return whether the plain one accepted the text."""
-    plain = yamlfile._read_plain(text)
+    """Compare both readers. Returns: whether the plain one accepted the text."""
+    plain = yamlfile._read_plain("file", text)
     if plain is None:
         return False
     assert _plainly(plain) == _plainly(yamlfile._read_yaml("file", text))
@@ -183,34 +183,34 @@ def test_both_readers_agree_on_a_shipped_file_that_was_edited(text: str) -> None
     ],
 )
 def test_the_plain_reader_accepts_what_people_write(text: str) -> None:
-    """Otherwise the tests above would compare nothing, and every command would import PyYAML."""
+    """Otherwise the tests above compare nothing, and every command imports PyYAML."""
     assert _agree(text)
 
 
 def test_the_shipped_file_is_read_without_pyyaml(child: Any) -> None:
-    code = f"import sys; from dirac_perfpatch import yamlfile; yamlfile.read({toggles.SHIPPED!r})"
+    code = f"import sys; from dirac_perfpatch import toggles; toggles.read({toggles.SHIPPED!r})"
     code += "; print('yaml' in sys.modules)"
     assert child(code).stdout == "False\n"
 
 
 def test_lines_are_those_of_the_keys(file: Path) -> None:
     file.write_text("# one\nenabled: on\n\npatches:\n\n  error_stack: # here\n\n    enabled: off\n")
-    root = yamlfile.read(str(file))
+    root = yamlfile.parse(str(file), yamlfile.content(str(file)))
     patches = root.value["patches"]
     stack = patches.value["error_stack"]
     assert [node.line for node in (root, root.value["enabled"], patches, stack)] == [2, 2, 4, 6]
-    assert stack.value == {"enabled": Node(False, 8)}
+    assert stack.value == {"enabled": Node(False, 8, str(file))}
 
 
 def _reads_or_refuses(file: Path, data: bytes) -> None:
     file.write_bytes(data)
     try:
-        found = yamlfile.read(str(file))
+        found = yamlfile.parse(str(file), yamlfile.content(str(file)))
     except FileError as error:
         assert str(error).startswith(f"{file}:")
         # U+0085, U+2028 and U+2029 end a line, too.
         ends = sum(map(data.count, (b"\n", b"\r", b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9")))
-        assert error.line is None or 1 <= error.line <= ends + 1
+        assert 0 <= error.line <= ends + 1
         assert error.text.isprintable()
         assert len(error.text) < 1000
     else:
