@@ -29,8 +29,8 @@ UNIT = [
     *("scipy>=1.7", "ddsketch>=2", "matplotlib>=3.6"),
 ]
 MONITORING = [*UNIT, "prometheus_client>=0.20"]
-# The machines that this must pass on have two cores. Tests with hosts wait for a third of their time.
-WORKERS, HOST_WORKERS = 2, 3
+# The machines that this must pass on have two cores; most tests wait for a third of their time.
+WORKERS, WAITING_WORKERS = 2, 3
 # What may depend on the Python as well as on the release.
 SHORT = ("test_loading.py", "test_seventeen_questions.py", "test_taking_off.py", "test_error_stack.py")
 
@@ -166,7 +166,7 @@ def main() -> None:
     ensure_packages()
     done: list[Stage] = []
     _run_all(_style(), done)
-    _run_all([_unit(version) for version in python_interpreters()], done)
+    _run_all([_unit(version) for version in python_interpreters()], done, WAITING_WORKERS)
     _run_all([_monitoring()], done)
     matrix = hosts.matrix()
     oldest = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
@@ -175,7 +175,7 @@ def main() -> None:
     with_hosts = [_with_host(kind, *pair, modules) for kind in ("host", "service") for pair in reversed(matrix)]
     if oldest not in matrix:
         with_hosts.append(_with_host("host", *oldest, modules, SHORT))
-    _run_all(with_hosts, done, HOST_WORKERS)
+    _run_all(with_hosts, done, WAITING_WORKERS)
     _run_all([_uninstall(release) for release in hosts.RELEASES], done)
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
     _run_all([Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))], done)
