@@ -22,7 +22,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK, Recorder
+from dirac_perfpatch.comparison.recording import Recorder
+from dirac_perfpatch.comparison.snapshot import ARMS, PATCHED, STOCK, State
 from dirac_perfpatch.patching import Check, Guard, Patch
 from dirac_perfpatch.toggles import Trial
 
@@ -151,17 +152,11 @@ class Comparison:
             self._others_after = self._others()
             self.ended = time.monotonic()
 
-    def as_dict(self) -> dict[str, Any]:
-        """The comparison's part of the patch's entry in a snapshot."""
+    def described(self, state: State) -> State:
+        """The state of the patch, with how its arms are chosen."""
         arm = "both" if self._trial.by == BY_CALL else PATCHED if self.patched else STOCK
-        return {
-            "by": self._trial.by,
-            "share": self._trial.share,
-            "window_seconds": self._trial.window_seconds,
-            "arm": arm,
-            "checked": self.checked,
-            "differences": self.differences,
-        }
+        by, share, seconds = self._trial.by, self._trial.share, self._trial.window_seconds
+        return state._replace(by=by, share=share, window_seconds=seconds, arm=arm)
 
     def spared(self) -> dict[str, int]:
         """What the calls of the patched arm have spared, by its name. After the recorders have settled."""

@@ -25,7 +25,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dirac_perfpatch.comparison.spool_reading import Snapshot, Unusable, list_files, read_file
+from dirac_perfpatch.comparison.snapshot import Snapshot, Unusable
+from dirac_perfpatch.comparison.spool_reading import list_files, read_file
 from dirac_perfpatch.patching import TRIPPED
 
 # Not in 9100 to 9999: Prometheus's list of ports has given all of these away, and DIRAC's services are among them.
@@ -86,15 +87,15 @@ class Totals:
         for process in changed:
             # One object for each share: thousands of ended processes are remembered.
             now = {self._shares.setdefault(share, share): number for share, number in _shares(process)}
-            before = self._seen.get(_key(process))
+            before = self._seen.get(process.key)
             if before is None:
                 # What it did before the exporter started is not ours to count.
                 before = now if process.started < self._since else {}
             for share, number in now.items():
                 self._sums[share] += max(number - before.get(share, 0.0), 0.0)
-            self._seen[_key(process)] = now
+            self._seen[process.key] = now
         for process in present:
-            self._seen.move_to_end(_key(process))
+            self._seen.move_to_end(process.key)
         while len(self._seen) > len(present) + self.REMEMBERED:
             self._seen.popitem(last=False)
 
@@ -105,10 +106,6 @@ class Totals:
             if share.counter == counter:
                 found[share.labels][share.bucket] = number
         return found
-
-
-def _key(process: Snapshot) -> tuple[str, int, float]:
-    return process.host, process.pid, process.started
 
 
 def _shares(process: Snapshot) -> Iterator[tuple[Share, float]]:
@@ -126,9 +123,9 @@ def _shares(process: Snapshot) -> Iterator[tuple[Share, float]]:
         yield Share("calls", labels), series.calls
         yield Share("errors", labels), series.errors
         yield Share("seconds", labels), series.seconds
-        buckets = defaultdict(float, {0: series.zero})
-        for index, number in series.bins.items():
-            buckets[_bucket(series.accuracy, index)] += number
+        buckets = defaultdict(float, {0: series.sketch.zero})
+        for index, number in series.sketch.bins.items():
+            buckets[_bucket(series.sketch.accuracy, index)] += number
         for bucket, number in buckets.items():
             yield Share("timed", labels, bucket), number
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any
 
 from dirac_perfpatch.background import Background
 from dirac_perfpatch.comparison.arms import Comparison
+from dirac_perfpatch.comparison.snapshot import MOST_BLOCKS, Block, Series
 from dirac_perfpatch.comparison.spool import Spool
 from dirac_perfpatch.notices import say_once
 
@@ -26,7 +27,6 @@ _SNAPSHOT_SECONDS = 10.0
 _CLEANING_SECONDS = 3600.0
 # Seconds between two looks at what else there is to do: a patch that was taken off, a comparison that has begun.
 _LOOK_SECONDS = 1.0
-_MOST_BLOCKS = 1000
 
 
 class Journal:
@@ -51,7 +51,7 @@ class Journal:
     def _renew(self) -> None:
         self._spool = Spool()
         self._has_written = False
-        self._past = _Past()
+        self._past = _Recorded()
         self._next_snapshot = time.monotonic() + _SNAPSHOT_SECONDS
         self._next_cleaning = 0.0
 
@@ -102,16 +102,20 @@ class Journal:
                 self._next_snapshot = 0.0
 
     def _content(self) -> dict[str, Any]:
-        """What a snapshot says."""
+        """What a snapshot says, besides which process it is of."""
         content = self._describe()
-        now = _Past()
+        patches, events = content["patches"], content["events"]
+        recorded = self._past.copy()
         for comparison in list(self._comparisons):
-            content["patches"].setdefault(comparison.patch, {}).update(comparison.as_dict())
+            patches[comparison.patch] = comparison.described(patches[comparison.patch])
             for recorder in comparison.recorders:
                 recorder.settle()
-            now.take(comparison)
-        _put_together(content, (self._past, now))
-        return content
+            recorded.take(comparison)
+        for patch, checked in recorded.checked.items():
+            patches[patch] = patches[patch]._replace(checked=checked, differences=recorded.differences[patch])
+        for (patch, name), count in recorded.spared.items():
+            events[patch] = {**events.get(patch, {}), name: count}
+        return {**content, "series": [*recorded.series.values()], "blocks": [*recorded.blocks]}
 
     def _write(self, content: dict[str, Any], ended: bool) -> None:
         try:
@@ -151,54 +155,31 @@ class Journal:
         util.Finalize(None, self._background.finish, exitpriority=0)
 
 
-class _Past:
-    """What comparisons have recorded, as it stands in a snapshot."""
+class _Recorded:
+    """What comparisons have recorded, added up: a patch that was off for a while has had several."""
 
     def __init__(self) -> None:
-        self.series: list[dict[str, Any]] = []
-        self.blocks: deque[dict[str, Any]] = deque(maxlen=_MOST_BLOCKS)
-        self.checks: list[tuple[str, int, int]] = []
-        self.spared: list[tuple[str, str, int]] = []
+        self.series: dict[tuple[str, str, str], Series] = {}
+        self.blocks: deque[Block] = deque(maxlen=MOST_BLOCKS)
+        self.checked: Counter[str] = Counter()
+        self.differences: Counter[str] = Counter()
+        self.spared: Counter[tuple[str, str]] = Counter()
+
+    def copy(self) -> _Recorded:
+        """One that is added to by itself."""
+        found = _Recorded()
+        for name, value in vars(self).items():
+            setattr(found, name, value.copy())
+        return found
 
     def take(self, comparison: Comparison) -> None:
         """Add a comparison whose recorders have settled."""
         for recorder in comparison.recorders:
-            self.series = _added_up([*self.series, *recorder.series()])
+            for one in recorder.series():
+                place = (one.patch, one.target, one.arm)
+                self.series[place] = self.series[place].plus(one) if place in self.series else one
             self.blocks.extend(recorder.blocks)
-        self.checks.append((comparison.patch, comparison.checked, comparison.differences))
-        self.spared += [(comparison.patch, name, count) for name, count in comparison.spared().items()]
-
-
-def _put_together(content: dict[str, Any], parts: Iterable[_Past]) -> None:
-    """Add what was recorded to what a snapshot says of the process."""
-    content["series"] = _added_up([row for part in parts for row in part.series])
-    content["blocks"] = [row for part in parts for row in part.blocks][-_MOST_BLOCKS:]
-    totals: dict[str, list[int]] = {}
-    for part in parts:
-        for patch, checked, differences in part.checks:
-            total = totals.setdefault(patch, [0, 0])
-            total[0] += checked
-            total[1] += differences
-        for patch, name, count in part.spared:
-            events = content["events"].setdefault(patch, {})
-            events[name] = events.get(name, 0) + count
-    for patch, (checked, differences) in totals.items():
-        content["patches"].setdefault(patch, {}).update(checked=checked, differences=differences)
-
-
-def _added_up(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each patch, target and arm: a patch that was off for a while has one from before."""
-    totals: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in rows:
-        key = (row["patch"], row["target"], row["arm"])
-        before = totals.get(key)
-        if before is None:
-            totals[key] = row
-            continue
-        bins = dict(before["sketch"]["bins"])
-        for place, count in row["sketch"]["bins"].items():
-            bins[place] = bins.get(place, 0) + count
-        total = {name: before[name] + row[name] for name in ("calls", "errors", "timed", "seconds")}
-        zero = before["sketch"]["zero"] + row["sketch"]["zero"]
-        totals[key] = {**row, **total, "sketch": {**row["sketch"], "zero": zero, "bins": bins}}
-    return list(totals.values())
+        self.checked[comparison.patch] += comparison.checked
+        self.differences[comparison.patch] += comparison.differences
+        for name, count in comparison.spared().items():
+            self.spared[comparison.patch, name] += count

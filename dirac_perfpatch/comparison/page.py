@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from html import escape
 
 from dirac_perfpatch.comparison import plots, words
-from dirac_perfpatch.comparison.recording import PATCHED, STOCK
 from dirac_perfpatch.comparison.report import PatchReport, Report, Row
+from dirac_perfpatch.comparison.snapshot import PATCHED, STOCK
 from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, SLOWER
 from dirac_perfpatch.comparison.tables import moment, period, states
 

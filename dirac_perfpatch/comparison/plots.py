@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from dirac_perfpatch.comparison import words
-from dirac_perfpatch.comparison.recording import PATCHED, STOCK
 from dirac_perfpatch.comparison.report import Point, Row
+from dirac_perfpatch.comparison.snapshot import PATCHED, STOCK
 from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, RELEVANT, SLOWER, paired
 
 # To be told apart in grey and by the colour-blind, too.

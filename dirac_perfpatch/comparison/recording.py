@@ -13,14 +13,13 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-import statistics
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import fsum
 from time import perf_counter
 from typing import Any
 
-PATCHED, STOCK = "patched", "stock"
-ARMS = (PATCHED, STOCK)
+from dirac_perfpatch.comparison.snapshot import ARMS, MOST_BLOCKS, PATCHED, STOCK, Block, Series, Sketch
 
 # Calls of which one is timed, less one: a power of two, less one, so that it serves as a mask.
 _SELDOM = 15
@@ -37,6 +36,12 @@ def _mapping() -> Any:
     from ddsketch.mapping import LogarithmicMapping  # only where something is recorded
 
     return LogarithmicMapping(ACCURACY)
+
+
+def _median(values: Sequence[float]) -> float:
+    # Not that of statistics, which imports decimal and fractions into the host.
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 class ArmRecord:
@@ -85,22 +90,13 @@ class ArmRecord:
             key = _mapping().key
             self._bins.update(key(seconds) for seconds in times if seconds > 0)
             self._zero += times.count(0.0)
-            self.mask = 0 if statistics.median(times) >= _SLOW else _SELDOM
+            self.mask = 0 if _median(times) >= _SLOW else _SELDOM
         return times
 
-    def as_dict(self) -> dict[str, Any]:
-        """The totals, for a snapshot. After :meth:`settle`."""
-        return {
-            "calls": self.calls,
-            "errors": self.errors,
-            "timed": self.timed,
-            "seconds": self.seconds,
-            "sketch": {
-                "accuracy": ACCURACY,
-                "zero": self._zero,
-                "bins": {str(key): count for key, count in sorted(self._bins.items())},
-            },
-        }
+    def series(self, patch: str, target: str, arm: str) -> Series:
+        """The totals. After :meth:`settle`."""
+        sketch = Sketch(ACCURACY, self._zero, dict(sorted(self._bins.items())))
+        return Series(patch, target, arm, self.calls, self.errors, self.timed, self.seconds, sketch)
 
 
 class Recorder:
@@ -125,7 +121,7 @@ class Recorder:
     ) -> None:
         self.patch, self.target = patch, target
         self._functions = {PATCHED: (ours, check), STOCK: (original, None)}
-        self.blocks: deque[dict[str, Any]] = deque(maxlen=1000)
+        self.blocks: deque[Block] = deque(maxlen=MOST_BLOCKS)
         self._by_call = False
         self.renew()
 
@@ -190,26 +186,26 @@ class Recorder:
             self._before[arm] = (record.calls, record.errors)
             if calls:
                 self.blocks.append(
-                    {
-                        "patch": self.patch,
-                        "target": self.target,
-                        "arm": arm,
-                        "block": block,
-                        "pair": pair,
-                        "start": start,
-                        "seconds": seconds,
-                        "calls": calls,
-                        "errors": errors,
-                        "timed": len(times),
-                        "mean": statistics.fmean(times) if times else None,
-                        "median": statistics.median(times) if times else None,
-                    }
+                    Block(
+                        patch=self.patch,
+                        target=self.target,
+                        arm=arm,
+                        block=block,
+                        pair=pair,
+                        start=start,
+                        seconds=seconds,
+                        calls=calls,
+                        errors=errors,
+                        timed=len(times),
+                        mean=fsum(times) / len(times) if times else 0.0,
+                        median=_median(times) if times else 0.0,
+                    )
                 )
 
-    def series(self) -> list[dict[str, Any]]:
-        """The totals of both arms, in one or two parts, for a snapshot. After :meth:`settle`."""
+    def series(self) -> list[Series]:
+        """The totals of both arms, in one or two parts. After :meth:`settle`."""
         return [
-            {"patch": self.patch, "target": self.target, "arm": arm, **record.as_dict()}
+            record.series(self.patch, self.target, arm)
             for records in (self.arms, self.rests)
             for arm, record in records.items()
             if record.calls

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from ddsketch import DDSketch
 from ddsketch.mapping import LogarithmicMapping
 
-from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK
-from dirac_perfpatch.comparison.spool_reading import Block, Gathered, Series, Snapshot, printable
+from dirac_perfpatch.comparison.snapshot import ARMS, PATCHED, STOCK, Block, Series, Snapshot, printable
+from dirac_perfpatch.comparison.spool_reading import Gathered
 from dirac_perfpatch.comparison.statistics import (
     NOT_COMPARED,
     Estimate,
@@ -224,8 +224,8 @@ def _patch(name: str, snapshots: Sequence[Snapshot]) -> PatchReport:
         sum(state.differences for state in states),
         dict(sorted(events.items())),
         {arm: usage for arm in ARMS if (usage := _usage([p for p in processes if p.patches[name].arm == arm]))},
-        _processes_ratio(name, {_process(p): cores for p in processes if (cores := _cores(p)) > 0}, processes),
-        _processes_ratio(name, {_process(p): float(p.resident_bytes) for p in processes}, processes),
+        _processes_ratio(name, {p.key: cores for p in processes if (cores := _cores(p)) > 0}, processes),
+        _processes_ratio(name, {p.key: float(p.resident_bytes) for p in processes}, processes),
         tuple(_rows(name, snapshots)),
     )
 
@@ -233,10 +233,6 @@ def _patch(name: str, snapshots: Sequence[Snapshot]) -> PatchReport:
 def _by(snapshot: Snapshot, patch: str) -> str:
     state = snapshot.patches.get(patch)
     return state.by if state and state.mode == "ab" else ""
-
-
-def _process(snapshot: Snapshot) -> tuple[str, int, float]:
-    return snapshot.host, snapshot.pid, snapshot.started
 
 
 def _cores(snapshot: Snapshot) -> float:
@@ -280,7 +276,7 @@ def process_units(
     """
     places: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in processes:
-        value = values.get(_process(one))
+        value = values.get(one.key)
         if value is not None and one.patches[patch].arm in ARMS:
             places[one.host, one.component][one.patches[patch].arm].append(value)
     units: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
@@ -402,10 +398,10 @@ def _of_processes(patch: str, blocks: Sequence[tuple[Snapshot, list[Block]]]) ->
         own = [one for one in those if one.arm == snapshot.patches[patch].arm]
         for key in ("median", "mean"):
             if logarithms := _logarithms(own, key):
-                values[key][_process(snapshot)] = fmean(logarithms)
+                values[key][snapshot.key] = fmean(logarithms)
         calls = sum(one.calls for one in own)
         if calls:
-            values["errors"][_process(snapshot)] = sum(one.errors for one in own) / calls
+            values["errors"][snapshot.key] = sum(one.errors for one in own) / calls
     median, mean, errors = (process_units(patch, processes, found) for found in values.values())
     return _Estimates(between(median), between(mean), errors_differ(error_shares(errors)))
 
@@ -423,9 +419,9 @@ def merged(series: Iterable[Series]) -> DDSketch:
     bins: dict[float, Counter[int]] = defaultdict(Counter)
     zero = 0.0
     for one in series:
-        zero += one.zero
-        # In bins, which are few, before any of it is put into a sketch: there may be thousands of processes.
-        bins[one.accuracy].update(one.bins)
+        zero += one.sketch.zero
+        # As bins, which are few, before they are put into a sketch: there may be thousands of processes.
+        bins[one.sketch.accuracy].update(one.sketch.bins)
     sketch = DDSketch(max(bins, default=None))
     if zero:
         sketch.add(0.0, zero)

@@ -11,6 +11,7 @@ from typing import Any
 
 from dirac_perfpatch.comparison.arms import Comparison, arm_of_process
 from dirac_perfpatch.comparison.journal import Journal
+from dirac_perfpatch.comparison.snapshot import State
 from dirac_perfpatch.comparison.spool import component, host_name
 from dirac_perfpatch.notices import say_once
 from dirac_perfpatch.patching import Switch
@@ -76,7 +77,7 @@ class Comparisons:
         patches, events = {}, {}
         for name, switch in list(self._switches.items()):
             entry = switch.status()
-            patches[name] = {key: entry[key] for key in ("state", "reason", "failures", "mode")}
+            patches[name] = State(entry["state"], entry["reason"], entry["mode"], entry["failures"])
             if counted := switch.guard.events:
                 events[name] = counted
         versions = {"release": _version("DIRAC"), "plugin": _version("dirac-perfpatch")}

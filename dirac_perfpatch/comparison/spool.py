@@ -18,11 +18,12 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-FORMAT = 1
+from dirac_perfpatch.comparison.snapshot import Snapshot
+
 _MOST_FILES = 2000
 _KEPT_SECONDS = 7 * 86400.0
 _HALF_WRITTEN_SECONDS = 600.0
@@ -73,12 +74,12 @@ class Spool:
         self.started = time.time()
         self._name = f"{host_name()}.{os.getpid()}.{time.time_ns()}.json"
 
-    def write(self, folder: str, content: dict[str, Any], ended: bool) -> bool:
+    def write(self, folder: str, content: Mapping[str, Any], ended: bool) -> bool:
         """Replace the process's file.
 
         Args:
             folder: The spool; made if it is not there.
-            content: What is to be in it, besides who has written it.
+            content: The fields of the snapshot, besides those that describe this process.
             ended: Whether this is the last time.
 
         Returns:
@@ -88,20 +89,19 @@ class Spool:
             OSError: The folder or the file cannot be written, or must not be.
         """
         times = os.times()
-        snapshot = {
-            "format": FORMAT,
-            "host": host_name(),
-            "component": component(sys.argv),
-            "pid": os.getpid(),
-            "started": self.started,
-            "written": time.time(),
-            "ended": ended,
-            "cpu_seconds": times.user + times.system,
-            "resident_bytes": _resident_bytes(),
+        snapshot = Snapshot(
+            host=host_name(),
+            component=component(sys.argv),
+            pid=os.getpid(),
+            started=self.started,
+            written=time.time(),
+            ended=ended,
+            cpu_seconds=times.user + times.system,
+            resident_bytes=_resident_bytes(),
             **content,
-        }
-        # Not dump(), which takes several times as long: it is not written in C.
-        text = json.dumps(snapshot, separators=(",", ":"))
+        )
+        # Not dump(), which is several times as slow: it is not written in C.
+        text = json.dumps(snapshot.data(), separators=(",", ":"))
         os.makedirs(folder, 0o755, exist_ok=True)
         if os.stat(folder).st_uid != os.geteuid() and not os.access(folder, os.W_OK):
             return False

@@ -11,8 +11,8 @@ from time import gmtime, strftime
 from typing import Any
 
 from dirac_perfpatch.comparison import words
-from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK
 from dirac_perfpatch.comparison.report import PatchReport, Report, Row
+from dirac_perfpatch.comparison.snapshot import ARMS, PATCHED, STOCK
 
 _HEADINGS = ("target", "arm", "calls", "errors (95 %)", "median", "95th", "99th", "ratio (95 %)")
 

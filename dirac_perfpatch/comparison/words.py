@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dirac_perfpatch.comparison.recording import PATCHED
 from dirac_perfpatch.comparison.report import TROUBLES, PatchReport, Report, Row
+from dirac_perfpatch.comparison.snapshot import PATCHED
 from dirac_perfpatch.comparison.statistics import (
     FASTER,
     MORE,

@@ -22,6 +22,7 @@ from conftest import Exporter
 from dirac_perfpatch.comparison import exporter as exporting
 from dirac_perfpatch.comparison.journal import Journal
 from dirac_perfpatch.comparison.recording import Recorder
+from dirac_perfpatch.comparison.snapshot import State
 from dirac_perfpatch.comparison.spool import Spool, host_name
 from lab.spools import TARGETS, Process
 
@@ -97,7 +98,7 @@ def test_a_time_that_the_clock_could_not_see_is_in_the_first_bucket(spool: Path,
 
 def test_a_snapshot_of_the_plugin_s_own_is_read(spool: Path, exporter: Exporter) -> None:
     # No patch is compared here, and one has tripped: nothing is said of arms.
-    tripped = {"state": "tripped", "reason": "", "failures": 3, "mode": "off"}
+    tripped = State("tripped", "", "off", 3)
     content = {"release": "9.1.8", "plugin": "0.1.0", "patches": {"error_stack": tripped}, "events": {}}
     Journal(str(spool), lambda: content).show()
     end = time.monotonic() + 10
@@ -112,13 +113,12 @@ def test_a_snapshot_of_the_plugin_s_own_is_read(spool: Path, exporter: Exporter)
     for _ in range(100):
         function()
     recorder.settle()
-    content.update(series=recorder.series())
-    Spool().write(str(spool), {**content, "blocks": []}, ended=False)
+    (series,) = recorder.series()
+    Spool().write(str(spool), {**content, "series": [series], "blocks": []}, ended=False)
     labels = {"patch": "error_stack", "target": "S_ERROR", "arm": "patched"}
     assert exporter.value("calls_total", **labels) == exporter.value("errors_total", **labels) == 100
-    assert exporter.value("call_seconds_count", **labels) == recorder.series()[0]["timed"] > 0
-    seconds = recorder.series()[0]["seconds"]
-    assert exporter.value("call_seconds_sum", **labels) == pytest.approx(seconds)
+    assert exporter.value("call_seconds_count", **labels) == series.timed > 0
+    assert exporter.value("call_seconds_sum", **labels) == pytest.approx(series.seconds)
 
 
 # Counters never go back

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dirac_perfpatch.comparison.arms import Comparison, arm_of_process
-from dirac_perfpatch.comparison.recording import PATCHED, STOCK
+from dirac_perfpatch.comparison.snapshot import PATCHED, STOCK
 from dirac_perfpatch.patching import Guard, Patch
 from dirac_perfpatch.toggles import Trial
 
@@ -74,10 +74,10 @@ def test_the_rest_of_a_turn_is_counted_and_not_compared() -> None:
         now = comparison.tick(now, now)
         comparison.tick(now, now)
     assert len(recorder.blocks) == 40
-    assert all(row["calls"] == 1 and not row["errors"] and not row["timed"] for row in recorder.blocks)
-    assert Counter(row["arm"] for row in recorder.blocks) == {PATCHED: 20, STOCK: 20}
-    assert sum(row["calls"] for row in recorder.series()) == calls
-    assert sum(row["errors"] for row in recorder.series()) == sum(row["timed"] for row in recorder.series()) == 19
+    assert all(row.calls == 1 and not row.errors and not row.timed for row in recorder.blocks)
+    assert Counter(row.arm for row in recorder.blocks) == {PATCHED: 20, STOCK: 20}
+    assert sum(row.calls for row in recorder.series()) == calls
+    assert sum(row.errors for row in recorder.series()) == sum(row.timed for row in recorder.series()) == 19
 
 
 def test_by_call_equally_many_of_both_arms_are_compared() -> None:
@@ -89,8 +89,8 @@ def test_by_call_equally_many_of_both_arms_are_compared() -> None:
             recorder.arms[arm].tick()
         recorder.arms[arm].waiting.extend([1.0] * number)
     comparison.end_block(1.0)
-    assert [(row["calls"], row["timed"]) for row in recorder.blocks] == [(3, 3), (27, 3)]
-    assert sorted(row["timed"] for row in recorder.series()) == [3, 27]
+    assert [(row.calls, row.timed) for row in recorder.blocks] == [(3, 3), (27, 3)]
+    assert sorted(row.timed for row in recorder.series()) == [3, 27]
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -136,15 +136,15 @@ def test_each_arm_runs_its_own_function_and_is_counted() -> None:
         assert answers <= {"ours" if comparison.patched else "the host's"}
         now = comparison.tick(now, now)
         comparison.tick(now, now)
-    rows = {row["arm"]: row["calls"] for row in comparison.recorders[0].series()}
+    rows = {row.arm: row.calls for row in comparison.recorders[0].series()}
     assert rows == expected
     blocks = list(comparison.recorders[0].blocks)
-    assert sum(row["calls"] for row in blocks) == sum(expected.values())
-    pairs = Counter(row["pair"] for row in blocks)
+    assert sum(row.calls for row in blocks) == sum(expected.values())
+    pairs = Counter(row.pair for row in blocks)
     assert set(pairs.values()) <= {1, 2}
     assert all(
-        {row["arm"] for row in rows} == {PATCHED, STOCK}
-        for _, rows in ((pair, [row for row in blocks if row["pair"] == pair]) for pair, n in pairs.items() if n == 2)
+        {row.arm for row in rows} == {PATCHED, STOCK}
+        for _, rows in ((pair, [row for row in blocks if row.pair == pair]) for pair, n in pairs.items() if n == 2)
     )
 
 
@@ -155,8 +155,8 @@ def test_by_call_both_arms_run_at_the_same_time() -> None:
     assert sum(call() for _ in range(4000)) / 4000 == pytest.approx(0.3, abs=0.05)
     assert not guard.off
     comparison.tick(10.0, 10.0)
-    assert {row["arm"] for row in comparison.recorders[0].blocks} == {PATCHED, STOCK}
-    assert len({row["block"] for row in comparison.recorders[0].blocks}) == 1
+    assert {row.arm for row in comparison.recorders[0].blocks} == {PATCHED, STOCK}
+    assert len({row.block for row in comparison.recorders[0].blocks}) == 1
 
 
 def test_errors_are_exceptions_and_what_is_not_ok() -> None:
@@ -177,7 +177,7 @@ def test_errors_are_exceptions_and_what_is_not_ok() -> None:
             continue
     comparison.end_block(1.0)
     (row,) = comparison.recorders[0].series()
-    assert (row["calls"], row["errors"]) == (100, 40)
+    assert (row.calls, row.errors) == (100, 40)
 
 
 def test_a_patch_that_was_taken_off_stays_off() -> None:
@@ -266,8 +266,8 @@ def test_no_call_is_lost_among_threads_and_windows() -> None:
     for worker in workers:
         worker.join()
     comparison.end_block(time.monotonic())
-    rows = {row["arm"]: row for row in comparison.recorders[0].series()}
-    assert sum(row["calls"] for row in rows.values()) == sum(made)
-    assert rows[PATCHED]["errors"] == rows[PATCHED]["calls"] > 0
-    assert rows[STOCK]["errors"] == 0 < rows[STOCK]["calls"]
-    assert sum(row["calls"] for row in comparison.recorders[0].blocks) == sum(made)
+    rows = {row.arm: row for row in comparison.recorders[0].series()}
+    assert sum(row.calls for row in rows.values()) == sum(made)
+    assert rows[PATCHED].errors == rows[PATCHED].calls > 0
+    assert rows[STOCK].errors == 0 < rows[STOCK].calls
+    assert sum(row.calls for row in comparison.recorders[0].blocks) == sum(made)

@@ -18,18 +18,21 @@ from typing import Any
 
 import numpy
 import pytest
-import spools
+from ddsketch import DDSketch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dirac_perfpatch.cli import main
 from dirac_perfpatch.comparison.page import as_html
+from dirac_perfpatch.comparison.recording import ACCURACY
 from dirac_perfpatch.comparison.report import Report, build, merged, pairs_of
+from dirac_perfpatch.comparison.snapshot import Sketch, Unusable, parse
 from dirac_perfpatch.comparison.spool import default_folder
-from dirac_perfpatch.comparison.spool_reading import Gathered, Unusable, parse, read_spools
+from dirac_perfpatch.comparison.spool_reading import Gathered, read_spools
 from dirac_perfpatch.comparison.statistics import FASTER, NOT_COMPARED, TOO_LITTLE, Interval
 from dirac_perfpatch.comparison.tables import as_csv, as_json, as_text
 from dirac_perfpatch.comparison.words import times
+from lab import spools
 
 Child = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -41,7 +44,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _small(windows: int = 8, events: Any = None, **more: Any) -> spools.Document:
-    document = spools.process(numpy.random.default_rng(1), windows=windows, timed_per_window=5.0, **more)
+    document = spools.alternating(numpy.random.default_rng(1), windows=windows, timed_per_window=5.0, **more)
     return {**document, "events": events or {}}
 
 
@@ -116,20 +119,20 @@ def _damaged() -> list[tuple[str, bytes, str]]:
         ("patch", wrong(patches={"a": 1}), "state is not a text"),
         ("by", wrong_state(by="moon"), "by is none of time, call, process"),
         ("series", wrong(series={}), "series is not a list"),
-        ("one series", wrong(series=[1]), "sketch is not a mapping"),
+        ("one series", wrong(series=[1]), "patch is not a text"),
         ("arm", wrong_series(arm="third"), "arm is none of patched, stock"),
         ("fine sketch", wrong_sketch(accuracy=1e-9), "accuracy is 1e-09"),
         ("coarse sketch", wrong_sketch(accuracy=1), "accuracy is 1"),
-        ("far bin", wrong_sketch(bins={"1000000000": 1}), "a key of a sketch is not a number, or a long one"),
-        ("bin", wrong_sketch(bins={"x": 1}), "a key of a sketch is not a number"),
+        ("far bin", wrong_sketch(bins={"1000000000": 1}), "a sketch has a key that is not a number of up to"),
+        ("bin", wrong_sketch(bins={"x": 1}), "a sketch has a key that is not a number"),
         ("far bin too", wrong_sketch(bins={"-99999": 1}), "a sketch has the key -99999"),
-        ("long bin", wrong_sketch(bins={"9" * 400: 1}), "a key of a sketch is not a number, or a long one"),
-        ("bin in other digits", wrong_sketch(bins={"\u0661": 1}), "a key of a sketch is not a number"),
+        ("long bin", wrong_sketch(bins={"9" * 400: 1}), "a sketch has a key that is not a number of up to"),
+        ("bin in other digits", wrong_sketch(bins={"\u0661": 1}), "a sketch has a key that is not a number"),
         ("bin count", wrong_sketch(bins={"1": None}), "1 is not a number"),
         ("block", wrong(blocks=[[]]), "timed is not a number"),
         ("block time", wrong_block(timed=3, median=None), "median is not a number"),
         ("block after the year 9999", wrong_block(start=3e11), "start is not a number"),
-        ("next to nothing", wrong_block(timed=3, median=5e-324), "median is next to nothing"),
+        ("next to nothing", wrong_block(timed=3, median=5e-324), "median is too close to zero"),
         ("more calls than there are", wrong_block(calls=10**18), "calls is not a number"),
         ("drives a terminal", wrong(events={"error_stack": {"\x1b[2J\ud800": "many"}}), r"^\?\[2J\? is not a number"),
         ("events", wrong(events={"error_stack": {"misses": "many"}}), "misses is not a number"),
@@ -172,7 +175,7 @@ def test_folders_without_end(tmp_path: Path) -> None:
         os.chdir(before)
         subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # pytest could not
     assert (len(found.snapshots), len(found.complaints)) == (1, 1)
-    assert found.complaints[0].endswith("/d: what is in its folders is not read: too deep")
+    assert found.complaints[0].endswith("/d: the folders in it are not read: too deep")
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
@@ -268,7 +271,8 @@ def test_numbers_that_are_hard_together(tmp_path: Path) -> None:
         documents = [_small(by=by, pid=pid, host=f"h{pid}") for pid, by in enumerate(("time", "call", "process"))]
         for document in documents:
             for row in (*document["blocks"], *document["series"], *document["patches"].values(), document):
-                for key, value in row.items():
+                for key, found in row.items():
+                    value = 0.0 if found is None else found  # the mean of no calls
                     if isinstance(value, (int, float)) and key not in ("format", "block", "pair", "ended"):
                         row[key] = type(value)(random.choice([value, value, 0, 1, 1e-12, 1e9]))
         spools.write(tmp_path / str(number), documents)
@@ -320,9 +324,11 @@ def test_merged_sketches_are_one_sketch_of_everything() -> None:
     random = numpy.random.default_rng(3)
     parts = [numpy.append(random.lognormal(-9 + part, 1 + part / 5, 300 * part + 1), 0.0) for part in range(6)]
     document = _small()
-    document["series"] = [{**document["series"][0], "sketch": spools.sketched(part)} for part in parts]
+    document["series"] = [{**document["series"][0], "sketch": spools.sketched(part)._asdict()} for part in parts]
     found, times = merged(parse(json.dumps(document).encode()).series), numpy.concatenate(parts)
-    whole = spools.one_sketch(times)
+    whole = DDSketch(ACCURACY)
+    for time in times.tolist():
+        whole.add(time)
     assert found.count == whole.count == len(times)
     for quantile in (0, 0.01, 0.25, 0.5, 0.75, 0.95, 0.99, 1):
         ours = found.get_quantile_value(quantile)
@@ -332,7 +338,7 @@ def test_merged_sketches_are_one_sketch_of_everything() -> None:
 
 def test_sketches_of_different_accuracy_are_merged_to_the_least_accurate() -> None:
     series = parse(json.dumps(_small()).encode()).series[:1]
-    coarse = series[0]._replace(accuracy=0.05, bins={-90: 1000.0})
+    coarse = series[0]._replace(sketch=Sketch(0.05, 0, {-90: 1000.0}))
     median = 2 * (1.05 / 0.95) ** -90 / (1 + 1.05 / 0.95)
     assert merged([*series, coarse]).get_quantile_value(0.5) == pytest.approx(median, rel=0.051)
     assert merged([]).get_quantile_value(0.5) is None

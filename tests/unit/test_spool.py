@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dirac_perfpatch.comparison import spool
+from dirac_perfpatch.comparison.snapshot import Block, Series, Sketch, State, parse
 from dirac_perfpatch.comparison.spool import Spool, component, default_folder
 from dirac_perfpatch.comparison.spool_reading import read_spools
 
@@ -40,6 +41,31 @@ def test_a_process_has_one_file_that_is_replaced_whole(tmp_path: Path) -> None:
     assert (found.pid, found.release, found.ended) == (os.getpid(), "9.1.8", True)
     assert found.cpu_seconds > 0
     assert found.resident_bytes > 1_000_000
+
+
+# As version 0.1.0 wrote it.
+OLD = b"""{"format": 1, "host": "h", "component": "A/B", "release": "9.1.8", "plugin": "0.1.0", "pid": 7,
+"started": 1e9, "written": 1000000060.5, "ended": true, "cpu_seconds": 0.5, "resident_bytes": 1000, "patches": {
+"p": {"state": "applied", "reason": "", "failures": 1, "mode": "ab", "by": "time", "share": 0.5, "window_seconds": 60,
+"arm": "stock", "checked": 3, "differences": 0}, "q": {"state": "armed", "reason": "no", "failures": 0, "mode": "on"}},
+"series": [{"patch": "p", "target": "f", "arm": "stock", "calls": 20, "errors": 2, "timed": 3, "seconds": 0.25,
+"sketch": {"accuracy": 0.01, "zero": 1, "bins": {"-500": 1, "-10": 1}}}], "blocks": [
+{"patch": "p", "target": "f", "arm": "stock", "block": 2, "pair": 1, "start": 1e9, "seconds": 60.0, "calls": 19,
+"errors": 2, "timed": 3, "mean": 0.1, "median": 0.2}, {"patch": "p", "target": "f", "arm": "stock", "block": 4,
+"pair": 2, "start": 1000000060.0, "seconds": 0.5, "calls": 1, "errors": 0, "timed": 0, "mean": null, "median": null}],
+"events": {"p": {"hits": 4}}}"""
+
+
+def test_the_format_stays_as_it_is() -> None:
+    found = parse(OLD)
+    assert json.loads(json.dumps(found.data())) == json.loads(OLD)
+    assert parse(json.dumps(found.data()).encode()) == found
+    assert found.patches == {
+        "p": State("applied", "", "ab", 1, "time", 0.5, 60, "stock", 3),
+        "q": State("armed", "no", "on", 0),
+    }
+    assert found.series == (Series("p", "f", "stock", 20, 2, 3, 0.25, Sketch(0.01, 1, {-500: 1, -10: 1})),)
+    assert found.blocks[1] == Block("p", "f", "stock", 4, 2, 1000000060.0, 0.5, 1, 0, 0, 0, 0)
 
 
 def test_two_processes_of_one_number_have_two_files(tmp_path: Path) -> None:
@@ -193,6 +219,7 @@ import os, signal, sys, threading, time
 from dirac_perfpatch.comparison import journal
 from dirac_perfpatch.comparison.arms import Comparison
 from dirac_perfpatch.comparison.journal import Journal
+from dirac_perfpatch.comparison.snapshot import State
 from dirac_perfpatch.patching import Guard, Patch
 from dirac_perfpatch.toggles import Trial
 journal._SNAPSHOT_SECONDS = journal._LOOK_SECONDS = 0.02
@@ -202,7 +229,7 @@ def compare():
     ours.add(comparison)
     return comparison
 def describe():
-    patches = {"p": {"state": "applied", "failures": 0, "mode": "ab"}}
+    patches = {"p": State("applied", "", "ab", 0)}
     return {"release": "", "plugin": "", "patches": patches, "events": {}}
 def fork():
     began = time.monotonic()

@@ -7,12 +7,12 @@ import math
 
 import numpy
 import pytest
-import spools
 
 from bench import aa
 from dirac_perfpatch.comparison import words
 from dirac_perfpatch.comparison.report import Row, build
-from dirac_perfpatch.comparison.spool_reading import Gathered, parse
+from dirac_perfpatch.comparison.snapshot import parse
+from dirac_perfpatch.comparison.spool_reading import Gathered
 from dirac_perfpatch.comparison.statistics import (
     FASTER,
     FEWER,
@@ -32,6 +32,7 @@ from dirac_perfpatch.comparison.statistics import (
     ratio,
     units_needed,
 )
+from lab import spools
 
 RUNS = 100
 
@@ -85,7 +86,7 @@ def test_one_component_is_not_measured_by_another() -> None:
         arm = "patched" if (number % 4 if slow else (number + 1) % 4) else "stock"
         component = {"typical": 1e-1 if slow else 1e-4, "component": "Slow" if slow else "Quick"}
         documents.append(
-            spools.process(random, "process", 8, arm=arm, host=f"h{number}", timed_per_window=20.0, **component)
+            spools.alternating(random, "process", 8, arm=arm, host=f"h{number}", timed_per_window=20.0, **component)
         )
     row = _row(documents)
     assert row.ratio is not None
@@ -110,7 +111,7 @@ def test_the_processes_of_a_host_are_one_unit_if_they_share_their_arm() -> None:
 @pytest.mark.parametrize(("kind", "windows"), [("time", 400), ("call", 150)])
 def test_a_patch_that_takes_a_sixth_of_the_time_off_is_found(kind: str, windows: int) -> None:
     for word, faster in ((FASTER, 1.2), (SLOWER, 1 / 1.2)):
-        rows = [_row([spools.process(numpy.random.default_rng(seed), kind, windows, faster)]) for seed in range(10)]
+        rows = [_row([spools.alternating(numpy.random.default_rng(seed), kind, windows, faster)]) for seed in range(10)]
         assert sum(row.verdict.word == word for row in rows) >= 9
         assert sum(row.ratio.low <= faster <= row.ratio.high for row in rows if row.ratio) >= 9
 
@@ -164,9 +165,9 @@ def test_certain_sameness_is_said() -> None:
 
 
 def test_patched_calls_that_fail_are_found() -> None:
-    early = _row([spools.process(numpy.random.default_rng(3), "time", 4, error_rates=(0.0, 1.0))])
+    early = _row([spools.alternating(numpy.random.default_rng(3), "time", 4, error_rates=(0.0, 1.0))])
     assert early.errors == ""
-    broken = _row([spools.process(numpy.random.default_rng(3), "time", 50, error_rates=(0.002, 0.2))])
+    broken = _row([spools.alternating(numpy.random.default_rng(3), "time", 50, error_rates=(0.002, 0.2))])
     assert broken.errors == MORE
     assert words.verdict(broken).endswith("; more errors with the patch")
     # Few calls of a share of a tenth, of which twice as many fail; a patch that makes none; processes.
@@ -214,10 +215,10 @@ def test_who_has_too_little_is_asked_for_more(kind: str, mean: float, error: flo
 def test_the_wait_is_told_at_the_pace_of_the_data(kind: str, seconds: int) -> None:
     """One process of 60 s windows, then three of them, which get there three times as fast."""
     random = numpy.random.default_rng(2)
-    row = _row([spools.process(random, kind, 12, timed_per_window=200.0)])
+    row = _row([spools.alternating(random, kind, 12, timed_per_window=200.0)])
     assert row.more_seconds is not None and row.verdict.more is not None
     assert row.more_seconds / row.verdict.more == pytest.approx(seconds, rel=0.25)
-    three = _row([spools.process(random, kind, 6, pid=pid) for pid in (1, 2, 3)])
+    three = _row([spools.alternating(random, kind, 6, pid=pid) for pid in (1, 2, 3)])
     assert three.more_seconds is not None and three.verdict.more is not None
     assert three.more_seconds / three.verdict.more == pytest.approx(seconds / 3, rel=0.25)
 
