@@ -1,11 +1,11 @@
-"""What ends windows and writes snapshots in the background, in each process that has a patch that is ``ab``.
+"""Ends windows and writes snapshots in the background, in each process with a patch that is ``ab``.
 
-What is recorded is looked at by one thread only, which writes the last snapshot, too: at a normal exit, or in a child
-of ``multiprocessing``, which ends without ``atexit``, through a finalizer of its own. So there is no lock, and no call
-of the host's waits for a file. A process that is killed loses what it has recorded since its last snapshot, and so does
-one that ends while the file system hangs.
+Only one thread reads what was recorded. It also writes the last snapshot: at a normal exit or, in a child of
+``multiprocessing``, which skips ``atexit``, through a finalizer. So there is no lock, and no call of the host waits for
+a file. A process that is killed, or that ends while the file system hangs, loses what it recorded since its last
+snapshot.
 
-Fork: a child begins at zero, with a file of its own, so nothing is counted twice.
+Fork: a child begins at zero with its own file, so nothing is counted twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dirac_perfpatch.notices import say_once
 
 _SNAPSHOT_SECONDS = 10.0
 _CLEANING_SECONDS = 3600.0
-# Seconds between two looks at what else there is to do: a patch that was taken off, a comparison that has begun.
+# How often to look for comparisons that have begun or ended.
 _LOOK_SECONDS = 1.0
 
 
@@ -33,18 +33,17 @@ class Journal:
     """Keeps the comparisons of this process going.
 
     Args:
-        folder: The spool. It may be changed at any time.
-        describe: Called for each snapshot; returns what it says besides the recorded figures: ``release``, ``plugin``,
-            ``patches`` (the state of each) and ``events``.
+        folder: The spool; may be changed at any time.
+        describe: Returns the fields ``release``, ``plugin``, ``patches`` and ``events`` of a snapshot.
     """
 
     def __init__(self, folder: str, describe: Callable[[], dict[str, Any]]) -> None:
         self.folder = folder
         self._describe = describe
-        # Others add to it; all else that is here belongs to the thread.
+        # Other threads add to this; all other attributes belong to the background thread.
         self._comparisons: deque[Comparison] = deque()
         self._renew()
-        # Before the thread is: the child's begins when all is made anew.
+        # Registered before the thread's own hook, so that a child's thread starts after this one has run.
         os.register_at_fork(after_in_child=self._begin_in_child)
         self._background = Background(self._look, 0.0, self._finish)
 
@@ -56,7 +55,7 @@ class Journal:
         self._next_cleaning = 0.0
 
     def add(self, comparison: Comparison) -> None:
-        """Keep a comparison going, from now on and until its patch is taken off."""
+        """Keep a comparison going until its patch is taken off."""
         comparison.begin(time.monotonic(), time.time())
         self._comparisons.append(comparison)
         self._background.start()
@@ -65,7 +64,7 @@ class Journal:
         """Write a snapshot soon, and from then on.
 
         Args:
-            last: The process ends: write it here and now, if there is no thread that does.
+            last: The process ends: write it now, unless the background thread will.
         """
         self._next_snapshot = 0.0
         if last and not self._background.started:
@@ -74,12 +73,12 @@ class Journal:
             self._background.start()
 
     def _look(self) -> float:
-        """In the background. Returns: after how many seconds to look again. Never raises."""
+        """What the background thread does. Returns the seconds until the next time. Never raises."""
         try:
             now = time.monotonic()
             self._let_go()
             due = [comparison.tick(now, time.time()) for comparison in list(self._comparisons)]
-            # A child begins anew, so a fork may come at any moment of this.
+            # A fork may come at any moment: a child begins anew.
             if now >= min(self._next_snapshot, self._next_cleaning) and self._background.step_aside():
                 if now >= self._next_snapshot:
                     self._next_snapshot = now + _SNAPSHOT_SECONDS
@@ -93,7 +92,7 @@ class Journal:
             return _LOOK_SECONDS
 
     def _let_go(self) -> None:
-        """Of a patch that was taken off, what it has recorded stays in the snapshots."""
+        """Remove comparisons that have ended; what they recorded stays in the snapshots."""
         for comparison in list(self._comparisons):
             if comparison.ended is not None:
                 self._comparisons.remove(comparison)
@@ -102,7 +101,7 @@ class Journal:
                 self._next_snapshot = 0.0
 
     def _content(self) -> dict[str, Any]:
-        """What a snapshot says, besides which process it is of."""
+        """The fields of a snapshot that do not come from the spool."""
         content = self._describe()
         patches, events = content["patches"], content["events"]
         recorded = self._past.copy()
@@ -121,11 +120,11 @@ class Journal:
         try:
             self._has_written |= self._spool.write(self.folder, content, ended)
         except OSError as error:
-            # Not the text of the error: the name in it is another one each time.
-            say_once(f"comparison: {self.folder}: {error.strerror}; what is recorded is not kept")
+            # Not the text of the error: it has a different file name each time.
+            say_once(f"comparison: {self.folder}: {error.strerror}; no snapshot was written")
 
     def _finish(self) -> None:
-        """End the blocks and write the last snapshot. Never raises."""
+        """End the windows and write the last snapshot. Never raises."""
         try:
             self._let_go()
             for comparison in list(self._comparisons):
@@ -136,7 +135,7 @@ class Journal:
             say_once(f"comparison: {type(error).__name__}: {error}")
 
     def _begin_in_child(self) -> None:
-        """Never raises: an exception in a hook of a fork is printed for every fork of the host."""
+        """Never raises: Python prints an exception in a fork hook at every fork of the host."""
         try:
             self._renew()
             self._comparisons = deque(comparison for comparison in self._comparisons if comparison.ended is None)
@@ -144,7 +143,7 @@ class Journal:
                 comparison.begin_in_child(time.monotonic(), time.time())
             util = sys.modules.get("multiprocessing.util")
             if util is not None:
-                # Its children clear the finalizers first and run these hooks then.
+                # Its children clear all finalizers before they run this hook.
                 util.register_after_fork(self, Journal._finish_with_child)
         except Exception as error:
             say_once(f"comparison: {type(error).__name__}: {error}")
@@ -156,7 +155,7 @@ class Journal:
 
 
 class _Recorded:
-    """What comparisons have recorded, added up: a patch that was off for a while has had several."""
+    """The sum of what comparisons have recorded; a patch that was off for a while has had several."""
 
     def __init__(self) -> None:
         self.series: dict[tuple[str, str, str], Series] = {}
@@ -166,7 +165,6 @@ class _Recorded:
         self.spared: Counter[tuple[str, str]] = Counter()
 
     def copy(self) -> _Recorded:
-        """One that is added to by itself."""
         found = _Recorded()
         for name, value in vars(self).items():
             setattr(found, name, value.copy())

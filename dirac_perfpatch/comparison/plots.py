@@ -1,4 +1,4 @@
-"""The plots of the report's page, as SVG to be put into HTML."""
+"""The plots of the report's page, as SVG inside HTML."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from dirac_perfpatch.comparison import words
-from dirac_perfpatch.comparison.report import Point, Row
+from dirac_perfpatch.comparison.report import Row
 from dirac_perfpatch.comparison.snapshot import PATCHED, STOCK
 from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, RELEVANT, SLOWER, paired
 
-# To be told apart in grey and by the colour-blind, too.
+# Distinct in grey and for the colour-blind.
 COLOURS = {STOCK: "#6b7280", PATCHED: "#0f766e"}
 VERDICT_COLOURS = {FASTER: "#0f766e", SLOWER: "#b45309", NO_DIFFERENCE: "#374151"}
 UNDECIDED = "#9ca3af"
@@ -30,7 +30,7 @@ _MARKERS = {STOCK: "s", PATCHED: "o"}
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
     "svg.hashsalt": "dirac-perfpatch",  # the same figures make the same file
-    "text.parse_math": False,  # a name is a name, also with dollars in it
+    "text.parse_math": False,  # a name may have dollars in it
     "text.usetex": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
@@ -42,7 +42,7 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-# More dots than this are a blot, and make a page of megabytes.
+# More dots would be a blot, and a page of megabytes.
 _MOST_DOTS = 400
 _STRETCHES = 24
 _WIDEST = 100.0
@@ -61,7 +61,7 @@ def forest(rows: Sequence[Row]) -> str:
             low, high = (min(max(bound, 1 / _WIDEST), _WIDEST) for bound in (one.low, one.high))
             axes.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
             axes.plot([min(max(one.value, low), high)], [place], "o", color=colour, markersize=7)
-            # The axis is as long as it takes for what is known; an interval of two windows must not squeeze it all.
+            # The axis shows known intervals whole; the wide one of two windows must not squeeze the others.
             known = (low, high) if colour != UNDECIDED else (one.value, one.value)
             left, right = min(left, *known), max(right, *known)
             text = f"{words.times(one)}  {row.verdict.word}"
@@ -79,26 +79,25 @@ def forest(rows: Sequence[Row]) -> str:
 
 
 def over_time(row: Row) -> str:
-    """The ratio window by window, and averaged over stretches of time; empty if there are fewer than two windows."""
+    """The ratio of each pair, and its mean over stretches of time; empty if there are fewer than two pairs."""
     if len(row.points) < 2:
         return ""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(4.9, 2.9)
         if len(row.points) <= _MOST_DOTS:
-            places = [_moment(point.start) for point in row.points]
-            axes.plot(places, [point.ratio for point in row.points], ".", color=COLOURS[PATCHED], alpha=0.3, mew=0)
-        shown = [point.ratio for point in row.points]
+            places, ratios = [_moment(start) for start, _ in row.points], [ratio for _, ratio in row.points]
+            axes.plot(places, ratios, ".", color=COLOURS[PATCHED], alpha=0.3, mew=0)
         for stretch in _stretches(row.points):
-            estimate = paired([math.log(point.ratio) for point in stretch])
+            estimate = paired([math.log(ratio) for _, ratio in stretch])
             if not estimate:
                 continue
-            place = _moment(fmean(point.start for point in stretch))
+            place = _moment(fmean(start for start, _ in stretch))
             low, middle, high = (math.exp(estimate.mean + errors * estimate.error) for errors in (-2, 0, 2))
             axes.plot([place, place], [low, high], color=COLOURS[PATCHED], linewidth=1.5)
             axes.plot([place], [middle], "o", color=COLOURS[PATCHED], markersize=5)
         axes.axhline(1, color="#374151", linewidth=1)
-        # Without the outermost dots, of which a busy machine makes some that would flatten the rest.
-        shown.sort()
+        # The axis leaves out the outermost dots: on a busy machine a few of them would flatten the rest.
+        shown = sorted(ratio for _, ratio in row.points)
         cut = len(shown) // 50
         low, high = shown[cut], shown[-1 - cut]
         _ratio_axis(axes, "y", min(low, 0.95) / 1.05, max(high, 1.05) * 1.05)
@@ -137,7 +136,7 @@ def quantiles(row: Row) -> str:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:
-    # Not pyplot, which keeps what it made and looks for a display.
+    # Not pyplot, which keeps its figures and looks for a display.
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
@@ -146,12 +145,12 @@ def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, timezone.utc)
 
 
-def _stretches(points: Sequence[Point]) -> list[list[Point]]:
-    begin, end = points[0].start, points[-1].start
+def _stretches(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    begin, end = points[0][0], points[-1][0]
     number = min(_STRETCHES, max(1, len(points) // 6))
-    found: list[list[Point]] = [[] for _ in range(number)]
-    for point in points:
-        found[min(number - 1, int((point.start - begin) / max(end - begin, 1.0) * number))].append(point)
+    found: list[list[tuple[float, float]]] = [[] for _ in range(number)]
+    for start, ratio in points:
+        found[min(number - 1, int((start - begin) / max(end - begin, 1.0) * number))].append((start, ratio))
     return found
 
 
@@ -162,7 +161,7 @@ def _ratio_axis(axes: Any, name: str, low: float, high: float) -> None:
 
 
 def _ticks(axis: Any, low: float, high: float, text: Any) -> None:
-    """Ticks at round figures; matplotlib's own for logarithms are powers of ten, of which there may be none."""
+    """Ticks at round figures; matplotlib's own on a logarithmic axis are powers of ten, and the axis may have none."""
     if high / low < 4:
         places = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     else:
@@ -179,7 +178,7 @@ _drawn = 0
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """The figure as an element of a page: with a title for screen readers, and names of its own."""
+    """The figure as an element of a page, with a title for screen readers and with unique names."""
     global _drawn
     _drawn += 1
     file = io.StringIO()
@@ -187,7 +186,7 @@ def _svg(figure: Figure, title: str) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # All figures of a page share one space of names, which matplotlib starts anew for each.
+    # All figures of a page share one namespace, but matplotlib starts at the same names in each.
     text = re.sub(r'\b(id="|url\(#|href="#)', rf"\1p{_drawn}-", text)
     head = f'<svg role="img" aria-label="{html.escape(title)}" '
     return text.replace("<svg ", head, 1).replace(">", f"><title>{html.escape(title)}</title>", 1)

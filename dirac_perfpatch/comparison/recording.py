@@ -1,11 +1,11 @@
-"""What is recorded of the calls of one target: how many, how many failed, and how long some of them took.
+"""Recording the calls of one target: how many, how many failed, and how long some of them took.
 
-The recorder is called for every call of a hot function, so it does next to nothing there: it counts, and it takes the
-time of one call in sixteen, or of each where a call takes so long that taking its time is nothing. What is measured
-waits in a queue until the journal's thread comes for it, once in a while; sketches and blocks are its business alone.
+The recorder runs in every call of a hot function, so it does little there: it counts, and times one call in sixteen, or
+each call if calls are slow enough to make that cheap. Times wait in a queue until the journal's thread puts them into
+sketches and blocks.
 
-Thread safety: callers share nothing but an ``itertools.count``, whose ``next`` is one operation, and a ``deque``, whose
-``append`` is one, too. Everything else is touched by the journal's thread only.
+Thread safety: callers share only an ``itertools.count`` and a ``deque``, whose ``next`` and ``append`` are one
+operation each. Everything else belongs to the journal's thread.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 
 from dirac_perfpatch.comparison.snapshot import ARMS, MOST_BLOCKS, PATCHED, STOCK, Block, Series, Sketch
 
-# Calls of which one is timed, less one: a power of two, less one, so that it serves as a mask.
+# One call in sixteen is timed: the mask of the call's number that must be 0.
 _SELDOM = 15
-# A call that takes at least so many seconds is timed each time: that costs 0.3 us.
+# Seconds; slower calls are timed each time, which costs 0.3 us.
 _SLOW = 100e-6
-# Times that may wait for the journal. At a hundred thousand calls a second these are ten seconds.
+# Times that may wait for the journal: ten seconds of a hundred thousand calls a second.
 _MOST_WAITING = 65536
 # Half the relative width of a bin of the sketch.
 ACCURACY = 0.01
@@ -45,12 +45,7 @@ def _median(values: Sequence[float]) -> float:
 
 
 class ArmRecord:
-    """The calls of one target in one arm.
-
-    Args:
-        function: What is called in this arm.
-        check: Called for a sample of calls, after they were timed; see :class:`Recorder`. None in the stock arm.
-    """
+    """The calls of one target in one arm; arguments as in :class:`Recorder`."""
 
     def __init__(self, function: Callable[..., Any], check: Callable[..., Any] | None) -> None:
         self.function = function
@@ -60,14 +55,14 @@ class ArmRecord:
         self.mask = _SELDOM
         self.next_check = 0 if check else -1
         self._check = check
-        self._looks = 0  # how often tick and failed were called to read them
+        self._looks = 0  # calls of tick and failed that only read them
         self.calls = self.errors = self.timed = 0
         self.seconds = 0.0
-        self._bins: Counter[int] = Counter()  # of the sketch: two are merged by adding their bins
+        self._bins: Counter[int] = Counter()
         self._zero = 0
 
     def timed_call(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make a call, take its time, and perhaps have its answer compared with stock's."""
+        """Make a call, time it, and perhaps check its answer against stock."""
         start = perf_counter()
         answer = self.function(*args, **kwargs)
         self.waiting.append(perf_counter() - start)
@@ -76,7 +71,7 @@ class ArmRecord:
         return answer
 
     def settle(self) -> list[float]:
-        """Count up to now, and put what waits into the sketch. In the journal's thread.
+        """Bring counts and sketch up to date. In the journal's thread.
 
         Returns:
             The times that were waiting, in seconds.
@@ -100,15 +95,15 @@ class ArmRecord:
 
 
 class Recorder:
-    """One target under comparison: its two arms, and what stands in for it.
+    """One target under comparison: the records of both arms, and what is called instead of it.
 
     Args:
         patch: The name of the patch.
-        target: What is called, as it is shown.
+        target: The name of the target.
         ours: The patched function.
         original: The host's function.
-        check: Called with (record, number of the call, answer, arguments, keyword arguments) for a sample of the calls
-            in the patched arm; returns what the caller gets. None: nothing is compared.
+        check: Called for a sample of the patched calls with (record, number of the call, answer, arguments, keyword
+            arguments); returns what the caller gets. None: nothing is checked.
     """
 
     def __init__(
@@ -126,9 +121,9 @@ class Recorder:
         self.renew()
 
     def renew(self) -> None:
-        """Begin at zero, as in a child of a fork."""
-        # In windows that are not compared calls have records of their own: one that begins there and ends in a compared
-        # window must not be found in that, since the other arm's windows never follow windows of their own.
+        """Begin at zero."""
+        # Windows that are not compared have their own records (rests). A call may begin there and end in a compared
+        # window; if that window counted it, only one arm would get such calls.
         self.arms, self.rests = ({arm: ArmRecord(*self._functions[arm]) for arm in ARMS} for _ in range(2))
         self.now = self.arms[STOCK]
         self._before = dict.fromkeys(ARMS, (0, 0))
@@ -139,9 +134,8 @@ class Recorder:
         """What is called instead of the target.
 
         Args:
-            pick: Says for each call whether it runs patched; None if all calls run in the arm of the moment.
+            pick: Decides for each call whether it runs patched; None if all calls run in the current arm.
         """
-
         self._by_call = pick is not None
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -162,22 +156,22 @@ class Recorder:
         return recorded
 
     def settle(self) -> None:
-        """Collect what was recorded since the last time. In the journal's thread."""
+        """Bring counts and times up to date. In the journal's thread."""
         for arm in ARMS:
             self._block_times[arm] += self.arms[arm].settle()
             self.rests[arm].settle()
 
     def end_block(self, block: int, pair: int, start: float, seconds: float) -> None:
-        """Close a block of time, in the journal's thread: a row for each arm that had calls in it.
+        """End a window: a block for each arm that had calls. In the journal's thread.
 
         Args:
-            block: Its number.
-            pair: The number of the pair of neighbours that it belongs to.
+            block: The number of the window.
+            pair: The number of its pair.
             start: When it began, as ``time.time()``.
-            seconds: How long it was.
+            seconds: Its length.
         """
         self.settle()
-        if self._by_call:  # compare equally many: the median of few is not that of many
+        if self._by_call:  # compare equally many: if times are skewed, the median of few is biased
             fewest = min(map(len, self._block_times.values()))
             self._block_times = {arm: random.sample(times, fewest) for arm, times in self._block_times.items()}
         for arm, record in self.arms.items():
@@ -185,22 +179,9 @@ class Recorder:
             times, self._block_times[arm] = self._block_times[arm], []
             self._before[arm] = (record.calls, record.errors)
             if calls:
-                self.blocks.append(
-                    Block(
-                        patch=self.patch,
-                        target=self.target,
-                        arm=arm,
-                        block=block,
-                        pair=pair,
-                        start=start,
-                        seconds=seconds,
-                        calls=calls,
-                        errors=errors,
-                        timed=len(times),
-                        mean=fsum(times) / len(times) if times else 0.0,
-                        median=_median(times) if times else 0.0,
-                    )
-                )
+                window = (self.patch, self.target, arm, block, pair, start, seconds)
+                mean, median = (fsum(times) / len(times), _median(times)) if times else (0.0, 0.0)
+                self.blocks.append(Block(*window, calls, errors, len(times), mean, median))
 
     def series(self) -> list[Series]:
         """The totals of both arms, in one or two parts. After :meth:`settle`."""

@@ -1,4 +1,4 @@
-"""The comparisons of this process: how one is begun, and what a snapshot says besides the figures."""
+"""The comparisons of this process: beginning one, and describing the process in its snapshots."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Comparisons:
         self._journal = Journal("", self._describe)
 
     def begin(self, switch: Switch, trial: Trial, check_one_in: int, spool: str | None) -> None:
-        """Put a patch on in comparison with stock; without, if that cannot be done here. Never raises.
+        """Put a patch on and compare it with stock. If it cannot be compared, it is just put on. Never raises.
 
         Args:
             switch: Of the patch; it is off.
             trial: How calls are divided.
-            check_one_in: Of so many calls in the patched arm one is compared with stock; 0 for none.
-            spool: The folder for what is recorded; None if nobody knows one.
+            check_one_in: One in so many patched calls is checked against stock; 0 for none.
+            spool: The folder for snapshots; None if it is not known.
         """
         comparison = None
         try:
-            import ddsketch.mapping  # noqa: F401  # now, and not in the middle of a call
+            import ddsketch.mapping  # noqa: F401  # here, not in the middle of a call
 
             patch = switch.patch.name
             patched = arm_of_process(patch, host_name(), component(sys.argv), trial.share, os.environ)
@@ -48,28 +48,27 @@ class Comparisons:
             self._journal_in(spool).add(comparison)
         except Exception as error:
             say_once(
-                f"{switch.patch.name}: cannot be compared with stock: {type(error).__name__}: {error}; it is on "
-                "instead (a comparison needs what dirac-perfpatch[ab] brings)"
+                f"{switch.patch.name}: cannot be compared with stock, so it is on: {type(error).__name__}: {error} "
+                "(a comparison needs dirac-perfpatch[ab])"
             )
             comparison = None
         switch.put_on(comparison)
 
     def write_states(self, spool: str | None, last: bool) -> None:
-        """Leave snapshots from now on, also if nothing is compared: a patch has tripped.
+        """Write snapshots from now on, even if nothing is compared, because a patch has tripped.
 
         Args:
             spool: As for :meth:`begin`.
-            last: The process ends. Then the calling thread writes, unless the journal's does so anyway.
+            last: The process ends: the calling thread writes, unless the journal's thread does anyway.
 
         Raises:
-            LookupError: Nobody knows a folder.
+            LookupError: The folder is not known.
         """
         self._journal_in(spool).show(last)
 
     def _journal_in(self, spool: str | None) -> Journal:
-        """The journal, which moves when the folder changes."""
         if spool is None:
-            raise LookupError("nobody says where the spool is: set comparison.spool")
+            raise LookupError("the folder of the spool is not known: set comparison.spool")
         self._journal.folder = spool
         return self._journal
 

@@ -1,11 +1,9 @@
-"""What a snapshot holds: its fields, the bounds of each, and how it becomes JSON and is read back.
+"""The schema of a snapshot: its fields, their bounds, and how it is written as JSON and read back.
 
-A snapshot is one JSON object: the fields of :class:`Snapshot`, and its format. Who records builds these types, and the
-reader parses into them.
-
-Nothing that is read is trusted: processes are killed at any moment, and people copy files about. What is missing or out
-of bounds makes the whole file :class:`Unusable`, so whoever works with a snapshot need not check it: numbers have
-bounds, and texts are one line that is safe for a terminal. Unknown keys are ignored: a newer plugin may write them.
+Recorder and journal build these types; the reader parses into them. It trusts nothing: processes are killed at any
+moment, and people copy files around. If a field is missing or out of bounds, the file is :class:`Unusable`, so later
+code need not check: numbers have bounds, and a text is one line that is safe for a terminal. Unknown keys are ignored,
+because a newer plugin may write them.
 """
 
 # No "from __future__ import annotations": a host process creates these types, and to compile each annotation from text
@@ -104,7 +102,7 @@ _number, _count = _within(_MOST), _whole(_MOST)
 Text = Annotated[str, _text]
 Number = Annotated[float, _number]
 Count = Annotated[int, _count]
-Moment = Annotated[float, _within(_LAST_MOMENT)]
+Moment = Annotated[float, _within(_LAST_MOMENT)]  # seconds since 1970
 Seconds = Annotated[float, _within(_MOST, _SHORTEST)]
 Arm = Annotated[str, _word(*ARMS)]
 
@@ -144,31 +142,18 @@ def _listed(make: Callable[[Any], _Item]) -> _Reader:
 
 
 class State(NamedTuple):
-    """What a patch was in a process when the snapshot was written.
+    """What a patch was in a process when the snapshot was written. Fields from ``by`` on are of a patch that is ab."""
 
-    Args:
-        state: applied, armed, off, stood down, tripped or failed.
-        reason: Why.
-        mode: on, off or ab. Only a patch that is ab has the fields from ``by`` on.
-        failures: How often the patch's own code failed.
-        by: What has an arm: a window of time, a call or a process.
-        share: Of the windows, calls or processes: the part that runs patched.
-        window_seconds: The length of a window.
-        arm: Of the process: patched, stock or both.
-        checked: Answers that were compared with those of the stock host.
-        differences: Those that were not the same.
-    """
-
-    state: Text
+    state: Text  # applied, armed, off, stood down, tripped or failed
     reason: Text
-    mode: Text
-    failures: Count
-    by: Annotated[str, _word("", *KINDS)] = ""
-    share: Number = 0
+    mode: Text  # on, off or ab
+    failures: Count  # of the patch's own code
+    by: Annotated[str, _word("", *KINDS)] = ""  # what has an arm: a window of time, a call or a process
+    share: Number = 0  # of windows, calls or processes: the part that runs patched
     window_seconds: Number = 0
-    arm: Text = ""
-    checked: Count = 0
-    differences: Count = 0
+    arm: Text = ""  # of the process: patched, stock or both
+    checked: Count = 0  # answers that were compared with those of the stock host
+    differences: Count = 0  # those that were not the same
 
     def data(self) -> dict[str, Any]:
         """As JSON; an empty field is left out unless the patch is ab."""
@@ -177,40 +162,23 @@ class State(NamedTuple):
 
 
 class Sketch(NamedTuple):
-    """How long calls took: a histogram with bins of equal relative width.
+    """How long calls took: a histogram with bins of equal relative width."""
 
-    Args:
-        accuracy: Half the relative width of a bin.
-        zero: Timed calls that took no time that the clock could see.
-        bins: Number of timed calls by the key of ddsketch's logarithmic mapping.
-    """
-
-    accuracy: Annotated[float, _accuracy]
-    zero: Number
-    bins: Annotated[Mapping[int, float], _bins]
+    accuracy: Annotated[float, _accuracy]  # half the relative width of a bin
+    zero: Number  # calls that took no time that the clock could see
+    bins: Annotated[Mapping[int, float], _bins]  # number of calls by the key of ddsketch's logarithmic mapping
 
 
 class Series(NamedTuple):
-    """All calls of a target in one arm since the process started.
-
-    Args:
-        patch: The patch's name.
-        target: The target's name.
-        arm: patched or stock.
-        calls: How many.
-        errors: How many of them raised, or answered with an error.
-        timed: How many of them were timed.
-        seconds: The sum of those that were timed.
-        sketch: The times of those that were timed.
-    """
+    """All calls of a target in one arm since the process started."""
 
     patch: Text
     target: Text
     arm: Arm
     calls: Count
-    errors: Count
-    timed: Count
-    seconds: Number
+    errors: Count  # calls that raised, or answered with an error
+    timed: Count  # calls that were timed
+    seconds: Number  # the sum of their times
     sketch: Annotated[Sketch, lambda found, key: _made(Sketch, _mapping(found, key))]
 
     def plus(self, other: "Series") -> "Series":
@@ -231,34 +199,19 @@ class Series(NamedTuple):
 
 
 class Block(NamedTuple):
-    """The calls of a target in one arm within one window.
-
-    Args:
-        patch: The patch's name.
-        target: The target's name.
-        arm: patched or stock.
-        block: The number of the window in its process.
-        pair: The number that the two windows of a pair share.
-        start: When it began, in seconds since 1970.
-        seconds: Its length.
-        calls: How many.
-        errors: How many of them raised, or answered with an error.
-        timed: How many of them were timed.
-        mean: Seconds, of those that were timed; 0 without any.
-        median: The same.
-    """
+    """The calls of a target in one arm within one window; counts as in :class:`Series`."""
 
     patch: Text
     target: Text
     arm: Arm
-    block: Count
-    pair: Count
+    block: Count  # the number of the window in its process
+    pair: Count  # the number that the two windows of a pair share
     start: Moment
-    seconds: Number
+    seconds: Number  # the length of the window
     calls: Count
     errors: Count
     timed: Count
-    mean: Seconds
+    mean: Seconds  # of the timed calls; 0 if there is none
     median: Seconds
 
     def data(self) -> dict[str, Any]:
@@ -272,10 +225,6 @@ def _state(found: Any) -> State:
     return _made(State, found)
 
 
-def _series(found: Any) -> Series:
-    return _made(Series, found)
-
-
 def _block(found: Any) -> Block:
     return _made(Block, found if _count(found, "timed") else {**found, "mean": 0, "median": 0})
 
@@ -287,7 +236,7 @@ def _counts(found: Any) -> dict[str, int]:
 
 
 class Snapshot(NamedTuple):
-    """All that a process has to tell; the moments in seconds since 1970."""
+    """One process."""
 
     host: Text
     component: Text
@@ -300,13 +249,13 @@ class Snapshot(NamedTuple):
     cpu_seconds: Number
     resident_bytes: Count
     patches: Annotated[Mapping[str, State], _mapped(_state)]
-    series: Annotated[Sequence[Series], _listed(_series)]
+    series: Annotated[Sequence[Series], _listed(functools.partial(_made, Series))]
     blocks: Annotated[Sequence[Block], _listed(_block)]
     events: Annotated[Mapping[str, Mapping[str, int]], _mapped(_counts)]
 
     @property
     def key(self) -> tuple[str, int, float]:
-        """Which process it is: the number alone comes again."""
+        """Identifies the process; its number alone may be used again."""
         return self.host, self.pid, self.started
 
     def data(self) -> dict[str, Any]:
@@ -321,11 +270,11 @@ class Snapshot(NamedTuple):
 
 
 def parse(content: bytes, *, blocks: bool = True) -> Snapshot:
-    """Read a file's content.
+    """Read a snapshot.
 
     Args:
         content: Of the file.
-        blocks: Whether to read the blocks, which are most of it and take most of the time.
+        blocks: Whether to read the blocks, which take most of the time.
 
     Raises:
         Unusable: It is no snapshot; the text says why.

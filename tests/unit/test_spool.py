@@ -333,7 +333,7 @@ print(len(os.listdir(folder)))
 """
     answer = child(COMPARE + code)
     assert (answer.returncode, answer.stdout) == (0, "1\n")
-    told = f"dirac-perfpatch: comparison: {tmp_path}/spool: File too large; what is recorded is not kept\n"
+    told = f"dirac-perfpatch: comparison: {tmp_path}/spool: File too large; no snapshot was written\n"
     assert answer.stderr == told
     assert len(read_spools([str(tmp_path)]).snapshots) == 1
 
