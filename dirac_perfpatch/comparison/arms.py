@@ -18,16 +18,15 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from dirac_perfpatch.comparison.recording import Recorder
-from dirac_perfpatch.comparison.snapshot import ARMS, PATCHED, STOCK, State
+from dirac_perfpatch.comparison.recording import Function, Recorder
+from dirac_perfpatch.comparison.snapshot import ARMS, BY_CALL, BY_TIME, PATCHED, STOCK, State
 from dirac_perfpatch.patching import Check, Guard, Patch
 from dirac_perfpatch.toggles import Trial
 
 ARM_VARIABLE = "DIRAC_PERFPATCH_ARM"
-BY_PROCESS, BY_TIME, BY_CALL = "process", "time", "call"
 # The first calls of each comparison that are checked against stock, before sampling begins.
 _FIRST_CHECKS = 3
 
@@ -87,16 +86,10 @@ class Comparison:
         self._start, self._clock = now, clock
         self._next()
 
-    def record(
-        self, target: str, ours: Callable[..., Any], original: Callable[..., Any], check: Check | None
-    ) -> Callable[..., Any]:
+    def record(self, target: str, ours: Function, original: Function, check: Check | None) -> Function:
         """What is called instead of a target: it calls the function of the arm, and records the call.
 
-        Args:
-            target: The name of the target.
-            ours: The patched function.
-            original: The host's function.
-            check: Compares a patched answer with stock.
+        Arguments as for :class:`Recorder`, but ``check`` is the patch's: it compares a patched answer with stock.
         """
         recorder = Recorder(self.patch, target, ours, original, self._checking(target, ours, original, check))
         self.recorders.append(recorder)
@@ -107,11 +100,7 @@ class Comparison:
         return recorder.stand_in(lambda: pick() < share)
 
     def tick(self, now: float, clock: float) -> float:
-        """If the window is over, begin the next one. In the journal's thread.
-
-        Returns:
-            When the window ends, as ``time.monotonic()``.
-        """
+        """If the window is over, begin the next one; returns when it ends. In the journal's thread."""
         if now >= self._due:
             self.end_block(now)
             self._start, self._clock = now, clock
@@ -192,9 +181,7 @@ class Comparison:
             if not patched or self.ended is not None:  # a signal handler may have ended it
                 self._guard.off = True
 
-    def _checking(
-        self, target: str, ours: Callable[..., Any], original: Callable[..., Any], check: Check | None
-    ) -> Callable[..., Any] | None:
+    def _checking(self, target: str, ours: Function, original: Function, check: Check | None) -> Function | None:
         if check is None or not self._check_one_in:
             return None
 

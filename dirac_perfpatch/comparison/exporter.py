@@ -37,6 +37,9 @@ FORGOTTEN_AFTER = 86400.0
 # How many seconds a scrape waits for the one before.
 _PATIENCE = 20.0
 
+# Vanished processes to remember, in case their files come back.
+_REMEMBERED = 1000
+
 # Upper bounds of the histogram's buckets, in seconds. Only two per power of ten: each is a series per target and arm.
 BOUNDS = tuple(float(f"{digit}e{power}") for power in range(-7, 1) for digit in (1, 3))
 
@@ -58,14 +61,7 @@ _Name = tuple[str, Labels, int]
 
 
 class Totals:
-    """Sums over processes that never decrease. Not thread-safe: the caller holds a lock.
-
-    Args:
-        since: ``time.time()`` when counting began.
-    """
-
-    # Vanished processes to remember, in case their files come back.
-    REMEMBERED = 1000
+    """Sums over processes that never decrease, from ``time.time()`` on. Not thread-safe: the caller holds a lock."""
 
     def __init__(self, since: float) -> None:
         self._since = since
@@ -92,7 +88,7 @@ class Totals:
             self._seen[process.key] = now
         for process in present:
             self._seen.move_to_end(process.key)
-        while len(self._seen) > len(present) + self.REMEMBERED:
+        while len(self._seen) > len(present) + _REMEMBERED:
             self._seen.popitem(last=False)
 
     def of(self, counter: str) -> dict[Labels, dict[int, float]]:
@@ -133,39 +129,6 @@ def _bucket(accuracy: float, index: int) -> int:
     return bisect_left(BOUNDS, growth**index * 2 / (1 + growth))
 
 
-class SpoolFiles:
-    """The files of a spool. Each is read again only if it has changed: most are of processes that have ended."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = str(folder)
-        self._known: dict[str, tuple[tuple[int, int, int], Snapshot | None]] = {}
-
-    def read(self) -> tuple[list[Snapshot], list[Snapshot], int]:
-        """The changed snapshots, all snapshots without counts, and how many files and folders cannot be read."""
-        before, self._known = self._known, {}
-        changed, complaints = [], list[str]()
-        for path in list_files([self._folder], complaints):
-            try:
-                # Before reading: if it is replaced in between, it is read again the next time.
-                found = os.stat(path)
-                signature = (found.st_ino, found.st_mtime_ns, found.st_size)
-                if path in before and before[path][0] == signature:
-                    self._known[path] = before[path]
-                    continue
-                process = read_file(path, blocks=False)
-                changed.append(process)
-                self._known[path] = (signature, process._replace(series=(), events={}))
-            except Unusable:
-                self._known[path] = (signature, None)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                complaints.append(str(error))
-        snapshots = [snapshot for _, snapshot in self._known.values()]
-        readable = [snapshot for snapshot in snapshots if snapshot is not None]
-        return changed, readable, len(snapshots) - len(readable) + len(complaints)
-
-
 class SpoolCollector(Collector):
     """Reads the spool at each scrape.
 
@@ -176,7 +139,7 @@ class SpoolCollector(Collector):
         self._spool = spool
         # The server has a thread per scrape, and two Prometheus servers may scrape at once.
         self._lock = threading.Lock()
-        self._files = SpoolFiles(spool)
+        self._known: dict[str, tuple[tuple[int, int, int], Snapshot | None]] = {}
         self._totals = Totals(since=time.time())
 
     def collect(self) -> list[Metric]:
@@ -192,7 +155,7 @@ class SpoolCollector(Collector):
             readable = os.access(self._spool, os.R_OK | os.X_OK)
             snapshots, unreadable = list[Snapshot](), 0
             if readable:
-                changed, snapshots, unreadable = self._files.read()
+                changed, snapshots, unreadable = self._read()
                 self._totals.update(changed, snapshots)
             metrics = [*self._counters(), self._times(), *_states(snapshots, time.time())]
             own = {
@@ -204,6 +167,31 @@ class SpoolCollector(Collector):
             return metrics + [_gauge(name, text, {(): number}) for name, (text, number) in own.items()]
         finally:
             self._lock.release()
+
+    def _read(self) -> tuple[list[Snapshot], list[Snapshot], int]:
+        """The changed snapshots, all snapshots without counts, and how many files and folders cannot be read."""
+        # A file is read again only if it has changed: most are of processes that have ended.
+        before, self._known = self._known, {}
+        changed, complaints = [], list[str]()
+        for path in list_files([str(self._spool)], complaints):
+            try:
+                # Before reading: if it is replaced in between, it is read again the next time.
+                found = os.stat(path)
+                signature = (found.st_ino, found.st_mtime_ns, found.st_size)
+                known = before.get(path)
+                if known is None or known[0] != signature:
+                    changed.append(read_file(path, blocks=False))
+                    known = (signature, changed[-1]._replace(series=(), events={}))
+                self._known[path] = known
+            except Unusable:
+                self._known[path] = (signature, None)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                complaints.append(str(error))
+        snapshots = [snapshot for _, snapshot in self._known.values()]
+        readable = [snapshot for snapshot in snapshots if snapshot is not None]
+        return changed, readable, len(snapshots) - len(readable) + len(complaints)
 
     def _counters(self) -> Iterator[Metric]:
         for counter, (text, names) in _COUNTERS.items():

@@ -2,8 +2,7 @@
 
 Only one thread reads what was recorded. It also writes the last snapshot: at a normal exit or, in a child of
 ``multiprocessing``, which skips ``atexit``, through a finalizer. So there is no lock, and no call of the host waits for
-a file. A process that is killed, or that ends while the file system hangs, loses what it recorded since its last
-snapshot.
+a file. If a process is killed, or ends while the file system hangs, what came after its last snapshot is lost.
 
 Fork: a child begins at zero with its own file, so nothing is counted twice.
 """
@@ -43,7 +42,7 @@ class Journal:
         # Other threads add to this; all other attributes belong to the background thread.
         self._comparisons: deque[Comparison] = deque()
         self._renew()
-        # Registered before the thread's own hook, so that a child's thread starts after this one has run.
+        # Before the thread registers its own hook: a child's thread starts after this one has run.
         os.register_at_fork(after_in_child=self._begin_in_child)
         self._background = Background(self._look, 0.0, self._finish)
 

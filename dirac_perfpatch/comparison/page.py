@@ -8,7 +8,7 @@ from html import escape
 
 from dirac_perfpatch.comparison import plots, words
 from dirac_perfpatch.comparison.report import PatchReport, Report, Row
-from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, SLOWER
+from dirac_perfpatch.comparison.statistics import SLOWER
 from dirac_perfpatch.comparison.tables import arm_cells, moment, period, states
 
 _STYLE = """
@@ -38,13 +38,7 @@ th:first-child, td:first-child { text-align: left; }
 ul { margin: .4rem 0; padding-left: 1.2rem; }
 @media print { body { background: #fff; } section { break-inside: avoid; } }
 """
-_TONES = {
-    FASTER: "#0f766e",
-    SLOWER: "#b45309",
-    NO_DIFFERENCE: "#374151",
-    words.LOOK: "#b91c1c",
-    words.MIXED: "#b45309",
-}
+_TONES = {**plots.VERDICT_COLOURS, words.LOOK: "#b91c1c", words.MIXED: plots.VERDICT_COLOURS[SLOWER]}
 _READING = f"""<section><h2>How to read this</h2>
 <p>Each call ran either <em>stock</em>, as DIRAC ships it, or <em>patched</em>, in turns under the same load. The ratio
 says how many times as fast a typical patched call is: 2 means half the time, 1 means no difference. The interval in

@@ -6,7 +6,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from statistics import fmean
@@ -24,8 +24,8 @@ from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, RELEVAN
 
 # Distinct in grey and for the colour-blind.
 COLOURS = {STOCK: "#6b7280", PATCHED: "#0f766e"}
-VERDICT_COLOURS = {FASTER: "#0f766e", SLOWER: "#b45309", NO_DIFFERENCE: "#374151"}
-UNDECIDED = "#9ca3af"
+_INK, UNDECIDED = "#374151", "#9ca3af"
+VERDICT_COLOURS = {FASTER: "#0f766e", SLOWER: "#b45309", NO_DIFFERENCE: _INK}
 _MARKERS = {STOCK: "s", PATCHED: "o"}
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
@@ -36,11 +36,8 @@ _STYLE: Any = {
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 10,
     "axes.edgecolor": "#d1d5db",
-    "axes.labelcolor": "#374151",
-    "xtick.color": "#374151",
-    "ytick.color": "#374151",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
 }
 # More dots would be a blot, and a page of megabytes.
 _MOST_DOTS = 400
@@ -58,21 +55,21 @@ def forest(rows: Sequence[Row]) -> str:
         left, right = 0.9, 1.1
         for place, (row, one) in enumerate(found):
             colour = VERDICT_COLOURS.get(row.verdict.word, UNDECIDED)
-            low, high = (min(max(bound, 1 / _WIDEST), _WIDEST) for bound in (one.low, one.high))
+            low, ratio, high = (min(max(value, 1 / _WIDEST), _WIDEST) for value in (one.low, one.value, one.high))
             axes.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
-            axes.plot([min(max(one.value, low), high)], [place], "o", color=colour, markersize=7)
+            axes.plot([ratio], [place], "o", color=colour, markersize=7)
             # The axis shows known intervals whole; the wide one of two windows must not squeeze the others.
-            known = (low, high) if colour != UNDECIDED else (one.value, one.value)
+            known = (low, high) if colour != UNDECIDED else (ratio,)
             left, right = min(left, *known), max(right, *known)
             text = f"{words.times(one)}  {row.verdict.word}"
             axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", color="#111827")
-        axes.axvline(1, color="#374151", linewidth=1)
+        axes.axvline(1, color=_INK, linewidth=1)
         axes.axvspan(1 / (1 + RELEVANT), 1 + RELEVANT, color="#f3f4f6", zorder=0)
         axes.set_yticks(range(len(found)), [f"{row.patch}: {row.target}"[:60] for row, _ in found])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(found) - 0.4, -0.6)
-        margin = (min(right, _WIDEST) / max(left, 1 / _WIDEST)) ** 0.06
-        _ratio_axis(axes, "x", max(left, 1 / _WIDEST) / margin, min(right, _WIDEST) * margin)
+        margin = (right / left) ** 0.06
+        _log_axis(axes, "x", left / margin, right * margin, "{:.4g}".format)
         axes.set_xlabel("slower with the patch  \N{LEFTWARDS ARROW}   times as fast   \N{RIGHTWARDS ARROW}  faster")
         axes.spines["left"].set_visible(False)
         return _svg(figure, "How many times as fast each call is with its patch, with 95 % intervals")
@@ -95,12 +92,12 @@ def over_time(row: Row) -> str:
             low, middle, high = (math.exp(estimate.mean + errors * estimate.error) for errors in (-2, 0, 2))
             axes.plot([place, place], [low, high], color=COLOURS[PATCHED], linewidth=1.5)
             axes.plot([place], [middle], "o", color=COLOURS[PATCHED], markersize=5)
-        axes.axhline(1, color="#374151", linewidth=1)
+        axes.axhline(1, color=_INK, linewidth=1)
         # The axis leaves out the outermost dots: on a busy machine a few of them would flatten the rest.
         shown = sorted(ratio for _, ratio in row.points)
         cut = len(shown) // 50
         low, high = shown[cut], shown[-1 - cut]
-        _ratio_axis(axes, "y", min(low, 0.95) / 1.05, max(high, 1.05) * 1.05)
+        _log_axis(axes, "y", min(low, 0.95) / 1.05, max(high, 1.05) * 1.05, "{:.4g}".format)
         locator = AutoDateLocator(minticks=3, maxticks=6, tz=timezone.utc)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=timezone.utc))
@@ -124,10 +121,9 @@ def quantiles(row: Row) -> str:
         axes.set_yticks(range(len(names)), list(names.values()))
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xscale("log")
         everything = times[STOCK] + times[PATCHED]
-        _ticks(axes.xaxis, min(everything) / 1.3, max(everything) * 1.3, partial(words.seconds, micro="\N{MICRO SIGN}"))
-        axes.set_xlim(min(everything) / 1.3, max(everything) * 1.3)
+        seconds = partial(words.seconds, micro="\N{MICRO SIGN}")
+        _log_axis(axes, "x", min(everything) / 1.3, max(everything) * 1.3, seconds)
         axes.grid(True, axis="x", color="#f3f4f6")
         axes.set_axisbelow(True)
         axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderpad=0)
@@ -154,14 +150,11 @@ def _stretches(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, 
     return found
 
 
-def _ratio_axis(axes: Any, name: str, low: float, high: float) -> None:
+def _log_axis(axes: Any, name: str, low: float, high: float, text: Callable[[float], str]) -> None:
+    """Ticks at round figures; matplotlib's own are powers of ten, and the axis may have none."""
     getattr(axes, f"set_{name}scale")("log")
     getattr(axes, f"set_{name}lim")(low, high)
-    _ticks(getattr(axes, f"{name}axis"), low, high, lambda value: f"{value:.4g}")
-
-
-def _ticks(axis: Any, low: float, high: float, text: Any) -> None:
-    """Ticks at round figures; matplotlib's own on a logarithmic axis are powers of ten, and the axis may have none."""
+    axis = getattr(axes, f"{name}axis")
     if high / low < 4:
         places = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     else:

@@ -30,6 +30,8 @@ _MOST_WAITING = 65536
 # Half the relative width of a bin of the sketch.
 ACCURACY = 0.01
 
+Function = Callable[..., Any]
+
 
 @functools.lru_cache(maxsize=1)
 def _mapping() -> Any:
@@ -47,7 +49,7 @@ def _median(values: Sequence[float]) -> float:
 class ArmRecord:
     """The calls of one target in one arm; arguments as in :class:`Recorder`."""
 
-    def __init__(self, function: Callable[..., Any], check: Callable[..., Any] | None) -> None:
+    def __init__(self, function: Function, check: Function | None) -> None:
         self.function = function
         self.tick = itertools.count().__next__
         self.failed = itertools.count().__next__
@@ -71,11 +73,7 @@ class ArmRecord:
         return answer
 
     def settle(self) -> list[float]:
-        """Bring counts and sketch up to date. In the journal's thread.
-
-        Returns:
-            The times that were waiting, in seconds.
-        """
+        """Bring counts and sketch up to date; returns the new times, in seconds. In the journal's thread."""
         self.calls, self.errors = self.tick() - self._looks, self.failed() - self._looks
         self._looks += 1
         times = [self.waiting.popleft() for _ in range(len(self.waiting))]
@@ -106,14 +104,7 @@ class Recorder:
             arguments); returns what the caller gets. None: nothing is checked.
     """
 
-    def __init__(
-        self,
-        patch: str,
-        target: str,
-        ours: Callable[..., Any],
-        original: Callable[..., Any],
-        check: Callable[..., Any] | None = None,
-    ) -> None:
+    def __init__(self, patch: str, target: str, ours: Function, original: Function, check: Function | None = None):
         self.patch, self.target = patch, target
         self._functions = {PATCHED: (ours, check), STOCK: (original, None)}
         self.blocks: deque[Block] = deque(maxlen=MOST_BLOCKS)
@@ -130,12 +121,8 @@ class Recorder:
         self._block_times: dict[str, list[float]] = {arm: [] for arm in ARMS}
         self.blocks.clear()
 
-    def stand_in(self, pick: Callable[[], bool] | None) -> Callable[..., Any]:
-        """What is called instead of the target.
-
-        Args:
-            pick: Decides for each call whether it runs patched; None if all calls run in the current arm.
-        """
+    def stand_in(self, pick: Callable[[], bool] | None) -> Function:
+        """What is called instead of the target. ``pick`` decides if a call runs patched; None: in the current arm."""
         self._by_call = pick is not None
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -162,14 +149,7 @@ class Recorder:
             self.rests[arm].settle()
 
     def end_block(self, block: int, pair: int, start: float, seconds: float) -> None:
-        """End a window: a block for each arm that had calls. In the journal's thread.
-
-        Args:
-            block: The number of the window.
-            pair: The number of its pair.
-            start: When it began, as ``time.time()``.
-            seconds: Its length.
-        """
+        """End a window: a block for each arm with calls; arguments as in :class:`Block`. In the journal's thread."""
         self.settle()
         if self._by_call:  # compare equally many: if times are skewed, the median of few is biased
             fewest = min(map(len, self._block_times.values()))

@@ -12,22 +12,20 @@ from typing import NamedTuple
 from ddsketch import DDSketch
 from ddsketch.mapping import LogarithmicMapping
 
-from dirac_perfpatch.comparison.snapshot import ARMS, PATCHED, STOCK, Block, Series, Snapshot, printable
-from dirac_perfpatch.comparison.spool_reading import Gathered
-from dirac_perfpatch.comparison.statistics import (
-    NOT_COMPARED,
-    Estimate,
-    Interval,
-    Verdict,
-    between,
-    error_shares,
-    errors_differ,
-    judge,
-    of_sums,
-    paired,
-    rate,
-    ratio,
+from dirac_perfpatch.comparison import statistics
+from dirac_perfpatch.comparison.snapshot import (
+    ARMS,
+    BY_PROCESS,
+    BY_TIME,
+    PATCHED,
+    STOCK,
+    Block,
+    Series,
+    Snapshot,
+    printable,
 )
+from dirac_perfpatch.comparison.spool_reading import Gathered
+from dirac_perfpatch.comparison.statistics import Estimate, Interval, Verdict
 from dirac_perfpatch.patching import FAILED, TRIPPED
 from dirac_perfpatch.toggles import AB
 
@@ -134,12 +132,6 @@ class _Pair(NamedTuple):
 _OfProcess = tuple[Snapshot, list[Block]]
 
 
-class _Estimates(NamedTuple):
-    median: Estimate | None
-    mean: Estimate | None
-    errors: str
-
-
 def build(folders: Sequence[str], gathered: Gathered) -> Report:
     """Work out the report.
 
@@ -172,7 +164,7 @@ def _patch(name: str, snapshots: Sequence[Snapshot]) -> PatchReport:
     events: Counter[str] = Counter()
     for one in snapshots:
         events.update(one.events.get(name, {}))
-    processes = [one for one in having if _by(one, name) == "process"]
+    processes = [one for one in having if _by(one, name) == BY_PROCESS]
     arms = {arm: [one for one in processes if one.patches[name].arm == arm] for arm in ARMS}
     return PatchReport(
         name,
@@ -208,7 +200,8 @@ def _usage(processes: Sequence[Snapshot]) -> Usage:
 
 
 def _processes_ratio(patch: str, values: Iterable[tuple[Snapshot, float]]) -> Interval | None:
-    return ratio(between(process_units(patch, [(one, math.log(value)) for one, value in values if value > 0])))
+    units = process_units(patch, [(one, math.log(value)) for one, value in values if value > 0])
+    return statistics.ratio(statistics.between(units))
 
 
 def process_units(patch: str, values: Iterable[tuple[Snapshot, float]]) -> dict[str, tuple[list[float], list[float]]]:
@@ -264,34 +257,34 @@ def _row(
 ) -> Row:
     arms = {arm: _arm(those) for arm in ARMS if (those := [one for one in series if one.arm == arm])}
     if not by:
-        nothing = Verdict(NOT_COMPARED)
+        nothing = Verdict(statistics.NOT_COMPARED)
         return Row(patch, target, by, arms, None, None, nothing, nothing, None, "", ())
     pairs = [pair for _, those in blocks for pair in pairs_of(those, by)]
     pairs.sort(key=lambda pair: pair.start)
-    estimates = _of_processes(patch, blocks) if by == "process" else _of_pairs(pairs)
-    verdict = judge(estimates.median, by)
+    median, mean, errors = _of_processes(patch, blocks) if by == BY_PROCESS else _of_pairs(pairs)
+    verdict = statistics.judge(median, by)
     return Row(
         patch,
         target,
         by,
         arms,
-        ratio(estimates.median),
-        ratio(estimates.mean),
+        statistics.ratio(median),
+        statistics.ratio(mean),
         verdict,
-        judge(estimates.mean, by),
-        verdict.more * _seconds_per_unit(by, pairs, window) if verdict.more and by != "process" else None,
-        estimates.errors,
+        statistics.judge(mean, by),
+        verdict.more * _seconds_per_unit(by, pairs, window) if verdict.more and by != BY_PROCESS else None,
+        errors,
         tuple((p.start, math.exp(p.median)) for p in pairs if p.median is not None),
     )
 
 
 def pairs_of(blocks: Iterable[Block], by: str) -> list[_Pair]:
     """The pairs among the blocks of a target in one process; a block without a counterpart is left out."""
-    if by == "process":
+    if by == BY_PROCESS:
         return []
     groups: dict[int, dict[str, Block]] = defaultdict(dict)
     for block in blocks:
-        group = groups[block.pair if by == "time" else block.block]
+        group = groups[block.pair if by == BY_TIME else block.block]
         # A call at the very end of a window may have a block of its own in the next.
         if block.arm not in group or group[block.arm].calls < block.calls:
             group[block.arm] = block
@@ -306,12 +299,12 @@ def _pair(stock: Block, patched: Block, by: str) -> _Pair | None:
     if min(lengths) < _ALIKE * max(lengths) or not all(one.calls for one in both):
         return None
     # For the same reason: by call, earlier versions timed more calls in the arm with the larger share.
-    timed = (stock.timed == patched.timed or by == "time") and all(one.timed for one in both)
+    timed = (stock.timed == patched.timed or by == BY_TIME) and all(one.timed for one in both)
     # The weight of Mantel and Haenszel: windows with few calls say little.
     weight = stock.timed * patched.timed / (stock.timed + patched.timed) if timed else 0.0
     # What could be exchanged is the windows by time, and each call by call.
-    failed = [one.errors / one.calls if by == "time" else one.errors for one in both]
-    expected = 0.5 if by == "time" else patched.calls / (stock.calls + patched.calls)
+    failed = [one.errors / one.calls if by == BY_TIME else one.errors for one in both]
+    expected = 0.5 if by == BY_TIME else patched.calls / (stock.calls + patched.calls)
     return _Pair(
         min(one.start for one in both),
         max(one.start + one.seconds for one in both),
@@ -321,15 +314,17 @@ def _pair(stock: Block, patched: Block, by: str) -> _Pair | None:
     )
 
 
-def _of_pairs(pairs: Sequence[_Pair]) -> _Estimates:
-    return _Estimates(
-        paired([pair.median for pair in pairs if pair.median is not None]),
-        of_sums([pair.mean for pair in pairs if pair.mean is not None]),
-        errors_differ(pair.errors for pair in pairs if pair.errors is not None),
+def _of_pairs(pairs: Sequence[_Pair]) -> tuple[Estimate | None, Estimate | None, str]:
+    """Estimates of median and mean, and whether errors differ."""
+    return (
+        statistics.paired([pair.median for pair in pairs if pair.median is not None]),
+        statistics.of_sums([pair.mean for pair in pairs if pair.mean is not None]),
+        statistics.errors_differ(pair.errors for pair in pairs if pair.errors is not None),
     )
 
 
-def _of_processes(patch: str, blocks: Sequence[_OfProcess]) -> _Estimates:
+def _of_processes(patch: str, blocks: Sequence[_OfProcess]) -> tuple[Estimate | None, Estimate | None, str]:
+    """As :func:`_of_pairs`."""
     values: dict[str, list[tuple[Snapshot, float]]] = {"median": [], "mean": [], "errors": []}
     for snapshot, those in blocks:
         # If its toggles changed, a process may also have blocks of the other arm.
@@ -341,7 +336,11 @@ def _of_processes(patch: str, blocks: Sequence[_OfProcess]) -> _Estimates:
         if calls := sum(one.calls for one in own):
             values["errors"].append((snapshot, sum(one.errors for one in own) / calls))
     median, mean, errors = (process_units(patch, found) for found in values.values())
-    return _Estimates(between(median), between(mean), errors_differ(error_shares(errors)))
+    return (
+        statistics.between(median),
+        statistics.between(mean),
+        statistics.errors_differ(statistics.error_shares(errors)),
+    )
 
 
 def _arm(series: Sequence[Series]) -> Arm:
@@ -349,7 +348,7 @@ def _arm(series: Sequence[Series]) -> Arm:
     sketch = merged(series)
     quantiles = (sketch.get_quantile_value(quantile) for quantile in (0.5, 0.95, 0.99))
     # A damaged file may have more errors than calls.
-    return Arm(calls, errors, timed, rate(min(errors, calls), calls), *quantiles)
+    return Arm(calls, errors, timed, statistics.rate(min(errors, calls), calls), *quantiles)
 
 
 def merged(series: Iterable[Series]) -> DDSketch:
@@ -375,5 +374,5 @@ def _seconds_per_unit(by: str, pairs: Sequence[_Pair], window: float) -> float:
     """How long all processes together take for one more pair."""
     usable = [pair for pair in pairs if pair.median is not None]
     if not usable:
-        return 2 * window if by == "time" else window
+        return 2 * window if by == BY_TIME else window
     return (max(pair.end for pair in usable) - usable[0].start) / len(usable)

@@ -34,16 +34,14 @@ class Comparisons:
 
         Args:
             switch: Of the patch; it is off.
-            trial: How calls are divided.
-            check_one_in: One in so many patched calls is checked against stock; 0 for none.
+            trial, check_one_in: As for :class:`Comparison`.
             spool: The folder for snapshots; None if it is not known.
         """
         comparison = None
         try:
             import ddsketch.mapping  # noqa: F401  # here, not in the middle of a call
 
-            patch = switch.patch.name
-            patched = arm_of_process(patch, host_name(), component(sys.argv), trial.share, os.environ)
+            patched = arm_of_process(switch.patch.name, host_name(), component(sys.argv), trial.share, os.environ)
             comparison = Comparison(switch.patch, switch.guard, trial, check_one_in, patched)
             self._journal_in(spool).add(comparison)
         except Exception as error:

@@ -20,7 +20,7 @@ from dirac_perfpatch.toggles import AB
 FORMAT = 1
 PATCHED, STOCK = "patched", "stock"
 ARMS = (PATCHED, STOCK)
-KINDS = ("time", "call", "process")
+KINDS = BY_TIME, BY_CALL, BY_PROCESS = "time", "call", "process"
 MOST_BLOCKS = 1000
 
 _MOST_CHARACTERS = 500
@@ -73,32 +73,22 @@ def _word(*words: str) -> _Reader:
     return read
 
 
-def _within(most: float, least: float = 0.0) -> _Reader:
-    def read(found: Any, key: str) -> float:
+def _within(most: float, least: float = 0.0, whole: bool = False) -> _Reader:
+    def read(found: Any, key: str) -> Any:
         value = found.get(key) if isinstance(found, dict) else None
         # Python's JSON has NaN, Infinity and integers of any size.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
             raise Unusable(f"{key:.50} is not a number from 0 to {most:g}")
         if 0 < value < least:
             raise Unusable(f"{key:.50} is too close to zero")
-        return value
-
-    return read
-
-
-def _whole(most: float) -> _Reader:
-    number = _within(most)
-
-    def read(found: Any, key: str) -> int:
-        value = number(found, key)
-        if not isinstance(value, int):
+        if whole and not isinstance(value, int):
             raise Unusable(f"{key:.50} is not a whole number")
         return value
 
     return read
 
 
-_number, _count = _within(_MOST), _whole(_MOST)
+_number, _count = _within(_MOST), _within(_MOST, whole=True)
 Text = Annotated[str, _text]
 Number = Annotated[float, _number]
 Count = Annotated[int, _count]
@@ -108,7 +98,7 @@ Arm = Annotated[str, _word(*ARMS)]
 
 
 def _accuracy(found: Any, key: str) -> float:
-    accuracy = _number(found, key)
+    accuracy: float = _number(found, key)
     if not _FINEST <= accuracy <= _COARSEST:
         raise Unusable(f"accuracy is {accuracy:g}")
     return accuracy
@@ -242,7 +232,7 @@ class Snapshot(NamedTuple):
     component: Text
     release: Text
     plugin: Text
-    pid: Annotated[int, _whole(_LAST_PID)]
+    pid: Annotated[int, _within(_LAST_PID, whole=True)]
     started: Moment
     written: Moment
     ended: Annotated[bool, lambda found, key: found.get(key) is True]

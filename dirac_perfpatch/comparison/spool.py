@@ -36,14 +36,7 @@ _COMPONENT = re.compile(r"\w+/\w+", re.ASCII)
 
 
 def default_folder(root: str | None) -> str | None:
-    """The spool of a DIRAC installation if the toggles name no folder.
-
-    Args:
-        root: Of the installation; None if it is not known.
-
-    Returns:
-        ``var/perfpatch-spool`` below the root; None without a root.
-    """
+    """The spool if the toggles name none: below the root of the DIRAC installation; None if that is not known."""
     return os.path.join(root, "var", "perfpatch-spool") if root else None
 
 

@@ -18,15 +18,10 @@ _DEEPEST = 50  # folders in folders; before Python 3.12 os.walk calls itself for
 
 
 class Gathered(NamedTuple):
-    """What was read.
+    """What was read."""
 
-    Args:
-        snapshots: One per process, the oldest process first.
-        complaints: A line for each file and folder that could not be read, with its path.
-    """
-
-    snapshots: tuple[Snapshot, ...]
-    complaints: tuple[str, ...]
+    snapshots: tuple[Snapshot, ...]  # one per process, the oldest process first
+    complaints: tuple[str, ...]  # a line for each file and folder that could not be read, with its path
 
 
 def read_spools(folders: Iterable[str]) -> Gathered:
@@ -64,7 +59,17 @@ def read_file(path: str, *, blocks: bool = True) -> Snapshot:
         Unusable: It is no snapshot; the text says why.
         OSError: It cannot be read, or does not exist any more.
     """
-    return parse(_content(path), blocks=blocks)
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise Unusable("is not a regular file")
+    # It may have been replaced meanwhile: to open a pipe would block for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Unusable("is not a regular file")
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise Unusable("is larger than any snapshot")
+    return parse(content, blocks=blocks)
 
 
 def list_files(folders: Iterable[str], complaints: list[str]) -> Iterator[str]:
@@ -88,17 +93,3 @@ def list_files(folders: Iterable[str], complaints: list[str]) -> Iterator[str]:
             yield from (
                 os.path.join(place, name) for name in sorted(names) if name.endswith(".json") and name[0] != "."
             )
-
-
-def _content(path: str) -> bytes:
-    if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise Unusable("is not a regular file")
-    # It may have been replaced meanwhile: to open a pipe would block for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Unusable("is not a regular file")
-        content = file.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise Unusable("is larger than any snapshot")
-    return content

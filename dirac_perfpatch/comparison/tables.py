@@ -109,16 +109,9 @@ _COLUMNS = (
 
 
 def _flat(row: Row) -> dict[str, Any]:
-    cells: dict[str, Any] = {
-        "patch": row.patch,
-        "target": row.target,
-        "by": row.by,
-        "verdict": row.verdict.word,
-        "units": row.verdict.units,
-        "units_more": row.verdict.more,
-        "seconds_more": row.more_seconds,
-        "errors_differ": row.errors,
-    }
+    cells: dict[str, Any] = {"patch": row.patch, "target": row.target, "by": row.by}
+    cells.update(verdict=row.verdict.word, units=row.verdict.units, units_more=row.verdict.more)
+    cells.update(seconds_more=row.more_seconds, errors_differ=row.errors)
     intervals = {"ratio": row.ratio, "mean_ratio": row.mean_ratio}
     for arm, one in row.arms.items():
         cells.update({f"{arm}_{name}": getattr(one, name) for name in _FIGURES})

@@ -153,9 +153,8 @@ def _trouble(patch: PatchReport) -> str:
 
 def troubles(patch: PatchReport) -> list[str]:
     """A line for each process that needs attention; the first few if there are many."""
-    return first_few(
-        [f"{one.state}: {one.component} on {one.host}, process {one.pid}: {one.reason}" for one in patch.troubles]
-    )
+    lines = [f"{one.state}: {one.component} on {one.host}, process {one.pid}: {one.reason}" for one in patch.troubles]
+    return first_few(lines)
 
 
 def first_few(lines: Sequence[str]) -> list[str]:

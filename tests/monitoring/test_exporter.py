@@ -320,7 +320,7 @@ def test_scrapes_at_the_same_time_count_nothing_twice(spool: Path, exporter: Exp
 def test_a_file_system_that_hangs_does_not_gather_scrapes(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "_PATIENCE", 0.1)
     collector, end = exporting.SpoolCollector(spool), threading.Event()
-    monkeypatch.setattr(collector._files, "read", lambda: (end.wait(10), ([], [], 0))[1])
+    monkeypatch.setattr(collector, "_read", lambda: (end.wait(10), ([], [], 0))[1])
     first = threading.Thread(target=collector.collect)
     first.start()
     try:
