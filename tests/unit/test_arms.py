@@ -1,4 +1,4 @@
-"""Which arm calls run in: pairs of windows, shares, processes; and what the guard is told."""
+"""The arm of each call: pairs of windows, shares, processes; and what the guard learns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def compare(by: str = "time", share: float = 0.5, seconds: float = 10, **options
 
 
 def windows(comparison: Comparison, guard: Guard, number: int) -> list[tuple[bool, float]]:
-    """Arm and length of so many windows."""
+    """Arm and length of the first windows."""
     found, now = [], 0.0
     comparison.begin(now, now)
     for _ in range(number):
@@ -58,7 +58,7 @@ def test_the_share_is_that_of_the_time_and_what_is_compared_is_equally_long(
 
 
 def test_the_rest_of_a_turn_is_counted_and_not_compared() -> None:
-    """Neither are its calls that end, or fail, in a window which is compared."""
+    """Not even its calls that end, or fail, in a window that is compared."""
     comparison, _ = compare(share=0.1)
     comparison.record("f", lambda: 1, lambda: 0, None)
     (recorder,) = comparison.recorders
@@ -109,10 +109,10 @@ def test_the_arm_of_a_process_is_stable_and_follows_the_share() -> None:
         arms = [arm_of_process("p", host, "A/B", share, {}) for host in hosts]
         assert arms == [arm_of_process("p", host, "A/B", share, {}) for host in hosts]
         assert sum(arms) / len(arms) == pytest.approx(share, abs=0.04)
-    # Known halves: what is patched of one half stays so when the share grows.
+    # If the share grows, patched hosts stay patched.
     small = {host for host in hosts if arm_of_process("p", host, "A/B", 0.25, {})}
     assert small < {host for host in hosts if arm_of_process("p", host, "A/B", 0.5, {})}
-    # And patches do not all have the same half.
+    # Patches divide the hosts differently.
     other = {host for host in hosts if arm_of_process("q", host, "A/B", 0.25, {})}
     assert 0.1 < len(small & other) / len(small) < 0.4
 
@@ -191,7 +191,7 @@ def test_a_patch_that_was_taken_off_stays_off() -> None:
         assert guard.off
 
 
-def test_a_difference_is_told_and_stock_answers() -> None:
+def test_a_difference_is_reported_and_stock_answers() -> None:
     told: list[str] = []
     comparison, guard = compare("process", check_one_in=10, trip=told.append)
     call = comparison.record("f", lambda: "wrong", lambda: "right", lambda answer, *_: "" if answer == "right" else "x")
@@ -220,7 +220,7 @@ def test_a_check_that_fails_is_our_own_failure() -> None:
 
 
 @pytest.mark.parametrize("one_in", [50, 400])
-def test_about_so_many_calls_are_compared(one_in: int) -> None:
+def test_about_one_call_in_so_many_is_checked(one_in: int) -> None:
     comparison, _ = compare("process", check_one_in=one_in)
     call = comparison.record("f", lambda: 1, lambda: 1, lambda *_: "")
     for _ in range(40_000):
@@ -228,7 +228,7 @@ def test_about_so_many_calls_are_compared(one_in: int) -> None:
     assert comparison.checked == pytest.approx(3 + 40_000 / one_in, rel=0.4)
 
 
-def test_what_was_spared_is_counted() -> None:
+def test_what_patched_calls_avoid_is_counted() -> None:
     guard = Guard("p", lambda reason: None)
     guard.note("pings")
     patch = Patch("p", (), lambda database: None, spares=("pings saved", "pings"))
@@ -242,7 +242,7 @@ def test_what_was_spared_is_counted() -> None:
 
 
 def test_no_call_is_lost_among_threads_and_windows() -> None:
-    """Callers in many threads, while the journal's thread changes the arm and reads the counts."""
+    """Many threads call while the journal's thread changes the arm and reads the counts."""
     comparison, _ = compare(seconds=0.02)
     comparison.begin(time.monotonic(), time.time())
     call = comparison.record("f", lambda: {"OK": False}, lambda: {"OK": True}, None)

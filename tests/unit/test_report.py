@@ -1,4 +1,4 @@
-"""dirac-perfpatch report: spools in, tables and a page out, whatever state the spools are in."""
+"""dirac-perfpatch report: from spools in any state to tables and a page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Child = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A spool that has something of everything."""
+    """A spool with an example of everything."""
     return spools.write(tmp_path_factory.mktemp("spool"), spools.example(numpy.random.default_rng(1)))
 
 
@@ -139,7 +139,7 @@ def _damaged() -> list[tuple[str, bytes, str]]:
     ]
 
 
-def test_damaged_files_are_told_and_the_others_read(tmp_path: Path) -> None:
+def test_damaged_files_are_reported_and_the_others_read(tmp_path: Path) -> None:
     spools.write(tmp_path, [_small()])
     damaged = _damaged()
     for name, content, _ in damaged:
@@ -178,7 +178,7 @@ def test_folders_without_end(tmp_path: Path) -> None:
     assert found.complaints[0].endswith("/d: the folders in it are not read: too deep")
 
 
-def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
     spools.write(tmp_path, [_small()])
     os.mkfifo(tmp_path / "pipe.json")  # must not be waited for
     (tmp_path / "loop.json").symlink_to("loop.json")
@@ -238,7 +238,7 @@ _PLACES += [("series", 0, "sketch", "bins", key) for key in ("0", "-500")]
 @settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from(_PLACES), _VALUES), min_size=1, max_size=3))
 def test_nothing_in_a_file_breaks_the_report(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
-    """Any value in any place is either refused with a reason, or reported."""
+    """Any value in any place is refused with a reason, or reported."""
     document = json.loads(_WHOLE)
     for (*path, last), value in changes:
         place = document
@@ -265,7 +265,7 @@ def test_a_name_cannot_drive_a_terminal(tmp_path: Path) -> None:
 
 @pytest.mark.simulation
 def test_numbers_that_are_hard_together(tmp_path: Path) -> None:
-    """Each may be; what is worked out of all of them must not be more than there is."""
+    """Each number is within its bounds; so must be what is calculated from all of them."""
     random = numpy.random.default_rng(5)
     for number in range(20):
         documents = [_small(by=by, pid=pid, host=f"h{pid}") for pid, by in enumerate(("time", "call", "process"))]
@@ -284,7 +284,7 @@ def test_numbers_that_are_hard_together(tmp_path: Path) -> None:
 
 @pytest.mark.simulation
 def test_a_name_is_a_name_in_plots_too(tmp_path: Path) -> None:
-    """Dollars begin formulas in matplotlib."""
+    """In matplotlib, dollars begin formulas."""
     names = ["$\\bad{$", "$x$", "\\$", "a & b", "long " * 100]
     spools.write(tmp_path, [_small(windows=20, target=name, pid=pid) for pid, name in enumerate(names)])
     page = as_html(_report(tmp_path))
@@ -317,7 +317,7 @@ def test_letters_that_a_terminal_lacks(child: Child, tmp_path: Path) -> None:
     assert "\\u2192" in answer.stdout
 
 
-# The figures
+# Figures
 
 
 def test_merged_sketches_are_one_sketch_of_everything() -> None:
@@ -390,16 +390,16 @@ def test_a_pair_that_lacks_an_arm_counts_for_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_not_alike_by_design_is_not_compared() -> None:
-    """As snapshots of earlier versions have it: the median of three calls is not that of thirty."""
+    """Earlier versions wrote such blocks; the median of three calls is not that of thirty."""
     blocks = parse(json.dumps(_small()).encode()).blocks
     assert len(pairs_of(blocks, "time")) == 4
-    # Windows may be a little late; calls that come as a window ends are a row in the next.
+    # Windows may end a little late, and a call at the end of one may have a block in the next.
     late = [one._replace(seconds=62.0 if one.arm == "stock" else 60.0) for one in blocks]
     stray = [one._replace(arm="stock", calls=1, timed=1, median=9.0, mean=9.0) for one in blocks]
     assert [one.median for one in pairs_of([*late, *stray], "time")] == [one.median for one in pairs_of(blocks, "time")]
     unequal = [one._replace(seconds=108.0 if one.arm == "stock" else 12.0) for one in blocks]
     assert pairs_of(unequal, "time") == []
-    # By call, errors are compared all the same: how many there would be in equal arms follows from the calls.
+    # Errors are compared by call all the same: the calls say how many to expect in equal arms.
     calls = {"patched": {"calls": 100, "errors": 3, "timed": 3}, "stock": {"calls": 900, "errors": 1, "timed": 30}}
     few = [blocks[number]._replace(block=0, arm=arm, **counts) for number, (arm, counts) in enumerate(calls.items())]
     (pair,) = pairs_of(few, "call")
@@ -408,7 +408,7 @@ def test_what_is_not_alike_by_design_is_not_compared() -> None:
 
 
 def test_blocks_of_the_other_arm_are_not_of_the_process(tmp_path: Path) -> None:
-    """A process that alternated before the toggles were changed still has them."""
+    """A process may have them from before its toggles changed."""
     documents = spools.fleet(numpy.random.default_rng(4), 6, 4)
     spools.write(tmp_path / "a", documents)
     for one in documents:
@@ -449,10 +449,10 @@ def test_processes_as_arms_show_cpu_time_and_memory(tmp_path: Path) -> None:
     assert patch.memory_ratio.low < 1 < patch.memory_ratio.high
 
 
-# What is shown
+# Output
 
 
-def test_the_table_says_it_all(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_the_main_results(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(example)]) == 1  # a patch tripped
     text = capsys.readouterr().out
     assert text.startswith("Of 6 patches: 1 needs a look, 1 slower, 4 faster.")
@@ -511,7 +511,7 @@ class _Elements(HTMLParser):
 
 @pytest.mark.simulation
 def test_the_page_stands_alone(example: Path, tmp_path: Path) -> None:
-    """Nothing is fetched, no script runs, each plot has a title, and no two things have one name."""
+    """It loads nothing, has no script, a title for each plot, and unique ids."""
     path = tmp_path / "report.html"
     assert main(["report", str(example), "--html", str(path)]) == 1
     text = path.read_text(encoding="utf-8")
@@ -540,19 +540,19 @@ def test_names_are_text_in_the_page(tmp_path: Path) -> None:
     assert "<script" not in path.read_text() and "<b>" not in path.read_text()
 
 
-def test_an_empty_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().out == "Nothing is recorded yet.\n"
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert f"not read: {tmp_path}/nowhere: cannot be read: No such file or directory" in capsys.readouterr().out
 
 
-def test_good_news_have_exit_code_0(tmp_path: Path) -> None:
+def test_good_news_has_exit_code_0(tmp_path: Path) -> None:
     spools.write(tmp_path, [_small()])
     assert main(["report", str(tmp_path)]) == 0
 
 
-def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spools.write(tmp_path, [_small()])
     path = tmp_path / "nowhere" / "report.json"
     assert main(["report", str(tmp_path), "--json", str(path)]) == 2
@@ -597,7 +597,7 @@ print(main(["report", {str(tmp_path / "spool")!r}, "--html", "-"]))
 
 
 def test_other_commands_load_none_of_it(child: Child) -> None:
-    """A host that is short of memory does not pay for plots."""
+    """They must not need the memory."""
     code = (
         "import sys, dirac_perfpatch.cli; print([one for one in sys.modules if one in {'scipy', 'ddsketch', 'numpy'}])"
     )

@@ -1,4 +1,4 @@
-"""The spool: a process's file in it, and what is cleaned away."""
+"""The spool: the file of a process, its format, and cleaning up."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_format_stays_as_it_is() -> None:
 
 
 def test_two_processes_of_one_number_have_two_files(tmp_path: Path) -> None:
-    """Numbers of processes come again, also within one process after a fork in a container."""
+    """Process numbers are used again, in a container even after a fork."""
     for _ in range(2):
         Spool().write(str(tmp_path), CONTENT, True)
     assert len(list(tmp_path.iterdir())) == 2
@@ -151,7 +151,7 @@ def test_the_default_folder() -> None:
 
 
 def test_only_snapshots_of_ours_are_cleaned_away(tmp_path: Path) -> None:
-    """The operator may have named a folder that has other things in it."""
+    """The operator may have named a folder with other files."""
     year = 365 * 86400.0
     victim = old(tmp_path / f"victim.1.{BEGAN}.json", 0)
     stays = {victim} | {
@@ -197,7 +197,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(PermissionError, match="belongs to somebody else"):
         Spool().write(str(tmp_path), CONTENT, False)
-    # Where nothing can be done anyway, as in an installation that all users share, nothing is said.
+    # No message if we could not write there anyway, as in an installation that all users share.
     monkeypatch.setattr(os, "access", lambda *arguments: False)
     assert not Spool().write(str(tmp_path), CONTENT, False)
     assert list(tmp_path.iterdir()) == []
@@ -213,7 +213,7 @@ def test_whatever_the_umask_is_only_we_can_write_to_what_we_make(tmp_path: Path)
     assert [oct(one.stat().st_mode & 0o777) for one in (path.parent, path)] == ["0o755", "0o644"]
 
 
-# A process that compares something, and writes often.
+# A process that compares a patch and writes often.
 COMPARE = """
 import os, signal, sys, threading, time
 from dirac_perfpatch.comparison import journal
@@ -262,7 +262,7 @@ until(lambda: inside)
 def test_what_others_put_where_we_write_is_not_followed_and_not_waited_for(
     kind: str, child: Child, tmp_path: Path
 ) -> None:
-    """Somebody who can write there waits for the first snapshot, and knows the name of the next one then."""
+    """Whoever can write there learns the name of the next file from the first one."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     code = f"""
@@ -322,7 +322,7 @@ process.kill()
     assert child(COMPARE + HANGS + code).stdout == "0\n"
 
 
-def test_a_full_disk_is_told_once_and_nothing_half_written_stays(child: Child, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_once_and_nothing_half_written_stays(child: Child, tmp_path: Path) -> None:
     code = """
 import resource
 compare()
@@ -354,7 +354,7 @@ def test_who_is_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None
 
 
 def test_a_signal_handler_that_does_what_its_thread_is_doing(child: Child) -> None:
-    """Patches are put on and taken off, and processes forked, wherever the handler comes in between."""
+    """The handler puts patches on and off and forks, at any point of code that does the same."""
     code = """
 turns = 0
 def turn(*_):
