@@ -18,13 +18,12 @@ import numpy
 
 from dirac_perfpatch.comparison import report
 from dirac_perfpatch.comparison.arms import Comparison
-from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK, ArmRecord
-from dirac_perfpatch.comparison.spool_reading import Block, Snapshot, State
+from dirac_perfpatch.comparison.recording import ArmRecord
+from dirac_perfpatch.comparison.snapshot import ARMS, KINDS, PATCHED, STOCK, Block, Snapshot, State
 from dirac_perfpatch.comparison.statistics import FASTER, SLOWER, judge
 from dirac_perfpatch.patching import Guard, Patch
 from dirac_perfpatch.toggles import Toggle
 
-KINDS = ("time", "call", "process")
 SHARES = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
 HOSTS = 24
 _WINDOW = 60.0
@@ -100,7 +99,7 @@ def _looks_at_processes(
     found = []
     patched = random.permutation(HOSTS) < max(3, min(HOSTS - 3, round(HOSTS * share)))
     for host, arm in enumerate(patched.tolist()):
-        state = State("applied", "", "ab", "process", share, _WINDOW, PATCHED if arm else STOCK, 0, 0, 0)
+        state = State("applied", "", "ab", 0, "process", share, _WINDOW, PATCHED if arm else STOCK)
         snapshot = Snapshot(f"h{host}", "A/B", "", "", 1, 0.0, 0.0, False, 0.0, 0, {"p": state}, (), (), {})
         pace = random.lognormal(0, 0.3)
         own = load._replace(times=lambda *some, pace=pace: pace * load.times(*some), errors=load.errors * pace**2)
@@ -143,7 +142,7 @@ def _blocks(
             _call(record, times.tolist(), int(random.binomial(number, failing)))
         now += length
     comparison.tick(now, now)
-    return [Block(**{**row, "mean": row["mean"] or 0.0, "median": row["median"] or 0.0}) for row in recorder.blocks]
+    return list(recorder.blocks)
 
 
 def _call(record: ArmRecord, times: Iterable[float], errors: int) -> None:

@@ -1,4 +1,12 @@
-"""Synthetic snapshots of processes, for tests and measurements that need a spool but no DIRAC."""
+"""Synthetic snapshots, for tests and measurements that need a spool and no DIRAC.
+
+A `Process` goes on recording and writing: for tests of counters, sizes, and files that come and go.
+`alternating` makes the windows of a process, for tests of reports. They are unkind: load drifts over hours, each window
+has its own pace and number of calls, calls have heavy tails, and pauses hit many calls at once. All of this makes equal
+arms look different.
+
+Both build the types of the schema and give the JSON document, which a test may then damage.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +14,16 @@ import json
 import os
 import random
 import time
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddsketch import DDSketch
+import numpy
+from ddsketch.mapping import LogarithmicMapping
 
+from dirac_perfpatch.comparison.recording import ACCURACY
+from dirac_perfpatch.comparison.snapshot import MOST_BLOCKS, Block, Series, Sketch, Snapshot, State
 from dirac_perfpatch.patches import CATALOGUE
 
 from .arms import PATCHED, STOCK
@@ -23,59 +35,62 @@ _RECORDED = dict.fromkeys((p.name, t.attribute) for p in CATALOGUE for t in p.ta
 TARGETS = {target: (2e-5 * 2**number, 2e-5 * 1.4**number) for number, target in enumerate(_RECORDED)}
 PATCHES = tuple(dict.fromkeys(patch for patch, _ in TARGETS))
 ARMS = (STOCK, PATCHED)
-BLOCKS = 1000
+BEGAN = 1_700_000_000.0
+CATALOG = "DataManagement/FileCatalog"
+Document = dict[str, Any]
+
+
+def sketched(times: Any) -> Sketch:
+    """The sketch of some times."""
+    positive = numpy.asarray([time for time in times if time > 0])
+    # What LogarithmicMapping.key does, for many at once.
+    keys = numpy.ceil(numpy.log(positive) / numpy.log(LogarithmicMapping(ACCURACY).gamma)).astype(int)
+    found = zip(*(each.tolist() for each in numpy.unique(keys, return_counts=True)))
+    return Sketch(ACCURACY, len(times) - len(positive), dict(found))
+
+
+def _snapshot(host: str, component: str, pid: int, started: float) -> Snapshot:
+    """Of a process that has just started."""
+    return Snapshot(host, component, COMPARED, "0.1.0", pid, started, started, False, 0.0, 150_000_000, {}, (), (), {})
+
+
+def _compared(by: str, share: float = 0.5, window_seconds: float = 60.0, arm: str = PATCHED, checked: int = 0) -> State:
+    return State("applied", "", "ab", 0, by, share, window_seconds, arm, checked)
+
+
+def _path(spool: Path, document: Document) -> Path:
+    return spool / f"{document['host']}.{document['pid']}.{round(document['started'] * 1e9)}.json"
 
 
 class Process:
     """A process of a DIRAC host that records and writes snapshots into a spool.
 
-    spool: the folder; component, host, pid: its identity; started: seconds since the epoch, now if None.
-    `times` holds the seconds of the timed calls.
+    spool: the folder; component, host, pid: what it is; started: seconds since the epoch, now if None.
+    `snapshot` is what it writes; `times` has the seconds of the timed calls.
     """
 
     def __init__(
         self, spool: Path, component: str, *, host: str = "h1.example.org", pid: int = 1, started: float | None = None
     ) -> None:
-        self.started = time.time() if started is None else started
-        self.path = spool / f"{host}.{pid}.{round(self.started * 1e9)}.json"
-        self._random = random.Random(f"{host} {component} {pid}")
+        patches = dict.fromkeys(PATCHES, _compared("time"))
+        found = _snapshot(host, component, pid, time.time() if started is None else started)
+        self.snapshot: Document = found._replace(patches=patches).data()
+        self.path = _path(spool, self.snapshot)
         self.times: dict[tuple[str, str, str], list[float]] = {}
-        self._sketches: dict[tuple[str, str, str], DDSketch] = {}
-        self.snapshot: dict[str, Any] = {
-            "format": 1,
-            "host": host,
-            "component": component,
-            "release": COMPARED,
-            "plugin": "0.1.0",
-            "pid": pid,
-            "started": self.started,
-            "written": self.started,
-            "ended": False,
-            "cpu_seconds": 0.0,
-            "resident_bytes": 150_000_000,
-            "patches": {patch: _patch() for patch in PATCHES},
-            "series": [],
-            "blocks": [],
-            "events": {},
-        }
+        self._series: dict[tuple[str, str, str], Series] = {}
+        self._random = random.Random(f"{host} {component} {pid}")
 
     def record(
         self, patch: str, target: str, arm: str, calls: int, *, errors: int = 0, one_in: int = 16, spread: float = 0.3
     ) -> None:
-        """Add calls of a target in an arm; every `one_in`th is timed, and the times are log-normal."""
-        series = self._series(patch, target, arm)
+        """Calls of a target in an arm, of which every `one_in`th is timed; their times are log-normal."""
         middle = TARGETS[patch, target][ARMS.index(arm)]
         times = [middle * self._random.lognormvariate(0, spread) for _ in range(calls // one_in)]
-        sketch = self._sketches.setdefault((patch, target, arm), DDSketch(0.01))
-        for seconds in times:
-            sketch.add(seconds)
-        self.times.setdefault((patch, target, arm), []).extend(times)
-        series["calls"] += calls
-        series["errors"] += errors
-        series["timed"] += len(times)
-        series["seconds"] += sum(times)
-        bins = enumerate(sketch._store.bins, sketch._store.offset)
-        series["sketch"]["bins"] = {str(index): round(count) for index, count in bins if count}
+        found = Series(patch, target, arm, calls, errors, len(times), sum(times), sketched(times))
+        place = (patch, target, arm)
+        self._series[place] = self._series[place].plus(found) if place in self._series else found
+        self.times.setdefault(place, []).extend(times)
+        self.snapshot["series"] = [series.data() for series in self._series.values()]
 
     def event(self, patch: str, name: str, count: int) -> None:
         """Add events of a patch."""
@@ -85,14 +100,14 @@ class Process:
     def fill(self, patches: Collection[str] = PATCHES, calls: int = 40_000) -> None:
         """Make the snapshot as large as it can get with these patches set to `ab`: wide sketches, and all blocks."""
         for patch in set(PATCHES).difference(patches):
-            self.snapshot["patches"][patch] = {"state": "applied", "reason": "", "failures": 0, "mode": "on"}
+            self.snapshot["patches"][patch] = State("applied", "", "on", 0).data()
         targets = [target for target in TARGETS if target[0] in patches]
         for patch, target in targets:
             for arm in ARMS:
                 self.record(patch, target, arm, calls, errors=calls // 1000, spread=0.5)
             self.event(patch, "hits", calls)
             self.event(patch, "misses", calls // 100)
-        self.snapshot["blocks"] = [self._block(number, targets) for number in range(BLOCKS)]
+        self.snapshot["blocks"] = [self._block(number, targets).data() for number in range(MOST_BLOCKS)]
 
     def write(self, *, ended: bool = False, written: float | None = None) -> None:
         """Replace the process's file, as a real process does."""
@@ -102,46 +117,168 @@ class Process:
         temporary.write_text(json.dumps(self.snapshot, separators=(",", ":")))
         os.replace(temporary, self.path)
 
-    def _series(self, patch: str, target: str, arm: str) -> dict[str, Any]:
-        for series in self.snapshot["series"]:
-            if (series["patch"], series["target"], series["arm"]) == (patch, target, arm):
-                found: dict[str, Any] = series
-                return found
-        series = {"patch": patch, "target": target, "arm": arm, "calls": 0, "errors": 0, "timed": 0, "seconds": 0.0}
-        series["sketch"] = {"accuracy": 0.01, "zero": 0, "bins": {}}
-        self.snapshot["series"].append(series)
-        return series
-
-    def _block(self, number: int, targets: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    def _block(self, number: int, targets: Sequence[tuple[str, str]]) -> Block:
         window, place = divmod(number, len(targets))
         patch, target = targets[place]
-        middle = TARGETS[patch, target][window % 2] * self._random.lognormvariate(0, 0.1)
-        return {
-            "patch": patch,
-            "target": target,
-            "arm": ARMS[window % 2],
-            "block": window,
-            "pair": window // 2,
-            "start": self.started + 60.0 * window,
-            "seconds": 60.0,
-            "calls": 4000,
-            "errors": 4,
-            "timed": 250,
-            "mean": middle,
-            "median": middle * 0.98,
-        }
+        arm = window % 2
+        middle = TARGETS[patch, target][arm] * self._random.lognormvariate(0, 0.1)
+        start = self.snapshot["started"] + 60.0 * window
+        counts = {"calls": 4000, "errors": 4, "timed": 250}
+        return Block(
+            patch, target, ARMS[arm], window, window // 2, start, 60.0, **counts, mean=middle, median=middle * 0.98
+        )
 
 
-def _patch() -> dict[str, Any]:
-    return {
-        "state": "applied",
-        "reason": "",
-        "mode": "ab",
-        "by": "time",
-        "share": 0.5,
-        "window_seconds": 60.0,
-        "arm": PATCHED,
-        "failures": 0,
-        "checked": 0,
-        "differences": 0,
-    }
+def alternating(
+    random: numpy.random.Generator,
+    by: str = "time",
+    windows: int = 120,
+    faster: float = 1.0,
+    *,
+    patch: str = "error_stack",
+    target: str = "S_ERROR",
+    typical: float = 1e-4,
+    arm: str = PATCHED,
+    share: float = 0.5,
+    host: str = "h1.example.org",
+    component: str = CATALOG,
+    pid: int = 100,
+    pace: float = 1.0,
+    error_rates: tuple[float, float] = (0.002, 0.002),
+    window_seconds: float = 60.0,
+    began: float = BEGAN,
+    timed_per_window: float = 40.0,
+) -> Document:
+    """What one process leaves of one target.
+
+    by: time, call or process; windows: how many; faster: how many times as fast a patched call is; typical: seconds of
+    a typical stock call; arm: of the process, with by="process"; share: of the calls that are patched, with by="call";
+    pace: multiplies all times, as a slow host does; error_rates: of stock and of patched calls, in ordinary windows (in
+    one of thirty, a third of all calls fail); timed_per_window: about how many calls are timed in a window.
+    """
+    drift = [0.0]
+    for push in random.normal(0, 0.05, windows - 1):
+        drift.append(0.97 * drift[-1] + push)
+    hour = numpy.asarray(drift) + 0.2 * numpy.sin(numpy.arange(windows) / 90 + began)
+    restless = 0.08 * random.standard_t(3, windows)
+    level = numpy.log(typical * pace) + hour + restless
+    order = numpy.repeat(random.integers(0, 2, windows // 2 + 1), 2)[:windows]
+    blocks: list[Block] = []
+    times: dict[str, list[Any]] = defaultdict(list)
+    for window in range(windows):
+        if by == "time":
+            arms = [(PATCHED, STOCK)[(window + order[window]) % 2]]
+        else:
+            arms = [arm] if by == "process" else [PATCHED, STOCK]
+        busy = timed_per_window * random.lognormal(0, 0.8)
+        outage = random.random() < 1 / 30
+        paused = random.random() < 0.1
+        parts = {PATCHED: share, STOCK: 1 - share} if by == "call" else dict.fromkeys(arms, 1.0)
+        counts = {name: int(random.poisson(busy * parts[name])) for name in arms}
+        compared = min(counts.values())
+        for name, timed in counts.items():
+            calls = 16 * timed + int(random.integers(0, 16))
+            taken = numpy.exp(level[window] + 0.4 * random.standard_t(3, timed).clip(-8, 12))
+            taken = taken * numpy.where(random.random(timed) < (0.2 if paused else 0.005), 30, 1)
+            taken = taken / faster if name == PATCHED else taken
+            rate = 0.3 if outage else error_rates[name == PATCHED]
+            errors = int(random.binomial(calls, rate))
+            times[name].append(taken)
+            blocks.append(
+                Block(
+                    patch=patch,
+                    target=target,
+                    arm=name,
+                    block=window,
+                    pair=window // 2,
+                    start=began + window * window_seconds,
+                    seconds=window_seconds,
+                    calls=calls,
+                    errors=errors,
+                    timed=compared,
+                    mean=float(taken[:compared].mean()) if compared else 0.0,
+                    median=float(numpy.median(taken[:compared])) if compared else 0.0,
+                )
+            )
+    series = []
+    for name, each in times.items():
+        taken = numpy.concatenate(each)
+        calls, errors = (sum(getattr(one, key) for one in blocks if one.arm == name) for key in ("calls", "errors"))
+        series.append(Series(patch, target, name, calls, errors, len(taken), float(taken.sum()), sketched(taken)))
+    lived = windows * window_seconds
+    cpu = lived * 0.2 * pace * random.lognormal(0, 0.05) / (faster if by == "process" and arm == PATCHED else 1)
+    place = _snapshot(host, component, pid, began)._replace(
+        written=began + lived,
+        cpu_seconds=cpu,
+        resident_bytes=int(2e8 * random.lognormal(0, 0.03)),
+        patches={patch: _compared(by, share, window_seconds, "both" if by == "call" else arm, checked=12)},
+    )
+    return place._replace(series=series, blocks=blocks[-MOST_BLOCKS:]).data()
+
+
+def joined(documents: list[Document]) -> Document:
+    """One process with the patches of several."""
+    first, *others = documents
+    for other in others:
+        first["patches"].update(other["patches"])
+        first["events"].update(other["events"])
+        first["series"] += other["series"]
+        first["blocks"] += other["blocks"]
+    return first
+
+
+def fleet(
+    random: numpy.random.Generator, hosts: int = 12, windows: int = 60, faster: float = 1.0, **more: Any
+) -> list[Document]:
+    """By process: two processes of a component on each host, in the host's arm; hosts differ in pace."""
+    found = []
+    arms = random.permutation([PATCHED, STOCK] * (hosts // 2))
+    for number in range(hosts):
+        pace = float(random.lognormal(0, 0.1))
+        for pid in (1, 2):
+            host: dict[str, Any] = {
+                "host": f"h{number}.example.org",
+                "pid": pid,
+                "pace": pace,
+                "arm": str(arms[number]),
+            }
+            found.append(alternating(random, "process", windows, faster, **host, **more))
+    return found
+
+
+def write(spool: Path, documents: Iterable[Document]) -> Path:
+    """Write each as the file of its process. Returns: the folder."""
+    spool.mkdir(parents=True, exist_ok=True)
+    for one in documents:
+        _path(spool, one).write_text(json.dumps(one))
+    return spool
+
+
+# Patch, target, what has an arm, windows, how many times as fast, seconds of a typical call.
+_EXAMPLE = (
+    ("error_stack", "S_ERROR", "call", 240, 3.4, 8e-5),
+    ("connection_checkout", "ConnectionPool.get", "time", 240, 1.13, 6e-4),
+    ("proxy_loading", "loadProxyFromFile", "time", 240, 9.0, 2e-3),
+    ("connection_close", "ConnectionPool._close", "call", 240, 1.0, 3e-5),
+    ("dms_helpers", "getSiteSEMapping", "time", 8, 1.02, 4e-2),
+    ("dms_helpers", "getSEInGroup", "time", 240, 0.8, 4e-4),
+)
+
+
+def example(random: numpy.random.Generator) -> list[Document]:
+    """A weekend of a small installation: something of everything that a report can say."""
+    found = []
+    for number, host in enumerate(("vobox01.example.org", "vobox02.example.org", "vobox03.example.org")):
+        for pid, component in enumerate((CATALOG, "WorkloadManagement/JobMonitoring"), 100):
+            place: dict[str, Any] = {"host": host, "pid": pid, "component": component}
+            parts = [
+                alternating(random, by, windows, faster, patch=patch, target=target, typical=typical, **place)
+                for patch, target, by, windows, faster, typical in _EXAMPLE
+            ]
+            parts[2]["events"] = {"proxy_loading": {"hits": 90_000 + 7 * number, "misses": 41}}
+            found.append(joined(parts))
+    found += fleet(random, 12, 120, 1.3, patch="extension_lookup", target="extensionsByPriority", typical=2e-2)
+    found[0]["patches"]["connection_close"].update(
+        state="tripped", reason="an answer was not that of the stock host: OK instead of an error", differences=1
+    )
+    return found

@@ -1,9 +1,9 @@
-"""A/B in production: calls run patched or stock by turns, are recorded, and the two are compared.
+"""A/B in production: calls run patched and stock in turns, are recorded, and are compared.
 
-A process that has a patch that is ``ab`` (``running``) decides in which arm its calls run (``arms``), records them
-(``recording``), and writes that to the spool, a folder (``journal``, ``spool``). The report reads such folders
-(``spool_reading``), works out the figures (``statistics``, ``report``) and shows them (``words``, ``tables``, ``page``,
-``plots``).
+A process with a patch that is ``ab`` (``running``) chooses the arm of each call (``arms``), records the calls
+(``recording``) and writes snapshots (``snapshot``) into the spool, a folder (``journal``, ``spool``). The report reads
+spools (``spool_reading``), works out the figures (``statistics``, ``report``) and shows them (``words``, ``tables``,
+``page``, ``plots``); the exporter serves a spool to Prometheus.
 
-Nothing is imported here: a host that only runs patches must pay for none of it.
+Nothing is imported here, so a host that compares nothing pays nothing.
 """

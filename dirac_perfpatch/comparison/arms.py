@@ -1,16 +1,15 @@
-"""Which arm the calls of a patch run in while the patch is ``ab``.
+"""The arm in which the calls of a patch run while the patch is ``ab``.
 
-- *by process*: a process is one arm for life. A hash of host, component and patch says which, so that of a service that
-  runs on many hosts always the same ones are patched; ``DIRAC_PERFPATCH_ARM`` says otherwise for a process.
-- *by time*: a process alternates. Windows come in pairs, one of each arm, equally long and in random order: what drifts
-  slowly is the same in both windows of a pair, and what comes at regular times hits both arms alike. What the arm of
-  the larger share has more of the time it gets in a third window, which is not compared.
-- *by call*: each call by itself, at random. For patches whose calls stand alone.
+- *by process*: a process stays in one arm. A hash of host, component and patch decides, so a restarted service keeps
+  its arm; ``DIRAC_PERFPATCH_ARM`` pins a process.
+- *by time*: a process alternates. Windows come in pairs, one of each arm, equally long and in random order, so slow
+  drifts and periodic events affect both arms alike. If the share is not a half, the arm with the larger share gets the
+  rest of its time in a third window, which is not compared.
+- *by call*: each call at random, for patches whose calls are independent.
 
-In the stock arm the guard of the patch is off, and every part of the patch then passes the host's calls through. What
-a patch keeps is not forgotten meanwhile, but nobody is served from it before the patched arm's next turn. What it has
-given to an object of the host's, such as the class of a pooled connection, stays with the object and passes calls
-through.
+In the stock arm the guard of the patch is off, and every part of the patch passes calls through to the host. Caches
+keep their entries, but answer nothing until the patched arm's next turn. What a patch has attached to an object of the
+host, such as the class of a pooled connection, stays there and passes calls through.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK, Recorder
+from dirac_perfpatch.comparison.recording import Function, Recorder
+from dirac_perfpatch.comparison.snapshot import ARMS, BY_CALL, BY_TIME, PATCHED, STOCK, State
 from dirac_perfpatch.patching import Check, Guard, Patch
 from dirac_perfpatch.toggles import Toggle
 
 ARM_VARIABLE = "DIRAC_PERFPATCH_ARM"
-BY_PROCESS, BY_TIME, BY_CALL = "process", "time", "call"
-# Calls of each target that are compared with stock before the sampling begins.
+# The first calls of each comparison that are checked against stock, before sampling begins.
 _FIRST_CHECKS = 3
 
 
@@ -36,12 +35,11 @@ def arm_of_process(patch: str, host: str, component: str, share: float, environm
     """Whether a process is in the patched arm of a patch.
 
     Args:
-        patch: The name of the patch; it is the salt, so that processes which are patched in one respect need not be so
-            in another.
+        patch: The name of the patch; part of the hash, so that each patch divides the processes differently.
         host: The name of the host.
         component: What runs in the process, such as ``DataManagement/FileCatalog``.
         share: The part of the processes that is patched, from 0 to 1.
-        environment: Where the variable is looked up that pins the arm.
+        environment: May have the variable that pins the arm.
     """
     pinned = environment.get(ARM_VARIABLE, "").strip().lower()
     if pinned in ARMS:
@@ -55,54 +53,43 @@ class Comparison:
 
     Args:
         patch: Its declaration.
-        guard: Of the patch: ``off`` is set in the stock arm, ``differs`` is told of a difference.
+        guard: Of the patch; it is off in the stock arm, and learns of differences.
         toggle: How calls are divided: ``by``, ``share`` and ``window_seconds``.
-        check_one_in: Of so many calls in the patched arm one is compared with stock; 0 for none.
+        check_one_in: One in so many patched calls is checked against stock; 0 for none.
         process_arm: Whether this process is in the patched arm, for *by process*.
     """
 
     def __init__(self, patch: Patch, guard: Guard, toggle: Toggle, check_one_in: int, process_arm: bool) -> None:
         self.patch = patch.name
         self.recorders: list[Recorder] = []
-        self.ended: float | None = None  # when the patch was taken off, as time.monotonic()
+        self.ended: float | None = None  # time.monotonic() when the patch was taken off
         self.checked = self.differences = 0
         self._guard = guard
         self._spares = patch.spares
-        # How often what its calls spare happened before the comparison began; and, once it has ended, until then.
+        # How often what patched calls avoid happened anyway: before the comparison began, and until it ended.
         self._others_before = self._others()
         self._others_after: int | None = None
         self._toggle = toggle
         self._check_one_in = check_one_in
         self._process_arm = process_arm
-        # Held while the arm changes, so that the guard of a patch that is taken off is never set on again. Reentrant: a
-        # signal handler may take the patch off while its thread puts it on.
+        # Held while the arm changes, so that the guard of a patch that was taken off is never set on again. Reentrant:
+        # a signal handler may take the patch off while its own thread puts it on.
         self._lock = threading.RLock()
         self._random = random.Random()
         self._block = 0
-        self._left: list[tuple[bool, float, bool]] = []  # what is left of the turn: arm, seconds and whether compared
+        self._left: list[tuple[bool, float, bool]] = []  # windows to come: arm, seconds and whether compared
         self.begin(0.0, 0.0)
 
     def begin(self, now: float, clock: float) -> None:
-        """Begin the first block.
-
-        Args:
-            now: ``time.monotonic()``.
-            clock: ``time.time()``.
-        """
+        """Begin the first window, at ``time.monotonic()`` and ``time.time()``."""
         self._left.clear()
         self._start, self._clock = now, clock
         self._next()
 
-    def record(
-        self, target: str, ours: Callable[..., Any], original: Callable[..., Any], check: Check | None
-    ) -> Callable[..., Any]:
-        """What is called instead of a target: it calls ours or the host's function, and records that.
+    def record(self, target: str, ours: Function, original: Function, check: Check | None) -> Function:
+        """What is called instead of a target: it calls the function of the arm, and records the call.
 
-        Args:
-            target: What is called, as it is shown.
-            ours: The patched function.
-            original: The host's.
-            check: How an answer of ours is compared with stock.
+        Arguments as for :class:`Recorder`, but ``check`` is the patch's: it compares a patched answer with stock.
         """
         recorder = Recorder(self.patch, target, ours, original, self._checking(target, ours, original, check))
         self.recorders.append(recorder)
@@ -113,11 +100,7 @@ class Comparison:
         return recorder.stand_in(lambda: pick() < share)
 
     def tick(self, now: float, clock: float) -> float:
-        """End the block if its time is over. In the journal's thread.
-
-        Returns:
-            When it is to be called again, as ``time.monotonic()``.
-        """
+        """If the window is over, begin the next one; returns when it ends. In the journal's thread."""
         if now >= self._due:
             self.end_block(now)
             self._start, self._clock = now, clock
@@ -125,46 +108,40 @@ class Comparison:
         return self._due
 
     def end_block(self, now: float) -> None:
-        """Close the block, as far as it has come."""
+        """End the window now."""
         for recorder in self.recorders:
             recorder.end_block(self._block, self._block // 2, self._clock, now - self._start)
 
     def begin_in_child(self, now: float, clock: float) -> None:
-        """Forget what the parent has recorded, which records that itself; arguments as for :meth:`begin`."""
-        self._lock = threading.RLock()  # another thread of the parent's may have held it
+        """Begin anew after a fork: what was recorded before is the parent's. Arguments as for :meth:`begin`."""
+        self._lock = threading.RLock()  # another thread of the parent may have held it
         self.checked = self.differences = 0
         self._guard.begin_anew()
         self._others_before = self._others()
-        self._random = random.Random()  # not the parent's order
+        self._random = random.Random()  # another order than the parent's
         for recorder in self.recorders:
             recorder.renew()
         self._block = 0
         self.begin(now, clock)
 
     def resume(self) -> None:
-        """Set the guard and the recorders to the arm of the moment."""
+        """Set guard and recorders to the current arm."""
         self._set_arm(self.patched)
 
     def leave(self) -> None:
-        """The patch is taken off: leave its guard alone from now on. The journal comes for what was recorded."""
+        """The patch was taken off: leave its guard alone from now on. The journal collects what was recorded."""
         with self._lock:
             self._others_after = self._others()
             self.ended = time.monotonic()
 
-    def as_dict(self) -> dict[str, Any]:
-        """The comparison's part of the patch's entry in a snapshot."""
+    def described(self, state: State) -> State:
+        """The state of the patch, with how its arms are chosen."""
         arm = "both" if self._toggle.by == BY_CALL else PATCHED if self.patched else STOCK
-        return {
-            "by": self._toggle.by,
-            "share": self._toggle.share,
-            "window_seconds": self._toggle.window_seconds,
-            "arm": arm,
-            "checked": self.checked,
-            "differences": self.differences,
-        }
+        by, share, seconds = self._toggle.by, self._toggle.share, self._toggle.window_seconds
+        return state._replace(by=by, share=share, window_seconds=seconds, arm=arm)
 
     def spared(self) -> dict[str, int]:
-        """What the calls of the patched arm have spared, by its name. After the recorders have settled."""
+        """What patched calls have avoided, by name. After the recorders have settled."""
         if not self._spares:
             return {}
         calls = sum(one[PATCHED].calls for recorder in self.recorders for one in (recorder.arms, recorder.rests))
@@ -180,7 +157,7 @@ class Comparison:
         patched, self._compared = self._process_arm, True
         if self._toggle.by == BY_TIME:
             if not self._left:
-                self._block += self._block % 2  # a pair begins with an even number, also if one arm has no share
+                self._block += self._block % 2  # a pair begins with an even number, even if one arm has no share
                 share = self._toggle.share
                 length = 2 * seconds * min(share, 1 - share)
                 pair = [(True, length, True), (False, length, True)]
@@ -201,12 +178,10 @@ class Comparison:
             for recorder in self.recorders:
                 records = recorder.arms if self._compared else recorder.rests
                 recorder.now = records[PATCHED if patched else STOCK]
-            if not patched or self.ended is not None:  # by a signal handler, meanwhile
+            if not patched or self.ended is not None:  # a signal handler may have ended it
                 self._guard.off = True
 
-    def _checking(
-        self, target: str, ours: Callable[..., Any], original: Callable[..., Any], check: Check | None
-    ) -> Callable[..., Any] | None:
+    def _checking(self, target: str, ours: Function, original: Function, check: Check | None) -> Function | None:
         if check is None or not self._check_one_in:
             return None
 
@@ -217,7 +192,7 @@ class Comparison:
             try:
                 difference = check(answer, original, args, kwargs)
                 if difference:
-                    # Once more: what both depend on may have changed between the two.
+                    # Again: what both answers depend on may have changed in between.
                     difference = check(ours(*args, **kwargs), original, args, kwargs)
             except Exception as error:
                 self._guard.failed(error)

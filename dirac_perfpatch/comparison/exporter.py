@@ -1,10 +1,9 @@
-"""The spool of a host, served to Prometheus.
+"""Serves the spool of a host to Prometheus.
 
-Processes of DIRAC come and go, and their files with them. What Prometheus gets has no process in it: counters are sums
-over the processes of one component on one host, so that the number of series does not grow with restarts, and they
-never go back, because the share of a process whose file has vanished stays in them. They count from the start of the
-exporter on. When it restarts they begin at zero again, which Prometheus takes for what it is, a reset; were they to
-begin with what the files hold, minus what has vanished, it would take all of that for new.
+Processes of DIRAC come and go, and their files with them, so no metric names a process: a counter is a sum over the
+processes of a component on a host, and the number of series does not grow with restarts. A counter never decreases: it
+keeps what a process counted whose file has vanished. It begins at zero when the exporter starts, which Prometheus sees
+as a reset; if it began with the numbers in the files, Prometheus would take all of them for new.
 """
 
 from __future__ import annotations
@@ -19,26 +18,29 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dirac_perfpatch.comparison.spool_reading import Snapshot, Unusable, list_files, read_file
+from dirac_perfpatch.comparison.snapshot import Snapshot, Unusable
+from dirac_perfpatch.comparison.spool_reading import list_files, read_file
 from dirac_perfpatch.patching import TRIPPED
 
-# Not in 9100 to 9999: Prometheus's list of ports has given all of these away, and DIRAC's services are among them.
+# Not from 9100 to 9999: Prometheus's list of ports has assigned them all, and DIRAC services use some.
 PORT = 18524
 
-# A process writes every 10 s; one that has been silent for longer than this is taken for dead.
+# A process writes every 10 s; after so many seconds of silence it is taken for dead,
 SILENT_AFTER = 60.0
-# And after this, nobody waits for it any more. Its file stays in the spool for a week.
+# and after these it is not expected back. Its file stays in the spool for a week.
 FORGOTTEN_AFTER = 86400.0
-# For how many seconds a scrape waits for the one before.
+# How many seconds a scrape waits for the one before.
 _PATIENCE = 20.0
 
-# Upper ends of the histogram's buckets, in seconds. Two to a power of ten: each is one series per target and arm.
+# Vanished processes to remember, in case their files come back.
+_REMEMBERED = 1000
+
+# Upper bounds of the histogram's buckets, in seconds. Only two per power of ten: each is a series per target and arm.
 BOUNDS = tuple(float(f"{digit}e{power}") for power in range(-7, 1) for digit in (1, 3))
 
 _PREFIX = "dirac_perfpatch_"
@@ -47,34 +49,25 @@ _OF_ARM = (*_OF_PATCH, "target", "arm")
 _COUNTERS = {
     "calls": ("Calls of a patch's target in an arm, since the exporter started.", _OF_ARM),
     "errors": ("Of these, those that raised or returned S_ERROR.", _OF_ARM),
-    "failures": ("Failures of a patch's own code, each answered by the host's code.", _OF_PATCH),
+    "failures": ("Failures of a patch's own code; the host's code answered instead.", _OF_PATCH),
     "checks": ("Calls whose answer was compared with that of stock.", _OF_PATCH),
     "differences": ("Of these, those where stock answered differently.", _OF_PATCH),
     "events": ("Events of a patch's own, such as hits and misses.", (*_OF_PATCH, "event")),
 }
 
 Labels = tuple[str, ...]
-
-
-class Share(NamedTuple):
-    """Which counter a number belongs to."""
-
-    counter: str
-    labels: Labels
-    bucket: int = 0
+# A counter, its labels, and the bucket if it is a histogram.
+_Name = tuple[str, Labels, int]
 
 
 class Totals:
-    """Sums over processes that never go back. Not for threads: the caller holds a lock."""
-
-    # Vanished processes that are remembered, in case that only their files could not be seen for a while.
-    REMEMBERED = 1000
+    """Sums over processes that never decrease, from ``time.time()`` on. Not thread-safe: the caller holds a lock."""
 
     def __init__(self, since: float) -> None:
         self._since = since
-        self._sums: defaultdict[Share, float] = defaultdict(float)
-        self._seen: OrderedDict[tuple[str, int, float], Mapping[Share, float]] = OrderedDict()
-        self._shares: dict[Share, Share] = {}
+        self._sums: defaultdict[_Name, float] = defaultdict(float)
+        self._seen: OrderedDict[tuple[str, int, float], Mapping[_Name, float]] = OrderedDict()
+        self._names: dict[_Name, _Name] = {}
 
     def update(self, changed: Iterable[Snapshot], present: Collection[Snapshot]) -> None:
         """Add what is new.
@@ -84,88 +77,112 @@ class Totals:
             present: All processes that have a file.
         """
         for process in changed:
-            # One object for each share: thousands of ended processes are remembered.
-            now = {self._shares.setdefault(share, share): number for share, number in _shares(process)}
-            before = self._seen.get(_key(process))
+            # One object for each name: thousands of ended processes are remembered.
+            now = {self._names.setdefault(name, name): number for name, number in _counted(process)}
+            before = self._seen.get(process.key)
             if before is None:
-                # What it did before the exporter started is not ours to count.
+                # What it counted before the exporter started does not count.
                 before = now if process.started < self._since else {}
-            for share, number in now.items():
-                self._sums[share] += max(number - before.get(share, 0.0), 0.0)
-            self._seen[_key(process)] = now
+            for name, number in now.items():
+                self._sums[name] += max(number - before.get(name, 0.0), 0.0)
+            self._seen[process.key] = now
         for process in present:
-            self._seen.move_to_end(_key(process))
-        while len(self._seen) > len(present) + self.REMEMBERED:
+            self._seen.move_to_end(process.key)
+        while len(self._seen) > len(present) + _REMEMBERED:
             self._seen.popitem(last=False)
 
     def of(self, counter: str) -> dict[Labels, dict[int, float]]:
         """The sums of a counter, by labels and bucket."""
         found: defaultdict[Labels, dict[int, float]] = defaultdict(dict)
-        for share, number in self._sums.items():
-            if share.counter == counter:
-                found[share.labels][share.bucket] = number
+        for (name, labels, bucket), number in self._sums.items():
+            if name == counter:
+                found[labels][bucket] = number
         return found
 
 
-def _key(process: Snapshot) -> tuple[str, int, float]:
-    return process.host, process.pid, process.started
-
-
-def _shares(process: Snapshot) -> Iterator[tuple[Share, float]]:
+def _counted(process: Snapshot) -> Iterator[tuple[_Name, float]]:
     """All that a process has counted since it started."""
     place = (process.host, process.component)
-    for name, patch in process.patches.items():
-        for counter in ("failures", "checks", "differences"):
-            number = patch.checked if counter == "checks" else getattr(patch, counter)
-            yield Share(counter, (*place, name)), number
-    for name, events in process.events.items():
+    for patch, state in process.patches.items():
+        yield ("failures", (*place, patch), 0), state.failures
+        yield ("checks", (*place, patch), 0), state.checked
+        yield ("differences", (*place, patch), 0), state.differences
+    for patch, events in process.events.items():
         for event, number in events.items():
-            yield Share("events", (*place, name, event)), number
+            yield ("events", (*place, patch, event), 0), number
     for series in process.series:
         labels = (*place, series.patch, series.target, series.arm)
-        yield Share("calls", labels), series.calls
-        yield Share("errors", labels), series.errors
-        yield Share("seconds", labels), series.seconds
-        buckets = defaultdict(float, {0: series.zero})
-        for index, number in series.bins.items():
-            buckets[_bucket(series.accuracy, index)] += number
-        for bucket, number in buckets.items():
-            yield Share("timed", labels, bucket), number
+        yield ("calls", labels, 0), series.calls
+        yield ("errors", labels, 0), series.errors
+        yield ("seconds", labels, 0), series.seconds
+        buckets = defaultdict(float, {0: series.sketch.zero})
+        for index, count in series.sketch.bins.items():
+            buckets[_bucket(series.sketch.accuracy, index)] += count
+        for bucket, total in buckets.items():
+            yield ("timed", labels, bucket), total
 
 
 @lru_cache(maxsize=10_000)
 def _bucket(accuracy: float, index: int) -> int:
-    """The bucket that a bin of a sketch falls into; ``len(BOUNDS)`` if it is above all."""
+    """The bucket of a sketch's bin; ``len(BOUNDS)`` if it is above all bounds."""
     growth = (1 + accuracy) / (1 - accuracy)
     return bisect_left(BOUNDS, growth**index * 2 / (1 + growth))
 
 
-class SpoolFiles:
-    """The files of a spool, each read again only when it has changed: most are of processes that have ended.
+class SpoolCollector(Collector):
+    """Reads the spool at each scrape.
 
-    Args:
-        folder: The spool.
+    It always answers, even if the folder is missing: with what could be read, and how much could not.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = str(folder)
+    def __init__(self, spool: Path) -> None:
+        self._spool = spool
+        # The server has a thread per scrape, and two Prometheus servers may scrape at once.
+        self._lock = threading.Lock()
         self._known: dict[str, tuple[tuple[int, int, int], Snapshot | None]] = {}
+        self._totals = Totals(since=time.time())
 
-    def read(self) -> tuple[list[Snapshot], list[Snapshot], int]:
-        """The snapshots that are new, all snapshots without what they have counted, and how many cannot be read."""
+    def collect(self) -> list[Metric]:
+        """All metrics.
+
+        Raises:
+            TimeoutError: The scrape before still waits for the file system; more threads must not pile up behind it.
+        """
+        if not self._lock.acquire(timeout=_PATIENCE):
+            raise TimeoutError("the spool is still being read")
+        try:
+            began = time.perf_counter()
+            readable = os.access(self._spool, os.R_OK | os.X_OK)
+            snapshots, unreadable = list[Snapshot](), 0
+            if readable:
+                changed, snapshots, unreadable = self._read()
+                self._totals.update(changed, snapshots)
+            metrics = [*self._counters(), self._times(), *_states(snapshots, time.time())]
+            own = {
+                "spool_readable": ("Whether the spool folder exists and can be listed.", readable),
+                "spool_files": ("Snapshots that were read.", len(snapshots)),
+                "spool_unreadable_files": ("Files and folders that could not be read.", unreadable),
+                "spool_reading_seconds": ("How long it took to read.", time.perf_counter() - began),
+            }
+            return metrics + [_gauge(name, text, {(): number}) for name, (text, number) in own.items()]
+        finally:
+            self._lock.release()
+
+    def _read(self) -> tuple[list[Snapshot], list[Snapshot], int]:
+        """The changed snapshots, all snapshots without counts, and how many files and folders cannot be read."""
+        # A file is read again only if it has changed: most are of processes that have ended.
         before, self._known = self._known, {}
         changed, complaints = [], list[str]()
-        for path in list_files([self._folder], complaints):
+        for path in list_files([str(self._spool)], complaints):
             try:
-                # Before it is read: if it is replaced in between, it is read again the next time.
+                # Before reading: if it is replaced in between, it is read again the next time.
                 found = os.stat(path)
                 signature = (found.st_ino, found.st_mtime_ns, found.st_size)
-                if path in before and before[path][0] == signature:
-                    self._known[path] = before[path]
-                    continue
-                process = read_file(path, blocks=False)
-                changed.append(process)
-                self._known[path] = (signature, process._replace(series=(), events={}))
+                known = before.get(path)
+                if known is None or known[0] != signature:
+                    changed.append(read_file(path, blocks=False))
+                    known = (signature, changed[-1]._replace(series=(), events={}))
+                self._known[path] = known
             except Unusable:
                 self._known[path] = (signature, None)
             except FileNotFoundError:
@@ -175,49 +192,6 @@ class SpoolFiles:
         snapshots = [snapshot for _, snapshot in self._known.values()]
         readable = [snapshot for snapshot in snapshots if snapshot is not None]
         return changed, readable, len(snapshots) - len(readable) + len(complaints)
-
-
-class SpoolCollector(Collector):
-    """Reads the spool folder at each scrape.
-
-    Whatever is in the folder, or if there is none, a scrape is answered: with what could be read, and with how much
-    could not.
-    """
-
-    def __init__(self, spool: Path) -> None:
-        self._spool = spool
-        # The server answers each scrape in a thread of its own, and two Prometheus servers may ask at once.
-        self._lock = threading.Lock()
-        self._files = SpoolFiles(spool)
-        self._totals = Totals(since=time.time())
-
-    def collect(self) -> list[Metric]:
-        """All metrics, made anew from the folder.
-
-        Raises:
-            TimeoutError: The one before still waits for the file system; each would leave a thread that does.
-        """
-        if not self._lock.acquire(timeout=_PATIENCE):
-            raise TimeoutError("the spool is still being read")
-        try:
-            began = time.perf_counter()
-            readable = os.access(self._spool, os.R_OK | os.X_OK)
-            snapshots, unreadable = self._read() if readable else ([], 0)
-            metrics = [*self._counters(), self._times(), *_states(snapshots, time.time())]
-            metrics += [
-                _gauge("spool_readable", "Whether the spool folder is there and can be listed.", readable),
-                _gauge("spool_files", "Snapshots that were read.", len(snapshots)),
-                _gauge("spool_unreadable_files", "Files and folders that could not be read.", unreadable),
-                _gauge("spool_reading_seconds", "How long it took to read.", time.perf_counter() - began),
-            ]
-            return metrics
-        finally:
-            self._lock.release()
-
-    def _read(self) -> tuple[list[Snapshot], int]:
-        changed, snapshots, unreadable = self._files.read()
-        self._totals.update(changed, snapshots)
-        return snapshots, unreadable
 
     def _counters(self) -> Iterator[Metric]:
         for counter, (text, names) in _COUNTERS.items():
@@ -240,7 +214,7 @@ class SpoolCollector(Collector):
 
 
 def _states(processes: Iterable[Snapshot], now: float) -> list[Metric]:
-    """What the processes that live are doing now."""
+    """What the running processes do now."""
     last: dict[Labels, float] = {}
     releases: Counter[Labels] = Counter()
     states: Counter[Labels] = Counter()
@@ -253,47 +227,43 @@ def _states(processes: Iterable[Snapshot], now: float) -> list[Metric]:
         if process.written < now - SILENT_AFTER:
             continue
         releases.update([(*place, process.release, process.plugin)])
-        states.update((*place, name, patch.state, patch.mode) for name, patch in process.patches.items())
         for name, patch in process.patches.items():
             labels = (*place, name)
+            states.update([(*labels, patch.state, patch.mode)])
             tripped[labels] += patch.state == TRIPPED
     text = "When a process that has not ended last wrote a snapshot: the newest of the component."
     return [
-        _gauges("last_snapshot_timestamp_seconds", text, ("host", "component"), last),
-        _gauges("processes", "Processes that write.", ("host", "component", "release", "plugin"), releases),
-        _gauges("patch_processes", "Processes by what a patch does there.", (*_OF_PATCH, "state", "mode"), states),
-        _gauges("tripped_processes", "Processes in which a patch has tripped.", _OF_PATCH, tripped),
+        _gauge("last_snapshot_timestamp_seconds", text, last, ("host", "component")),
+        _gauge("processes", "Processes that write snapshots.", releases, ("host", "component", "release", "plugin")),
+        _gauge("patch_processes", "Processes by state and mode of a patch.", states, (*_OF_PATCH, "state", "mode")),
+        _gauge("tripped_processes", "Processes in which a patch has tripped.", tripped, _OF_PATCH),
     ]
 
 
-def _gauges(name: str, text: str, names: Labels, numbers: Mapping[Labels, float]) -> Metric:
+def _gauge(name: str, text: str, numbers: Mapping[Labels, float], names: Labels = ()) -> Metric:
     family = GaugeMetricFamily(_PREFIX + name, text, labels=names)
     for labels, number in numbers.items():
         family.add_metric(labels, number)
     return family
 
 
-def _gauge(name: str, text: str, number: float) -> Metric:
-    return GaugeMetricFamily(_PREFIX + name, text, value=number)
-
-
 def serve(spool: Path, address: str, port: int, ready: Callable[[int], None]) -> None:
-    """Serve the spool until SIGTERM or SIGINT. To be called in the main thread, before it starts any other.
+    """Serve the spool until SIGTERM or SIGINT. Must be called in the main thread before there is any other.
 
     Args:
-        spool: The folder; it need not be there yet.
-        address: What to listen on.
-        port: 0: one that is free.
-        ready: Called with the port once it answers.
+        spool: The folder; it need not exist yet.
+        address: To listen on.
+        port: To listen on; 0 for any free one.
+        ready: Called with the port once the server answers.
 
     Raises:
         OSError: It cannot listen there.
     """
     signals = {signal.SIGTERM, signal.SIGINT}
-    # Blocked in this and so in all threads to come, which leaves them to the wait below: no handler, no race.
+    # Blocked in this thread and so in all later ones; sigwait below gets them, without a handler and without a race.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     collector = SpoolCollector(spool)
-    # Now, and not while a Prometheus waits: there may be thousands of files of processes that have ended.
+    # Now, not while Prometheus waits: there may be thousands of files of processes that have ended.
     collector.collect()
     registry = CollectorRegistry()
     registry.register(collector)

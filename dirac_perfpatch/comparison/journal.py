@@ -1,11 +1,10 @@
-"""What ends windows and writes snapshots in the background, in each process that has a patch that is ``ab``.
+"""Ends windows and writes snapshots in the background, in each process with a patch that is ``ab``.
 
-What is recorded is looked at by one thread only, which writes the last snapshot, too: at a normal exit, or in a child
-of ``multiprocessing``, which ends without ``atexit``, through a finalizer of its own. So there is no lock, and no call
-of the host's waits for a file. A process that is killed loses what it has recorded since its last snapshot, and so does
-one that ends while the file system hangs.
+Only one thread reads what was recorded. It also writes the last snapshot: at a normal exit or, in a child of
+``multiprocessing``, which skips ``atexit``, through a finalizer. So there is no lock, and no call of the host waits for
+a file. If a process is killed, or ends while the file system hangs, what came after its last snapshot is lost.
 
-Fork: a child begins at zero, with a file of its own, so nothing is counted twice.
+Fork: a child begins at zero with its own file, so nothing is counted twice.
 """
 
 from __future__ import annotations
@@ -13,50 +12,49 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any
 
 from dirac_perfpatch.background import Background
 from dirac_perfpatch.comparison.arms import Comparison
+from dirac_perfpatch.comparison.snapshot import MOST_BLOCKS, Block, Series
 from dirac_perfpatch.comparison.spool import Spool
 from dirac_perfpatch.notices import say_once
 
 _SNAPSHOT_SECONDS = 10.0
 _CLEANING_SECONDS = 3600.0
-# Seconds between two looks at what else there is to do: a patch that was taken off, a comparison that has begun.
+# How often to look for comparisons that have begun or ended.
 _LOOK_SECONDS = 1.0
-_MOST_BLOCKS = 1000
 
 
 class Journal:
     """Keeps the comparisons of this process going.
 
     Args:
-        folder: The spool. It may be changed at any time.
-        describe: Called for each snapshot; returns what it says besides the recorded figures: ``release``, ``plugin``,
-            ``patches`` (the state of each) and ``events``.
+        folder: The spool; may be changed at any time.
+        describe: Returns the fields ``release``, ``plugin``, ``patches`` and ``events`` of a snapshot.
     """
 
     def __init__(self, folder: str, describe: Callable[[], dict[str, Any]]) -> None:
         self.folder = folder
         self._describe = describe
-        # Others add to it; all else that is here belongs to the thread.
+        # Other threads add to this; all other attributes belong to the background thread.
         self._comparisons: deque[Comparison] = deque()
         self._renew()
-        # Before the thread is: the child's begins when all is made anew.
+        # Before the thread registers its own hook: a child's thread starts after this one has run.
         os.register_at_fork(after_in_child=self._begin_in_child)
         self._background = Background(self._look, 0.0, self._finish)
 
     def _renew(self) -> None:
         self._spool = Spool()
         self._has_written = False
-        self._past = _Past()
+        self._past = _Recorded()
         self._next_snapshot = time.monotonic() + _SNAPSHOT_SECONDS
         self._next_cleaning = 0.0
 
     def add(self, comparison: Comparison) -> None:
-        """Keep a comparison going, from now on and until its patch is taken off."""
+        """Keep a comparison going until its patch is taken off."""
         comparison.begin(time.monotonic(), time.time())
         self._comparisons.append(comparison)
         self._background.start()
@@ -65,7 +63,7 @@ class Journal:
         """Write a snapshot soon, and from then on.
 
         Args:
-            last: The process ends: write it here and now, if there is no thread that does.
+            last: The process ends: write it now, unless the background thread will.
         """
         self._next_snapshot = 0.0
         if last and not self._background.started:
@@ -74,12 +72,12 @@ class Journal:
             self._background.start()
 
     def _look(self) -> float:
-        """In the background. Returns: after how many seconds to look again. Never raises."""
+        """What the background thread does. Returns the seconds until the next time. Never raises."""
         try:
             now = time.monotonic()
             self._let_go()
             due = [comparison.tick(now, time.time()) for comparison in list(self._comparisons)]
-            # A child begins anew, so a fork may come at any moment of this.
+            # A fork may come at any moment: a child begins anew.
             if now >= min(self._next_snapshot, self._next_cleaning) and self._background.step_aside():
                 if now >= self._next_snapshot:
                     self._next_snapshot = now + _SNAPSHOT_SECONDS
@@ -93,7 +91,7 @@ class Journal:
             return _LOOK_SECONDS
 
     def _let_go(self) -> None:
-        """Of a patch that was taken off, what it has recorded stays in the snapshots."""
+        """Remove comparisons that have ended; what they recorded stays in the snapshots."""
         for comparison in list(self._comparisons):
             if comparison.ended is not None:
                 self._comparisons.remove(comparison)
@@ -102,26 +100,30 @@ class Journal:
                 self._next_snapshot = 0.0
 
     def _content(self) -> dict[str, Any]:
-        """What a snapshot says."""
+        """The fields of a snapshot that do not come from the spool."""
         content = self._describe()
-        now = _Past()
+        patches, events = content["patches"], content["events"]
+        recorded = self._past.copy()
         for comparison in list(self._comparisons):
-            content["patches"].setdefault(comparison.patch, {}).update(comparison.as_dict())
+            patches[comparison.patch] = comparison.described(patches[comparison.patch])
             for recorder in comparison.recorders:
                 recorder.settle()
-            now.take(comparison)
-        _put_together(content, (self._past, now))
-        return content
+            recorded.take(comparison)
+        for patch, checked in recorded.checked.items():
+            patches[patch] = patches[patch]._replace(checked=checked, differences=recorded.differences[patch])
+        for (patch, name), count in recorded.spared.items():
+            events[patch] = {**events.get(patch, {}), name: count}
+        return {**content, "series": [*recorded.series.values()], "blocks": [*recorded.blocks]}
 
     def _write(self, content: dict[str, Any], ended: bool) -> None:
         try:
             self._has_written |= self._spool.write(self.folder, content, ended)
         except OSError as error:
-            # Not the text of the error: the name in it is another one each time.
-            say_once(f"comparison: {self.folder}: {error.strerror}; what is recorded is not kept")
+            # Not the text of the error: it has a different file name each time.
+            say_once(f"comparison: {self.folder}: {error.strerror}; no snapshot was written")
 
     def _finish(self) -> None:
-        """End the blocks and write the last snapshot. Never raises."""
+        """End the windows and write the last snapshot. Never raises."""
         try:
             self._let_go()
             for comparison in list(self._comparisons):
@@ -132,7 +134,7 @@ class Journal:
             say_once(f"comparison: {type(error).__name__}: {error}")
 
     def _begin_in_child(self) -> None:
-        """Never raises: an exception in a hook of a fork is printed for every fork of the host."""
+        """Never raises: Python prints an exception in a fork hook at every fork of the host."""
         try:
             self._renew()
             self._comparisons = deque(comparison for comparison in self._comparisons if comparison.ended is None)
@@ -140,7 +142,7 @@ class Journal:
                 comparison.begin_in_child(time.monotonic(), time.time())
             util = sys.modules.get("multiprocessing.util")
             if util is not None:
-                # Its children clear the finalizers first and run these hooks then.
+                # Its children clear all finalizers before they run this hook.
                 util.register_after_fork(self, Journal._finish_with_child)
         except Exception as error:
             say_once(f"comparison: {type(error).__name__}: {error}")
@@ -151,54 +153,30 @@ class Journal:
         util.Finalize(None, self._background.finish, exitpriority=0)
 
 
-class _Past:
-    """What comparisons have recorded, as it stands in a snapshot."""
+class _Recorded:
+    """The sum of what comparisons have recorded; a patch that was off for a while has had several."""
 
     def __init__(self) -> None:
-        self.series: list[dict[str, Any]] = []
-        self.blocks: deque[dict[str, Any]] = deque(maxlen=_MOST_BLOCKS)
-        self.checks: list[tuple[str, int, int]] = []
-        self.spared: list[tuple[str, str, int]] = []
+        self.series: dict[tuple[str, str, str], Series] = {}
+        self.blocks: deque[Block] = deque(maxlen=MOST_BLOCKS)
+        self.checked: Counter[str] = Counter()
+        self.differences: Counter[str] = Counter()
+        self.spared: Counter[tuple[str, str]] = Counter()
+
+    def copy(self) -> _Recorded:
+        found = _Recorded()
+        for name, value in vars(self).items():
+            setattr(found, name, value.copy())
+        return found
 
     def take(self, comparison: Comparison) -> None:
         """Add a comparison whose recorders have settled."""
         for recorder in comparison.recorders:
-            self.series = _added_up([*self.series, *recorder.series()])
+            for one in recorder.series():
+                place = (one.patch, one.target, one.arm)
+                self.series[place] = self.series[place].plus(one) if place in self.series else one
             self.blocks.extend(recorder.blocks)
-        self.checks.append((comparison.patch, comparison.checked, comparison.differences))
-        self.spared += [(comparison.patch, name, count) for name, count in comparison.spared().items()]
-
-
-def _put_together(content: dict[str, Any], parts: Iterable[_Past]) -> None:
-    """Add what was recorded to what a snapshot says of the process."""
-    content["series"] = _added_up([row for part in parts for row in part.series])
-    content["blocks"] = [row for part in parts for row in part.blocks][-_MOST_BLOCKS:]
-    totals: dict[str, list[int]] = {}
-    for part in parts:
-        for patch, checked, differences in part.checks:
-            total = totals.setdefault(patch, [0, 0])
-            total[0] += checked
-            total[1] += differences
-        for patch, name, count in part.spared:
-            events = content["events"].setdefault(patch, {})
-            events[name] = events.get(name, 0) + count
-    for patch, (checked, differences) in totals.items():
-        content["patches"].setdefault(patch, {}).update(checked=checked, differences=differences)
-
-
-def _added_up(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each patch, target and arm: a patch that was off for a while has one from before."""
-    totals: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in rows:
-        key = (row["patch"], row["target"], row["arm"])
-        before = totals.get(key)
-        if before is None:
-            totals[key] = row
-            continue
-        bins = dict(before["sketch"]["bins"])
-        for place, count in row["sketch"]["bins"].items():
-            bins[place] = bins.get(place, 0) + count
-        total = {name: before[name] + row[name] for name in ("calls", "errors", "timed", "seconds")}
-        zero = before["sketch"]["zero"] + row["sketch"]["zero"]
-        totals[key] = {**row, **total, "sketch": {**row["sketch"], "zero": zero, "bins": bins}}
-    return list(totals.values())
+        self.checked[comparison.patch] += comparison.checked
+        self.differences[comparison.patch] += comparison.differences
+        for name, count in comparison.spared().items():
+            self.spared[comparison.patch, name] += count

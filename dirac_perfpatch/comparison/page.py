@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: for people who do not read terminals."""
+"""The report as one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from html import escape
 
 from dirac_perfpatch.comparison import plots, words
-from dirac_perfpatch.comparison.recording import PATCHED, STOCK
 from dirac_perfpatch.comparison.report import PatchReport, Report, Row
-from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, SLOWER
-from dirac_perfpatch.comparison.tables import moment, period, states
+from dirac_perfpatch.comparison.statistics import SLOWER
+from dirac_perfpatch.comparison.tables import arm_cells, moment, period, states
 
 _STYLE = """
 :root { color-scheme: light; --ink: #111827; --soft: #4b5563; --line: #e5e7eb; }
@@ -39,26 +38,19 @@ th:first-child, td:first-child { text-align: left; }
 ul { margin: .4rem 0; padding-left: 1.2rem; }
 @media print { body { background: #fff; } section { break-inside: avoid; } }
 """
-_MICRO = "\N{MICRO SIGN}"
-_TONES = {
-    FASTER: "#0f766e",
-    SLOWER: "#b45309",
-    NO_DIFFERENCE: "#374151",
-    words.LOOK: "#b91c1c",
-    words.MIXED: "#b45309",
-}
+_TONES = {**plots.VERDICT_COLOURS, words.LOOK: "#b91c1c", words.MIXED: plots.VERDICT_COLOURS[SLOWER]}
 _READING = f"""<section><h2>How to read this</h2>
-<p>Each call ran either <em>stock</em>, as DIRAC ships it, or <em>patched</em>, by turns in the same service under the
-same load. The ratio says how many times as fast a typical patched call is: 2 means half the time, 1 means no
-difference. The interval behind it holds the true ratio in 95 of 100 comparisons, however often the report is looked
-at meanwhile. Few and restless data make it wide; of very few there is none.</p>
-<p>The unit is the window of time or the process, not the call, because calls that run together share what slows them
-down. A patch is called faster or slower when the interval leaves out 1, and not before there are some units.
-Differences below {words.percent(plots.RELEVANT)} are not waited for (the grey band).</p>
-<p class="soft">Rates of errors have exact intervals that take calls to be independent; whether the arms differ is
-judged window by window, too, and holds for all looks together. What is drawn over time is the mean of each stretch with
-two standard errors to either side. Medians and percentiles are of all calls of an arm, the ratio is of windows that ran
-side by side: where the load changed a lot the ratio is the one to trust.</p></section>"""
+<p>Each call ran either <em>stock</em>, as DIRAC ships it, or <em>patched</em>, in turns under the same load. The ratio
+says how many times as fast a typical patched call is: 2 means half the time, 1 means no difference. The interval in
+brackets contains the true ratio in 95 of 100 comparisons, no matter how often you look at the report while data come
+in. It is wide if there are few data or if they vary a lot; with very few data there is none.</p>
+<p>The statistics count windows or processes, not calls, because calls that run at the same time are slowed down by the
+same causes. A target is faster or slower if the interval excludes 1 and there are enough windows or processes.
+Differences below {words.percent(plots.RELEVANT)} (the grey band) are not worth waiting for.</p>
+<p class="soft">The intervals of error rates assume that calls are independent. The verdict on errors does not: it
+compares windows or processes, and it too holds however often you look. The plots over time show the mean of each period
+with two standard errors to either side. Medians and percentiles are of all calls of an arm; the ratio compares windows
+that ran side by side. If the load changed a lot, trust the ratio.</p></section>"""
 
 
 def as_html(report: Report) -> str:
@@ -72,8 +64,8 @@ def _page(report: Report) -> Iterator[str]:
     yield f"<title>DIRAC with and without patches</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>"
     yield "<header><h1>DIRAC with and without patches</h1>"
     if report.processes:
-        releases = ", ".join(report.releases)
-        yield f'<p class="soft">{escape(period(report))}. DIRAC {escape(releases)}. Made {moment(time.time())}.</p>'
+        read = f"{period(report)}. DIRAC {', '.join(report.releases)}. Generated {moment(time.time())}."
+        yield f'<p class="soft">{escape(read)}</p>'
     yield f'<p class="lead">{escape(words.summary(report))}</p></header>'
     overview = plots.forest([row for patch in report.patches for row in patch.rows])
     if overview:
@@ -104,15 +96,11 @@ def _patch(patch: PatchReport) -> Iterator[str]:
 def _row(row: Row) -> Iterator[str]:
     by = f' <span class="soft">by {escape(row.by)}</span>' if row.by else ""
     yield f"<h3>{escape(row.target)}{by}</h3><p>{escape(_sentence(words.verdict(row)))}</p>"
-    heads = ("", "calls", "median", "95th percentile", "99th percentile", "errors (95 % interval)")
+    heads = ("", "calls", "errors (95 % interval)", "median", "95th percentile", "99th percentile")
     yield '<div class="wide"><table><thead><tr>' + "".join(f'<th scope="col">{head}</th>' for head in heads)
     yield "</tr></thead><tbody>"
-    for arm in (STOCK, PATCHED):
-        if arm in row.arms:
-            one = row.arms[arm]
-            times = (words.seconds(value, _MICRO) for value in (one.median, one.p95, one.p99))
-            cells = (f"{one.calls:,}", *times, words.rate(one.error_rate))
-            yield f'<tr><th scope="row">{arm}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+    for arm, *cells in arm_cells(row, "\N{MICRO SIGN}"):
+        yield f'<tr><th scope="row">{arm}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
     yield "</tbody></table></div>"
     drawn = [plot for plot in (plots.quantiles(row), plots.over_time(row)) if plot]
     if drawn:

@@ -1,4 +1,4 @@
-"""The plots of the report's page, as SVG to be put into HTML."""
+"""The plots of the report's page, as SVG inside HTML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from statistics import fmean
@@ -18,31 +18,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from dirac_perfpatch.comparison import words
-from dirac_perfpatch.comparison.recording import PATCHED, STOCK
-from dirac_perfpatch.comparison.report import Point, Row
+from dirac_perfpatch.comparison.report import Row
+from dirac_perfpatch.comparison.snapshot import PATCHED, STOCK
 from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, RELEVANT, SLOWER, paired
 
-# To be told apart in grey and by the colour-blind, too.
+# Distinct in grey and for the colour-blind.
 COLOURS = {STOCK: "#6b7280", PATCHED: "#0f766e"}
-VERDICT_COLOURS = {FASTER: "#0f766e", SLOWER: "#b45309", NO_DIFFERENCE: "#374151"}
-UNDECIDED = "#9ca3af"
+_INK, UNDECIDED = "#374151", "#9ca3af"
+VERDICT_COLOURS = {FASTER: "#0f766e", SLOWER: "#b45309", NO_DIFFERENCE: _INK}
 _MARKERS = {STOCK: "s", PATCHED: "o"}
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
     "svg.hashsalt": "dirac-perfpatch",  # the same figures make the same file
-    "text.parse_math": False,  # a name is a name, also with dollars in it
+    "text.parse_math": False,  # a name may have dollars in it
     "text.usetex": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 10,
     "axes.edgecolor": "#d1d5db",
-    "axes.labelcolor": "#374151",
-    "xtick.color": "#374151",
-    "ytick.color": "#374151",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
 }
-# More dots than this are a blot, and make a page of megabytes.
+# More dots would be a blot, and a page of megabytes.
 _MOST_DOTS = 400
 _STRETCHES = 24
 _WIDEST = 100.0
@@ -58,50 +55,49 @@ def forest(rows: Sequence[Row]) -> str:
         left, right = 0.9, 1.1
         for place, (row, one) in enumerate(found):
             colour = VERDICT_COLOURS.get(row.verdict.word, UNDECIDED)
-            low, high = (min(max(bound, 1 / _WIDEST), _WIDEST) for bound in (one.low, one.high))
+            low, ratio, high = (min(max(value, 1 / _WIDEST), _WIDEST) for value in (one.low, one.value, one.high))
             axes.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
-            axes.plot([min(max(one.value, low), high)], [place], "o", color=colour, markersize=7)
-            # The axis is as long as it takes for what is known; an interval of two windows must not squeeze it all.
-            known = (low, high) if colour != UNDECIDED else (one.value, one.value)
+            axes.plot([ratio], [place], "o", color=colour, markersize=7)
+            # The axis shows known intervals whole; the wide one of two windows must not squeeze the others.
+            known = (low, high) if colour != UNDECIDED else (ratio,)
             left, right = min(left, *known), max(right, *known)
             text = f"{words.times(one)}  {row.verdict.word}"
             axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", color="#111827")
-        axes.axvline(1, color="#374151", linewidth=1)
+        axes.axvline(1, color=_INK, linewidth=1)
         axes.axvspan(1 / (1 + RELEVANT), 1 + RELEVANT, color="#f3f4f6", zorder=0)
         axes.set_yticks(range(len(found)), [f"{row.patch}: {row.target}"[:60] for row, _ in found])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(found) - 0.4, -0.6)
-        margin = (min(right, _WIDEST) / max(left, 1 / _WIDEST)) ** 0.06
-        _ratio_axis(axes, "x", max(left, 1 / _WIDEST) / margin, min(right, _WIDEST) * margin)
+        margin = (right / left) ** 0.06
+        _log_axis(axes, "x", left / margin, right * margin, "{:.4g}".format)
         axes.set_xlabel("slower with the patch  \N{LEFTWARDS ARROW}   times as fast   \N{RIGHTWARDS ARROW}  faster")
         axes.spines["left"].set_visible(False)
         return _svg(figure, "How many times as fast each call is with its patch, with 95 % intervals")
 
 
 def over_time(row: Row) -> str:
-    """The ratio window by window, and averaged over stretches of time; empty if there are fewer than two windows."""
+    """The ratio of each pair, and its mean over stretches of time; empty if there are fewer than two pairs."""
     if len(row.points) < 2:
         return ""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(4.9, 2.9)
         if len(row.points) <= _MOST_DOTS:
-            places = [_moment(point.start) for point in row.points]
-            axes.plot(places, [point.ratio for point in row.points], ".", color=COLOURS[PATCHED], alpha=0.3, mew=0)
-        shown = [point.ratio for point in row.points]
+            places, ratios = [_moment(start) for start, _ in row.points], [ratio for _, ratio in row.points]
+            axes.plot(places, ratios, ".", color=COLOURS[PATCHED], alpha=0.3, mew=0)
         for stretch in _stretches(row.points):
-            estimate = paired([math.log(point.ratio) for point in stretch])
+            estimate = paired([math.log(ratio) for _, ratio in stretch])
             if not estimate:
                 continue
-            place = _moment(fmean(point.start for point in stretch))
+            place = _moment(fmean(start for start, _ in stretch))
             low, middle, high = (math.exp(estimate.mean + errors * estimate.error) for errors in (-2, 0, 2))
             axes.plot([place, place], [low, high], color=COLOURS[PATCHED], linewidth=1.5)
             axes.plot([place], [middle], "o", color=COLOURS[PATCHED], markersize=5)
-        axes.axhline(1, color="#374151", linewidth=1)
-        # Without the outermost dots, of which a busy machine makes some that would flatten the rest.
-        shown.sort()
+        axes.axhline(1, color=_INK, linewidth=1)
+        # The axis leaves out the outermost dots: on a busy machine a few of them would flatten the rest.
+        shown = sorted(ratio for _, ratio in row.points)
         cut = len(shown) // 50
         low, high = shown[cut], shown[-1 - cut]
-        _ratio_axis(axes, "y", min(low, 0.95) / 1.05, max(high, 1.05) * 1.05)
+        _log_axis(axes, "y", min(low, 0.95) / 1.05, max(high, 1.05) * 1.05, "{:.4g}".format)
         locator = AutoDateLocator(minticks=3, maxticks=6, tz=timezone.utc)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=timezone.utc))
@@ -125,10 +121,9 @@ def quantiles(row: Row) -> str:
         axes.set_yticks(range(len(names)), list(names.values()))
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xscale("log")
         everything = times[STOCK] + times[PATCHED]
-        _ticks(axes.xaxis, min(everything) / 1.3, max(everything) * 1.3, partial(words.seconds, micro="\N{MICRO SIGN}"))
-        axes.set_xlim(min(everything) / 1.3, max(everything) * 1.3)
+        seconds = partial(words.seconds, micro="\N{MICRO SIGN}")
+        _log_axis(axes, "x", min(everything) / 1.3, max(everything) * 1.3, seconds)
         axes.grid(True, axis="x", color="#f3f4f6")
         axes.set_axisbelow(True)
         axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderpad=0)
@@ -137,7 +132,7 @@ def quantiles(row: Row) -> str:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:
-    # Not pyplot, which keeps what it made and looks for a display.
+    # Not pyplot, which keeps its figures and looks for a display.
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
@@ -146,23 +141,20 @@ def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, timezone.utc)
 
 
-def _stretches(points: Sequence[Point]) -> list[list[Point]]:
-    begin, end = points[0].start, points[-1].start
+def _stretches(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    begin, end = points[0][0], points[-1][0]
     number = min(_STRETCHES, max(1, len(points) // 6))
-    found: list[list[Point]] = [[] for _ in range(number)]
-    for point in points:
-        found[min(number - 1, int((point.start - begin) / max(end - begin, 1.0) * number))].append(point)
+    found: list[list[tuple[float, float]]] = [[] for _ in range(number)]
+    for start, ratio in points:
+        found[min(number - 1, int((start - begin) / max(end - begin, 1.0) * number))].append((start, ratio))
     return found
 
 
-def _ratio_axis(axes: Any, name: str, low: float, high: float) -> None:
+def _log_axis(axes: Any, name: str, low: float, high: float, text: Callable[[float], str]) -> None:
+    """Ticks at round figures; matplotlib's own are powers of ten, and the axis may have none."""
     getattr(axes, f"set_{name}scale")("log")
     getattr(axes, f"set_{name}lim")(low, high)
-    _ticks(getattr(axes, f"{name}axis"), low, high, lambda value: f"{value:.4g}")
-
-
-def _ticks(axis: Any, low: float, high: float, text: Any) -> None:
-    """Ticks at round figures; matplotlib's own for logarithms are powers of ten, of which there may be none."""
+    axis = getattr(axes, f"{name}axis")
     if high / low < 4:
         places = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     else:
@@ -179,7 +171,7 @@ _drawn = 0
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """The figure as an element of a page: with a title for screen readers, and names of its own."""
+    """The figure as an element of a page, with a title for screen readers and with unique names."""
     global _drawn
     _drawn += 1
     file = io.StringIO()
@@ -187,7 +179,7 @@ def _svg(figure: Figure, title: str) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # All figures of a page share one space of names, which matplotlib starts anew for each.
+    # All figures of a page share one namespace, but matplotlib starts at the same names in each.
     text = re.sub(r'\b(id="|url\(#|href="#)', rf"\1p{_drawn}-", text)
     head = f'<svg role="img" aria-label="{html.escape(title)}" '
     return text.replace("<svg ", head, 1).replace(">", f"><title>{html.escape(title)}</title>", 1)

@@ -1,11 +1,11 @@
-"""What is recorded of the calls of one target: how many, how many failed, and how long some of them took.
+"""Recording the calls of one target: how many, how many failed, and how long some of them took.
 
-The recorder is called for every call of a hot function, so it does next to nothing there: it counts, and it takes the
-time of one call in sixteen, or of each where a call takes so long that taking its time is nothing. What is measured
-waits in a queue until the journal's thread comes for it, once in a while; sketches and blocks are its business alone.
+The recorder runs in every call of a hot function, so it does little there: it counts, and times one call in sixteen, or
+each call if calls are slow enough to make that cheap. Times wait in a queue until the journal's thread puts them into
+sketches and blocks.
 
-Thread safety: callers share nothing but an ``itertools.count``, whose ``next`` is one operation, and a ``deque``, whose
-``append`` is one, too. Everything else is touched by the journal's thread only.
+Thread safety: callers share only an ``itertools.count`` and a ``deque``, whose ``next`` and ``append`` are one
+operation each. Everything else belongs to the journal's thread.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-import statistics
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import fsum
 from time import perf_counter
 from typing import Any
 
-PATCHED, STOCK = "patched", "stock"
-ARMS = (PATCHED, STOCK)
+from dirac_perfpatch.comparison.snapshot import ARMS, MOST_BLOCKS, PATCHED, STOCK, Block, Series, Sketch
 
-# Calls of which one is timed, less one: a power of two, less one, so that it serves as a mask.
+# One call in sixteen is timed: the mask of the call's number that must be 0.
 _SELDOM = 15
-# A call that takes at least so many seconds is timed each time: that costs 0.3 us.
+# Seconds; slower calls are timed each time, which costs 0.3 us.
 _SLOW = 100e-6
-# Times that may wait for the journal. At a hundred thousand calls a second these are ten seconds.
+# Times that may wait for the journal: ten seconds of a hundred thousand calls a second.
 _MOST_WAITING = 65536
 # Half the relative width of a bin of the sketch.
 ACCURACY = 0.01
+
+Function = Callable[..., Any]
 
 
 @functools.lru_cache(maxsize=1)
@@ -39,15 +40,16 @@ def _mapping() -> Any:
     return LogarithmicMapping(ACCURACY)
 
 
+def _median(values: Sequence[float]) -> float:
+    # Not that of statistics, which imports decimal and fractions into the host.
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
 class ArmRecord:
-    """The calls of one target in one arm.
+    """The calls of one target in one arm; arguments as in :class:`Recorder`."""
 
-    Args:
-        function: What is called in this arm.
-        check: Called for a sample of calls, after they were timed; see :class:`Recorder`. None in the stock arm.
-    """
-
-    def __init__(self, function: Callable[..., Any], check: Callable[..., Any] | None) -> None:
+    def __init__(self, function: Function, check: Function | None) -> None:
         self.function = function
         self.tick = itertools.count().__next__
         self.failed = itertools.count().__next__
@@ -55,14 +57,14 @@ class ArmRecord:
         self.mask = _SELDOM
         self.next_check = 0 if check else -1
         self._check = check
-        self._looks = 0  # how often tick and failed were called to read them
+        self._looks = 0  # calls of tick and failed that only read them
         self.calls = self.errors = self.timed = 0
         self.seconds = 0.0
-        self._bins: Counter[int] = Counter()  # of the sketch: two are merged by adding their bins
+        self._bins: Counter[int] = Counter()
         self._zero = 0
 
     def timed_call(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make a call, take its time, and perhaps have its answer compared with stock's."""
+        """Make a call, time it, and perhaps check its answer against stock."""
         start = perf_counter()
         answer = self.function(*args, **kwargs)
         self.waiting.append(perf_counter() - start)
@@ -71,11 +73,7 @@ class ArmRecord:
         return answer
 
     def settle(self) -> list[float]:
-        """Count up to now, and put what waits into the sketch. In the journal's thread.
-
-        Returns:
-            The times that were waiting, in seconds.
-        """
+        """Bring counts and sketch up to date; returns the new times, in seconds. In the journal's thread."""
         self.calls, self.errors = self.tick() - self._looks, self.failed() - self._looks
         self._looks += 1
         times = [self.waiting.popleft() for _ in range(len(self.waiting))]
@@ -85,67 +83,46 @@ class ArmRecord:
             key = _mapping().key
             self._bins.update(key(seconds) for seconds in times if seconds > 0)
             self._zero += times.count(0.0)
-            self.mask = 0 if statistics.median(times) >= _SLOW else _SELDOM
+            self.mask = 0 if _median(times) >= _SLOW else _SELDOM
         return times
 
-    def as_dict(self) -> dict[str, Any]:
-        """The totals, for a snapshot. After :meth:`settle`."""
-        return {
-            "calls": self.calls,
-            "errors": self.errors,
-            "timed": self.timed,
-            "seconds": self.seconds,
-            "sketch": {
-                "accuracy": ACCURACY,
-                "zero": self._zero,
-                "bins": {str(key): count for key, count in sorted(self._bins.items())},
-            },
-        }
+    def series(self, patch: str, target: str, arm: str) -> Series:
+        """The totals. After :meth:`settle`."""
+        sketch = Sketch(ACCURACY, self._zero, dict(sorted(self._bins.items())))
+        return Series(patch, target, arm, self.calls, self.errors, self.timed, self.seconds, sketch)
 
 
 class Recorder:
-    """One target under comparison: its two arms, and what stands in for it.
+    """One target under comparison: the records of both arms, and what is called instead of it.
 
     Args:
         patch: The name of the patch.
-        target: What is called, as it is shown.
+        target: The name of the target.
         ours: The patched function.
         original: The host's function.
-        check: Called with (record, number of the call, answer, arguments, keyword arguments) for a sample of the calls
-            in the patched arm; returns what the caller gets. None: nothing is compared.
+        check: Called for a sample of the patched calls with (record, number of the call, answer, arguments, keyword
+            arguments); returns what the caller gets. None: nothing is checked.
     """
 
-    def __init__(
-        self,
-        patch: str,
-        target: str,
-        ours: Callable[..., Any],
-        original: Callable[..., Any],
-        check: Callable[..., Any] | None = None,
-    ) -> None:
+    def __init__(self, patch: str, target: str, ours: Function, original: Function, check: Function | None = None):
         self.patch, self.target = patch, target
         self._functions = {PATCHED: (ours, check), STOCK: (original, None)}
-        self.blocks: deque[dict[str, Any]] = deque(maxlen=1000)
+        self.blocks: deque[Block] = deque(maxlen=MOST_BLOCKS)
         self._by_call = False
         self.renew()
 
     def renew(self) -> None:
-        """Begin at zero, as in a child of a fork."""
-        # In windows that are not compared calls have records of their own: one that begins there and ends in a compared
-        # window must not be found in that, since the other arm's windows never follow windows of their own.
+        """Begin at zero."""
+        # Windows that are not compared have their own records (rests). A call may begin there and end in a compared
+        # window; if that window counted it, only one arm would get such calls.
         self.arms, self.rests = ({arm: ArmRecord(*self._functions[arm]) for arm in ARMS} for _ in range(2))
         self.now = self.arms[STOCK]
         self._before = dict.fromkeys(ARMS, (0, 0))
         self._block_times: dict[str, list[float]] = {arm: [] for arm in ARMS}
         self.blocks.clear()
 
-    def stand_in(self, pick: Callable[[], bool] | None) -> Callable[..., Any]:
-        """What is called instead of the target.
-
-        Args:
-            pick: Says for each call whether it runs patched; None if all calls run in the arm of the moment.
-        """
-
+    def stand_in(self, pick: Callable[[], bool] | None) -> Function:
+        """What is called instead of the target. ``pick`` decides if a call runs patched; None: in the current arm."""
         self._by_call = pick is not None
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -166,22 +143,15 @@ class Recorder:
         return recorded
 
     def settle(self) -> None:
-        """Collect what was recorded since the last time. In the journal's thread."""
+        """Bring counts and times up to date. In the journal's thread."""
         for arm in ARMS:
             self._block_times[arm] += self.arms[arm].settle()
             self.rests[arm].settle()
 
     def end_block(self, block: int, pair: int, start: float, seconds: float) -> None:
-        """Close a block of time, in the journal's thread: a row for each arm that had calls in it.
-
-        Args:
-            block: Its number.
-            pair: The number of the pair of neighbours that it belongs to.
-            start: When it began, as ``time.time()``.
-            seconds: How long it was.
-        """
+        """End a window: a block for each arm with calls; arguments as in :class:`Block`. In the journal's thread."""
         self.settle()
-        if self._by_call:  # compare equally many: the median of few is not that of many
+        if self._by_call:  # compare equally many: if times are skewed, the median of few is biased
             fewest = min(map(len, self._block_times.values()))
             self._block_times = {arm: random.sample(times, fewest) for arm, times in self._block_times.items()}
         for arm, record in self.arms.items():
@@ -189,27 +159,14 @@ class Recorder:
             times, self._block_times[arm] = self._block_times[arm], []
             self._before[arm] = (record.calls, record.errors)
             if calls:
-                self.blocks.append(
-                    {
-                        "patch": self.patch,
-                        "target": self.target,
-                        "arm": arm,
-                        "block": block,
-                        "pair": pair,
-                        "start": start,
-                        "seconds": seconds,
-                        "calls": calls,
-                        "errors": errors,
-                        "timed": len(times),
-                        "mean": statistics.fmean(times) if times else None,
-                        "median": statistics.median(times) if times else None,
-                    }
-                )
+                window = (self.patch, self.target, arm, block, pair, start, seconds)
+                mean, median = (fsum(times) / len(times), _median(times)) if times else (0.0, 0.0)
+                self.blocks.append(Block(*window, calls, errors, len(times), mean, median))
 
-    def series(self) -> list[dict[str, Any]]:
-        """The totals of both arms, in one or two parts, for a snapshot. After :meth:`settle`."""
+    def series(self) -> list[Series]:
+        """The totals of both arms, in one or two parts. After :meth:`settle`."""
         return [
-            {"patch": self.patch, "target": self.target, "arm": arm, **record.as_dict()}
+            record.series(self.patch, self.target, arm)
             for records in (self.arms, self.rests)
             for arm, record in records.items()
             if record.calls

@@ -1,4 +1,4 @@
-"""What the spools say of each patch: calls, times and errors of both arms, the ratio, and a verdict."""
+"""The figures of a report: for each patch and target the calls, times and errors of both arms, ratio and verdict."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from typing import NamedTuple
 from ddsketch import DDSketch
 from ddsketch.mapping import LogarithmicMapping
 
-from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK
-from dirac_perfpatch.comparison.spool_reading import Block, Gathered, Series, Snapshot, printable
-from dirac_perfpatch.comparison.statistics import (
-    NOT_COMPARED,
-    Estimate,
-    Interval,
-    Verdict,
-    between,
-    error_shares,
-    errors_differ,
-    judge,
-    of_sums,
-    paired,
-    rate,
-    ratio,
+from dirac_perfpatch.comparison import statistics
+from dirac_perfpatch.comparison.snapshot import (
+    ARMS,
+    BY_PROCESS,
+    BY_TIME,
+    PATCHED,
+    STOCK,
+    Block,
+    Series,
+    Snapshot,
+    printable,
 )
+from dirac_perfpatch.comparison.spool_reading import Gathered
+from dirac_perfpatch.comparison.statistics import Estimate, Interval, Verdict
+from dirac_perfpatch.patching import FAILED, TRIPPED
+from dirac_perfpatch.toggles import AB
 
-# States in which a patch is not what the operator wanted it to be.
-TROUBLES = ("tripped", "failed")
-# Windows are of one length if the shorter has at least so much of the longer; the journal's thread may be late.
+# States of a patch that the operator does not want.
+TROUBLES = (TRIPPED, FAILED)
+# Windows count as equally long if the shorter is at least this part of the longer; the journal's thread may be late.
 _ALIKE = 0.9
 
 
 @dataclass(frozen=True)
 class Arm:
-    """The calls of a target in one arm; the quantiles in seconds, of the calls that were timed, None if none was."""
+    """The calls of a target in one arm; quantiles in seconds, None if no call was timed."""
 
     calls: int
     errors: int
@@ -49,47 +49,25 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Point:
-    """The ratio in one pair of windows, or in one window; the start in seconds since 1970."""
-
-    start: float
-    ratio: float
-
-
-@dataclass(frozen=True)
 class Row:
-    """One target.
-
-    Args:
-        patch: The patch's name.
-        target: The target's name.
-        by: How calls got their arm: time, call or process; empty where nothing was compared.
-        arms: By name of the arm; one without calls is not there.
-        ratio: How many times faster a typical call (the median) is with the patch.
-        mean_ratio: The same of the mean, which shows what is won in total.
-        verdict: On the typical call.
-        total: On the mean.
-        more_seconds: About how long it takes until there are data enough, if there are not and if waiting helps.
-        errors: ``more`` or ``fewer`` if the patched arm has certainly more or fewer errors, else empty.
-        points: The ratio over time.
-    """
+    """One target."""
 
     patch: str
     target: str
-    by: str
-    arms: Mapping[str, Arm]
-    ratio: Interval | None
-    mean_ratio: Interval | None
-    verdict: Verdict
-    total: Verdict
-    more_seconds: float | None
-    errors: str
-    points: tuple[Point, ...] = field(repr=False)
+    by: str  # what has an arm: time, call or process; empty if nothing was compared
+    arms: Mapping[str, Arm]  # an arm without calls is missing
+    ratio: Interval | None  # how many times as fast a typical call (the median) is with the patch
+    mean_ratio: Interval | None  # the same of the mean, which shows what is saved in total
+    verdict: Verdict  # on the typical call
+    total: Verdict  # on the mean
+    more_seconds: float | None  # about how long to wait for enough data; None if it is enough or waiting does not help
+    errors: str  # MORE or FEWER if the patched arm certainly has more or fewer errors, else empty
+    points: tuple[tuple[float, float], ...] = field(repr=False)  # start and ratio of each pair
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What processes of one arm took, on average: CPU seconds, the share of a core while they ran, and memory."""
+    """What a process of one arm uses on average."""
 
     processes: int
     cpu_seconds: float
@@ -110,38 +88,24 @@ class Trouble:
 
 @dataclass(frozen=True)
 class PatchReport:
-    """One patch.
-
-    Args:
-        patch: Its name.
-        states: How many processes have it in which state.
-        troubles: The processes that need to be looked at.
-        failures: How often its own code failed.
-        checked: Answers that were compared with those of the stock host.
-        differences: Those that were not the same.
-        events: What the patch itself counts.
-        usage: Of the processes of each arm, where processes are arms.
-        cpu_ratio: How many times less CPU time the patched processes take, where processes are arms.
-        memory_ratio: How many times less memory they take.
-        rows: Its targets.
-    """
+    """One patch."""
 
     patch: str
-    states: Mapping[str, int]
+    states: Mapping[str, int]  # number of processes
     troubles: tuple[Trouble, ...]
-    failures: int
-    checked: int
-    differences: int
-    events: Mapping[str, int]
-    usage: Mapping[str, Usage]
-    cpu_ratio: Interval | None
+    failures: int  # of the patch's own code
+    checked: int  # answers that were compared with those of the stock host
+    differences: int  # those that were not the same
+    events: Mapping[str, int]  # what the patch itself counts
+    usage: Mapping[str, Usage]  # by arm, if processes are compared
+    cpu_ratio: Interval | None  # stock over patched
     memory_ratio: Interval | None
     rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
 class Report:
-    """All of it; the times in seconds since 1970."""
+    """The whole report; times in seconds since 1970."""
 
     folders: tuple[str, ...]
     processes: int
@@ -155,34 +119,24 @@ class Report:
 
 
 class _Pair(NamedTuple):
-    """Stock and patched in what belongs together.
-
-    Args:
-        start: When it began.
-        end: When it was over.
-        median: The difference of the logarithms of the medians; None if it cannot be told.
-        mean: Both means, with the weight that the pair has; None if an arm has no timed call.
-        errors: The patched arm's part of the errors, and its mean if arms are alike; None without errors.
-    """
+    """Stock and patched side by side: in the two windows of a pair or, by call, in one window."""
 
     start: float
     end: float
-    median: float | None
-    mean: tuple[float, float] | None
-    errors: tuple[float, float] | None
+    median: float | None  # logarithm of stock minus that of patched; None if they cannot be compared
+    mean: tuple[float, float] | None  # stock and patched, times the weight of the pair
+    errors: tuple[float, float] | None  # the patched arm's part, and what it is if the arms are alike
 
 
-class _Estimates(NamedTuple):
-    median: Estimate | None
-    mean: Estimate | None
-    errors: str
+# A process and its blocks of a target.
+_OfProcess = tuple[Snapshot, list[Block]]
 
 
 def build(folders: Sequence[str], gathered: Gathered) -> Report:
     """Work out the report.
 
     Args:
-        folders: Where the snapshots were read, to be shown.
+        folders: Where the snapshots were read; only shown.
         gathered: The snapshots.
     """
     snapshots = gathered.snapshots
@@ -210,7 +164,8 @@ def _patch(name: str, snapshots: Sequence[Snapshot]) -> PatchReport:
     events: Counter[str] = Counter()
     for one in snapshots:
         events.update(one.events.get(name, {}))
-    processes = [one for one in having if _by(one, name) == "process"]
+    processes = [one for one in having if _by(one, name) == BY_PROCESS]
+    arms = {arm: [one for one in processes if one.patches[name].arm == arm] for arm in ARMS}
     return PatchReport(
         name,
         dict(Counter(state.state for state in states).most_common()),
@@ -223,65 +178,49 @@ def _patch(name: str, snapshots: Sequence[Snapshot]) -> PatchReport:
         sum(state.checked for state in states),
         sum(state.differences for state in states),
         dict(sorted(events.items())),
-        {arm: usage for arm in ARMS if (usage := _usage([p for p in processes if p.patches[name].arm == arm]))},
-        _processes_ratio(name, {_process(p): cores for p in processes if (cores := _cores(p)) > 0}, processes),
-        _processes_ratio(name, {_process(p): float(p.resident_bytes) for p in processes}, processes),
+        {arm: _usage(those) for arm, those in arms.items() if those},
+        _processes_ratio(name, [(one, _cores(one)) for one in processes]),
+        _processes_ratio(name, [(one, one.resident_bytes) for one in processes]),
         tuple(_rows(name, snapshots)),
     )
 
 
 def _by(snapshot: Snapshot, patch: str) -> str:
     state = snapshot.patches.get(patch)
-    return state.by if state and state.mode == "ab" else ""
-
-
-def _process(snapshot: Snapshot) -> tuple[str, int, float]:
-    return snapshot.host, snapshot.pid, snapshot.started
+    return state.by if state and state.mode == AB else ""
 
 
 def _cores(snapshot: Snapshot) -> float:
     return snapshot.cpu_seconds / max(snapshot.written - snapshot.started, 1.0)
 
 
-def _usage(processes: Sequence[Snapshot]) -> Usage | None:
-    if not processes:
-        return None
-    return Usage(
-        len(processes),
-        fmean(one.cpu_seconds for one in processes),
-        fmean(map(_cores, processes)),
-        fmean(one.resident_bytes for one in processes),
-    )
+def _usage(processes: Sequence[Snapshot]) -> Usage:
+    cpu_seconds, memory = (fmean(getattr(one, key) for one in processes) for key in ("cpu_seconds", "resident_bytes"))
+    return Usage(len(processes), cpu_seconds, fmean(map(_cores, processes)), memory)
 
 
-def _processes_ratio(
-    patch: str, values: Mapping[tuple[str, int, float], float], processes: Sequence[Snapshot]
-) -> Interval | None:
-    logarithms = {process: math.log(value) for process, value in values.items() if value > 0}
-    return ratio(between(process_units(patch, processes, logarithms)))
+def _processes_ratio(patch: str, values: Iterable[tuple[Snapshot, float]]) -> Interval | None:
+    units = process_units(patch, [(one, math.log(value)) for one, value in values if value > 0])
+    return statistics.ratio(statistics.between(units))
 
 
-def process_units(
-    patch: str, processes: Iterable[Snapshot], values: Mapping[tuple[str, int, float], float]
-) -> dict[str, tuple[list[float], list[float]]]:
-    """What can be compared where each process is in one arm.
+def process_units(patch: str, values: Iterable[tuple[Snapshot, float]]) -> dict[str, tuple[list[float], list[float]]]:
+    """The units of a comparison by process.
 
-    The arm follows from host and component, so that all processes of a component on a host share it, and share that
-    host's hardware and load, too: together they are one unit, their mean. Only where both arms are found within a
-    component of a host were they given process by process, and each process is a unit.
+    Host and component decide the arm, so all processes of a component on a host share it, and share the host's hardware
+    and load: together they are one unit, with the mean as its value. If a component has both arms on one host, they
+    were pinned process by process, and each process is a unit.
 
     Args:
         patch: The patch's name.
-        processes: Those in which it is compared by process.
-        values: By process, those that have one.
+        values: Processes that compare it by process, each with its value.
 
     Returns:
-        The values of the units in stock and in patched, by component.
+        By component, the values of the units in stock and in patched.
     """
     places: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for one in processes:
-        value = values.get(_process(one))
-        if value is not None and one.patches[patch].arm in ARMS:
+    for one, value in values:
+        if one.patches[patch].arm in ARMS:
             places[one.host, one.component][one.patches[patch].arm].append(value)
     units: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for (_, component), arms in places.items():
@@ -292,9 +231,9 @@ def process_units(
 
 
 def _rows(patch: str, snapshots: Sequence[Snapshot]) -> Iterable[Row]:
-    # The rows of a process are sorted by target once: there may be a thousand in each of thousands of processes.
+    # Blocks are sorted by target once: there may be a thousand in each of thousands of processes.
     series: dict[tuple[str, str], list[Series]] = defaultdict(list)
-    blocks: dict[tuple[str, str], list[tuple[Snapshot, list[Block]]]] = defaultdict(list)
+    blocks: dict[tuple[str, str], list[_OfProcess]] = defaultdict(list)
     windows: dict[str, float] = {"": 0.0}
     for snapshot in snapshots:
         by = _by(snapshot, patch)
@@ -314,45 +253,39 @@ def _rows(patch: str, snapshots: Sequence[Snapshot]) -> Iterable[Row]:
 
 
 def _row(
-    patch: str,
-    target: str,
-    by: str,
-    series: Sequence[Series],
-    blocks: Sequence[tuple[Snapshot, list[Block]]],
-    window: float,
+    patch: str, target: str, by: str, series: Sequence[Series], blocks: Sequence[_OfProcess], window: float
 ) -> Row:
     arms = {arm: _arm(those) for arm in ARMS if (those := [one for one in series if one.arm == arm])}
     if not by:
-        nothing = Verdict(NOT_COMPARED)
+        nothing = Verdict(statistics.NOT_COMPARED)
         return Row(patch, target, by, arms, None, None, nothing, nothing, None, "", ())
     pairs = [pair for _, those in blocks for pair in pairs_of(those, by)]
     pairs.sort(key=lambda pair: pair.start)
-    estimates = _of_processes(patch, blocks) if by == "process" else _of_pairs(pairs)
-    verdict = judge(estimates.median, by)
+    median, mean, errors = _of_processes(patch, blocks) if by == BY_PROCESS else _of_pairs(pairs)
+    verdict = statistics.judge(median, by)
     return Row(
         patch,
         target,
         by,
         arms,
-        ratio(estimates.median),
-        ratio(estimates.mean),
+        statistics.ratio(median),
+        statistics.ratio(mean),
         verdict,
-        judge(estimates.mean, by),
-        verdict.more * _seconds_per_unit(by, pairs, window) if verdict.more and by != "process" else None,
-        estimates.errors,
-        tuple(Point(p.start, math.exp(p.median)) for p in pairs if p.median is not None),
+        statistics.judge(mean, by),
+        verdict.more * _seconds_per_unit(by, pairs, window) if verdict.more and by != BY_PROCESS else None,
+        errors,
+        tuple((p.start, math.exp(p.median)) for p in pairs if p.median is not None),
     )
 
 
 def pairs_of(blocks: Iterable[Block], by: str) -> list[_Pair]:
-    """What belongs together among the blocks of a target in one process: the windows of a pair, or both arms' calls
-    in a window. What has only one arm, because the other had no calls, is left out."""
-    if by == "process":
+    """The pairs among the blocks of a target in one process; a block without a counterpart is left out."""
+    if by == BY_PROCESS:
         return []
     groups: dict[int, dict[str, Block]] = defaultdict(dict)
     for block in blocks:
-        group = groups[block.pair if by == "time" else block.block]
-        # A call that comes as its window ends may be a row of its own in the next.
+        group = groups[block.pair if by == BY_TIME else block.block]
+        # A call at the very end of a window may have a block of its own in the next.
         if block.arm not in group or group[block.arm].calls < block.calls:
             group[block.arm] = block
     pairs = (_pair(arms[STOCK], arms[PATCHED], by) for arms in groups.values() if len(arms) == 2)
@@ -360,18 +293,18 @@ def pairs_of(blocks: Iterable[Block], by: str) -> list[_Pair]:
 
 
 def _pair(stock: Block, patched: Block, by: str) -> _Pair | None:
-    """None if the windows are not of one length: then even arms that are alike may differ."""
+    """None if the windows are not equally long: then equal arms may differ."""
     both = (stock, patched)
     lengths = [one.seconds for one in both]
     if min(lengths) < _ALIKE * max(lengths) or not all(one.calls for one in both):
         return None
-    # For the same reason: by call, one arm may have fewer calls than the other by design.
-    timed = (stock.timed == patched.timed or by == "time") and all(one.timed for one in both)
-    # The weight of Mantel and Haenszel, because windows with few calls say little.
+    # For the same reason: by call, earlier versions timed more calls in the arm with the larger share.
+    timed = (stock.timed == patched.timed or by == BY_TIME) and all(one.timed for one in both)
+    # The weight of Mantel and Haenszel: windows with few calls say little.
     weight = stock.timed * patched.timed / (stock.timed + patched.timed) if timed else 0.0
-    # By time it is the windows that could be exchanged, by call it is each call.
-    failed = [one.errors / one.calls if by == "time" else one.errors for one in both]
-    expected = 0.5 if by == "time" else patched.calls / (stock.calls + patched.calls)
+    # What could be exchanged is the windows by time, and each call by call.
+    failed = [one.errors / one.calls if by == BY_TIME else one.errors for one in both]
+    expected = 0.5 if by == BY_TIME else patched.calls / (stock.calls + patched.calls)
     return _Pair(
         min(one.start for one in both),
         max(one.start + one.seconds for one in both),
@@ -381,51 +314,51 @@ def _pair(stock: Block, patched: Block, by: str) -> _Pair | None:
     )
 
 
-def _logarithms(blocks: Iterable[Block], key: str) -> list[float]:
-    values = (getattr(one, key) for one in blocks if one.timed)
-    return [math.log(value) for value in values if value > 0]
-
-
-def _of_pairs(pairs: Sequence[_Pair]) -> _Estimates:
-    return _Estimates(
-        paired([pair.median for pair in pairs if pair.median is not None]),
-        of_sums([pair.mean for pair in pairs if pair.mean is not None]),
-        errors_differ(pair.errors for pair in pairs if pair.errors is not None),
+def _of_pairs(pairs: Sequence[_Pair]) -> tuple[Estimate | None, Estimate | None, str]:
+    """Estimates of median and mean, and whether errors differ."""
+    return (
+        statistics.paired([pair.median for pair in pairs if pair.median is not None]),
+        statistics.of_sums([pair.mean for pair in pairs if pair.mean is not None]),
+        statistics.errors_differ(pair.errors for pair in pairs if pair.errors is not None),
     )
 
 
-def _of_processes(patch: str, blocks: Sequence[tuple[Snapshot, list[Block]]]) -> _Estimates:
-    processes = [snapshot for snapshot, _ in blocks]
-    values: dict[str, dict[tuple[str, int, float], float]] = {"median": {}, "mean": {}, "errors": {}}
+def _of_processes(patch: str, blocks: Sequence[_OfProcess]) -> tuple[Estimate | None, Estimate | None, str]:
+    """As :func:`_of_pairs`."""
+    values: dict[str, list[tuple[Snapshot, float]]] = {"median": [], "mean": [], "errors": []}
     for snapshot, those in blocks:
-        # A process that was pinned to the other arm by an earlier toggle may have blocks of it, too.
+        # If its toggles changed, a process may also have blocks of the other arm.
         own = [one for one in those if one.arm == snapshot.patches[patch].arm]
         for key in ("median", "mean"):
-            if logarithms := _logarithms(own, key):
-                values[key][_process(snapshot)] = fmean(logarithms)
-        calls = sum(one.calls for one in own)
-        if calls:
-            values["errors"][_process(snapshot)] = sum(one.errors for one in own) / calls
-    median, mean, errors = (process_units(patch, processes, found) for found in values.values())
-    return _Estimates(between(median), between(mean), errors_differ(error_shares(errors)))
+            times = [getattr(one, key) for one in own if one.timed]
+            if logarithms := [math.log(seconds) for seconds in times if seconds > 0]:
+                values[key].append((snapshot, fmean(logarithms)))
+        if calls := sum(one.calls for one in own):
+            values["errors"].append((snapshot, sum(one.errors for one in own) / calls))
+    median, mean, errors = (process_units(patch, found) for found in values.values())
+    return (
+        statistics.between(median),
+        statistics.between(mean),
+        statistics.errors_differ(statistics.error_shares(errors)),
+    )
 
 
 def _arm(series: Sequence[Series]) -> Arm:
     calls, errors, timed = (sum(getattr(one, key) for one in series) for key in ("calls", "errors", "timed"))
     sketch = merged(series)
     quantiles = (sketch.get_quantile_value(quantile) for quantile in (0.5, 0.95, 0.99))
-    # A process may be read while it counts: an error is never counted before its call, but a file may be damaged.
-    return Arm(calls, errors, timed, rate(min(errors, calls), calls), *quantiles)
+    # A damaged file may have more errors than calls.
+    return Arm(calls, errors, timed, statistics.rate(min(errors, calls), calls), *quantiles)
 
 
 def merged(series: Iterable[Series]) -> DDSketch:
-    """One sketch of all calls that the sketches were made of, with the accuracy of the least accurate."""
+    """The merged sketches, with the accuracy of the least accurate one."""
     bins: dict[float, Counter[int]] = defaultdict(Counter)
     zero = 0.0
     for one in series:
-        zero += one.zero
-        # In bins, which are few, before any of it is put into a sketch: there may be thousands of processes.
-        bins[one.accuracy].update(one.bins)
+        zero += one.sketch.zero
+        # As bins, which are few, before they are put into a sketch: there may be thousands of processes.
+        bins[one.sketch.accuracy].update(one.sketch.bins)
     sketch = DDSketch(max(bins, default=None))
     if zero:
         sketch.add(0.0, zero)
@@ -438,8 +371,8 @@ def merged(series: Iterable[Series]) -> DDSketch:
 
 
 def _seconds_per_unit(by: str, pairs: Sequence[_Pair], window: float) -> float:
-    """How long it takes all processes together to get one more."""
+    """How long all processes together take for one more pair."""
     usable = [pair for pair in pairs if pair.median is not None]
     if not usable:
-        return 2 * window if by == "time" else window
+        return 2 * window if by == BY_TIME else window
     return (max(pair.end for pair in usable) - usable[0].start) / len(usable)

@@ -1,4 +1,4 @@
-"""The comparisons of this process: how one is begun, and what a snapshot says besides the figures."""
+"""The comparisons of this process: beginning one, and describing the process in its snapshots."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from dirac_perfpatch.comparison.arms import Comparison, arm_of_process
 from dirac_perfpatch.comparison.journal import Journal
+from dirac_perfpatch.comparison.snapshot import State
 from dirac_perfpatch.comparison.spool import component, host_name
 from dirac_perfpatch.notices import say_once
 from dirac_perfpatch.patching import Switch
@@ -29,46 +30,43 @@ class Comparisons:
         self._journal = Journal("", self._describe)
 
     def begin(self, switch: Switch, toggle: Toggle, check_one_in: int, spool: str | None) -> None:
-        """Put a patch on in comparison with stock; without, if that cannot be done here. Never raises.
+        """Put a patch on and compare it with stock. If it cannot be compared, it is just put on. Never raises.
 
         Args:
             switch: Of the patch; it is off.
-            toggle: Of the patch: ``by``, ``share`` and ``window_seconds`` divide its calls.
-            check_one_in: Of so many calls in the patched arm one is compared with stock; 0 for none.
-            spool: The folder for what is recorded; None if nobody knows one.
+            toggle, check_one_in: As for :class:`Comparison`.
+            spool: The folder for snapshots; None if it is not known.
         """
         comparison = None
         try:
-            import ddsketch.mapping  # noqa: F401  # now, and not in the middle of a call
+            import ddsketch.mapping  # noqa: F401  # here, not in the middle of a call
 
-            patch = switch.patch.name
-            patched = arm_of_process(patch, host_name(), component(sys.argv), toggle.share, os.environ)
+            patched = arm_of_process(switch.patch.name, host_name(), component(sys.argv), toggle.share, os.environ)
             comparison = Comparison(switch.patch, switch.guard, toggle, check_one_in, patched)
             self._journal_in(spool).add(comparison)
         except Exception as error:
             say_once(
-                f"{switch.patch.name}: cannot be compared with stock: {type(error).__name__}: {error}; it is on "
-                "instead (a comparison needs what dirac-perfpatch[ab] brings)"
+                f"{switch.patch.name}: cannot be compared with stock, so it is on: {type(error).__name__}: {error} "
+                "(a comparison needs dirac-perfpatch[ab])"
             )
             comparison = None
         switch.put_on(comparison)
 
     def write_states(self, spool: str | None, last: bool) -> None:
-        """Leave snapshots from now on, also if nothing is compared: a patch has tripped.
+        """Write snapshots from now on, even if nothing is compared, because a patch has tripped.
 
         Args:
             spool: As for :meth:`begin`.
-            last: The process ends. Then the calling thread writes, unless the journal's does so anyway.
+            last: The process ends: the calling thread writes, unless the journal's thread does anyway.
 
         Raises:
-            LookupError: Nobody knows a folder.
+            LookupError: The folder is not known.
         """
         self._journal_in(spool).show(last)
 
     def _journal_in(self, spool: str | None) -> Journal:
-        """The journal, which moves when the folder changes."""
         if spool is None:
-            raise LookupError("nobody says where the spool is: set comparison.spool")
+            raise LookupError("the folder of the spool is not known: set comparison.spool")
         self._journal.folder = spool
         return self._journal
 
@@ -76,7 +74,7 @@ class Comparisons:
         patches, events = {}, {}
         for name, switch in list(self._switches.items()):
             entry = switch.status()
-            patches[name] = {key: entry[key] for key in ("state", "reason", "failures", "mode")}
+            patches[name] = State(entry["state"], entry["reason"], entry["mode"], entry["failures"])
             if counted := switch.guard.events:
                 events[name] = counted
         versions = {"release": _version("DIRAC"), "plugin": _version("dirac-perfpatch")}

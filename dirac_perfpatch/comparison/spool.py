@@ -1,10 +1,10 @@
-"""The folder in which each process under comparison leaves what it has recorded, one file per process.
+"""The spool: a folder with one snapshot per process.
 
-A file is written anew and renamed, so a reader gets all of it or the one before, and a process that is killed leaves
-nothing that anybody has to wait for. Who writes also cleans: what dead processes have left half written, files that
-are a week old, and the oldest ones if there are too many.
+A snapshot is replaced as a whole (written, then renamed), so a reader gets the old or the new one, and a killed process
+blocks nobody. Writers also clean up: half-written files of dead processes, files older than a week, and the oldest
+files if there are too many.
 
-A folder that others can write to is left alone: what they put there would be followed, waited for, or believed.
+A folder that others can write to is not used: they could plant links, pipes or false snapshots.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-FORMAT = 1
+from dirac_perfpatch.comparison.snapshot import Snapshot
+
 _MOST_FILES = 2000
 _KEPT_SECONDS = 7 * 86400.0
 _HALF_WRITTEN_SECONDS = 600.0
-# A host, a process, and the nanosecond in which that began; while it is being written, hidden and with more behind it.
+# Host, process number, and the nanosecond of its start; a half-written file is hidden and has a suffix.
 _WHOLE = re.compile(r"[^.].*\.\d+\.\d{19}\.json", re.ASCII)
 _HALF = re.compile(r"\..+\.\d+\.\d{19}\.json\.\w+", re.ASCII)
 # DIRAC's own programs whose first argument says what they run.
@@ -35,30 +36,21 @@ _COMPONENT = re.compile(r"\w+/\w+", re.ASCII)
 
 
 def default_folder(root: str | None) -> str | None:
-    """Where the spool of an installation is unless the toggles name a folder.
-
-    Args:
-        root: The root of the DIRAC installation, or None if it is not known.
-
-    Returns:
-        ``var/perfpatch-spool`` below the root; None without a root.
-    """
+    """The spool if the toggles name none: below the root of the DIRAC installation; None if that is not known."""
     return os.path.join(root, "var", "perfpatch-spool") if root else None
 
 
 def host_name() -> str:
-    """The name of this host, as files and reports have it."""
+    """The name of this host in file names and reports."""
     return socket.gethostname() or "localhost"
 
 
 def component(argv: Sequence[str]) -> str:
-    """What runs in this process. All can read it, so of other programs no argument is told: it may be a password.
-
-    Args:
-        argv: Of the process.
+    """What runs in this process, by its ``argv``.
 
     Returns:
-        ``System/Name`` if the program is one of DIRAC's that run services, agents or executors, else its name.
+        ``System/Name`` if the program runs DIRAC services, agents or executors, else the program's name. Everybody can
+        read it, so it has no other argument: that may be a password.
     """
     program = os.path.basename(argv[0]) if argv else ""
     if program in _LAUNCHERS:
@@ -67,41 +59,40 @@ def component(argv: Sequence[str]) -> str:
 
 
 class Spool:
-    """This process's file in a spool."""
+    """The snapshot file of this process."""
 
     def __init__(self) -> None:
         self.started = time.time()
         self._name = f"{host_name()}.{os.getpid()}.{time.time_ns()}.json"
 
-    def write(self, folder: str, content: dict[str, Any], ended: bool) -> bool:
+    def write(self, folder: str, content: Mapping[str, Any], ended: bool) -> bool:
         """Replace the process's file.
 
         Args:
-            folder: The spool; made if it is not there.
-            content: What is to be in it, besides who has written it.
-            ended: Whether this is the last time.
+            folder: The spool; created if missing.
+            content: The fields of the snapshot, besides those that describe this process.
+            ended: Whether this is the last snapshot.
 
         Returns:
-            False if the folder is the business of somebody else, and nothing was written.
+            False if nothing was written because the folder belongs to somebody else and is not writable.
 
         Raises:
-            OSError: The folder or the file cannot be written, or must not be.
+            OSError: The folder or file cannot be written, or others can write to the folder.
         """
         times = os.times()
-        snapshot = {
-            "format": FORMAT,
-            "host": host_name(),
-            "component": component(sys.argv),
-            "pid": os.getpid(),
-            "started": self.started,
-            "written": time.time(),
-            "ended": ended,
-            "cpu_seconds": times.user + times.system,
-            "resident_bytes": _resident_bytes(),
+        snapshot = Snapshot(
+            host=host_name(),
+            component=component(sys.argv),
+            pid=os.getpid(),
+            started=self.started,
+            written=time.time(),
+            ended=ended,
+            cpu_seconds=times.user + times.system,
+            resident_bytes=_resident_bytes(),
             **content,
-        }
-        # Not dump(), which takes several times as long: it is not written in C.
-        text = json.dumps(snapshot, separators=(",", ":"))
+        )
+        # Not dump(), which is several times as slow: it is not written in C.
+        text = json.dumps(snapshot.data(), separators=(",", ":"))
         os.makedirs(folder, 0o755, exist_ok=True)
         if os.stat(folder).st_uid != os.geteuid() and not os.access(folder, os.W_OK):
             return False
@@ -119,10 +110,9 @@ class Spool:
         return True
 
     def clean(self, folder: str) -> None:
-        """Remove what nobody needs any more. Another process may do the same at the same time. Never raises.
+        """Remove old snapshots and half-written files of this account; all other files stay. Never raises.
 
-        Args:
-            folder: The spool. What is not a snapshot, or not ours, stays.
+        Another process may do the same at the same time.
         """
         now = time.time()
         found = []
@@ -146,7 +136,7 @@ class Spool:
 
 @contextmanager
 def _own(folder: str) -> Iterator[int]:
-    """A folder that nobody else can write to, open: what is done there is done there, whatever its name becomes."""
+    """A folder that only we can write to, as a descriptor, which stays valid if the name changes."""
     place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         found = os.fstat(place)

@@ -1,4 +1,4 @@
-"""The report for terminals and for programs."""
+"""The report as text for a terminal, as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from time import gmtime, strftime
 from typing import Any
 
 from dirac_perfpatch.comparison import words
-from dirac_perfpatch.comparison.recording import ARMS, PATCHED, STOCK
 from dirac_perfpatch.comparison.report import PatchReport, Report, Row
+from dirac_perfpatch.comparison.snapshot import ARMS, PATCHED, STOCK
 
 _HEADINGS = ("target", "arm", "calls", "errors (95 %)", "median", "95th", "99th", "ratio (95 %)")
 
@@ -23,19 +23,18 @@ def moment(value: float) -> str:
 
 
 def period(report: Report) -> str:
-    """What was read: how many processes, where and when."""
+    """The processes that were read, their hosts, and from when to when."""
     hosts = report.hosts[0] if len(report.hosts) == 1 else f"{len(report.hosts)} hosts"
     processes = f"{report.processes} process{'' if report.processes == 1 else 'es'}"
     return f"{processes} on {hosts}, {moment(report.began)} to {moment(report.ended)}"
 
 
 def as_text(report: Report) -> str:
-    """For a terminal; ends without a line break."""
+    """For a terminal; without a line break at the end."""
     lines = [words.summary(report)]
     if report.processes:
         lines.append(f"{period(report)}; DIRAC {', '.join(report.releases)}")
-    cells = [_HEADINGS, *(row for patch in report.patches for one in patch.rows for row in _cells(one))]
-    table = _aligned(cells)
+    table = _aligned([_HEADINGS, *(cells for patch in report.patches for row in patch.rows for cells in _cells(row))])
     heading = next(table)
     for patch in report.patches:
         lines += ["", f"{patch.patch}: {words.headline(patch)}", f"  {states(patch)}"]
@@ -44,31 +43,33 @@ def as_text(report: Report) -> str:
         if patch.rows:
             lines.append(f"  {heading}")
         for row in patch.rows:
-            lines += [f"  {next(table)}" for _ in _cells(row)]
+            lines += [f"  {next(table)}" for _ in row.arms]
             lines.append(f"    {row.target}{f', by {row.by}' if row.by else ''}: {words.verdict(row)}")
     lines += ["", *(f"not read: {text}" for text in words.first_few(report.complaints))] if report.complaints else []
     return "\n".join(lines)
 
 
 def states(patch: PatchReport) -> str:
-    """What the patch is in how many processes, and what it counted."""
-    text = ", ".join(f"{state} in {number}" for state, number in patch.states.items()) or "no process has it"
+    """The number of processes by state, and what the patch counted."""
+    text = f"processes: {', '.join(f'{number} {state}' for state, number in patch.states.items()) or 'none'}"
     if patch.checked:
-        text += f"; {patch.checked} answers compared with stock, {patch.differences} different"
+        text += f"; {patch.checked} answers compared with stock, {patch.differences} differed"
     if patch.events:
         text += "; " + ", ".join(f"{name} {number}" for name, number in patch.events.items())
     return text
 
 
-def _cells(row: Row) -> list[tuple[str, ...]]:
-    cells = []
+def arm_cells(row: Row, micro: str = "u") -> Iterator[tuple[str, ...]]:
+    """For each arm its name, calls, errors, median, 95th and 99th percentile; ``micro`` as in ``words.seconds``."""
     for arm in (STOCK, PATCHED):
         if arm in row.arms:
             one = row.arms[arm]
-            times = (words.seconds(value) for value in (one.median, one.p95, one.p99))
-            ratio = words.times(row.ratio) if arm == PATCHED else ""
-            cells.append((row.target, arm, f"{one.calls:,}", words.rate(one.error_rate), *times, ratio))
-    return cells
+            times = (words.seconds(value, micro) for value in (one.median, one.p95, one.p99))
+            yield (arm, f"{one.calls:,}", words.rate(one.error_rate), *times)
+
+
+def _cells(row: Row) -> list[tuple[str, ...]]:
+    return [(row.target, *cells, words.times(row.ratio) if cells[0] == PATCHED else "") for cells in arm_cells(row)]
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
@@ -78,14 +79,14 @@ def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 
 def as_json(report: Report) -> str:
-    """All figures; times in seconds, ratios as stock over patched, each with its 95 % interval."""
+    """All figures; times in seconds, ratios as stock over patched, with 95 % intervals."""
     found = asdict(report)
     found["summary"] = words.summary(report)
     for patch, one in zip(report.patches, found["patches"]):
         one["headline"] = words.headline(patch)
         for row, entry in zip(patch.rows, one["rows"]):
             entry["text"] = words.verdict(row)
-            del entry["points"]  # one per window and process: as many as the spools have
+            del entry["points"]  # one per pair: as many as the spools have
     return json.dumps(found, indent=2)
 
 
@@ -108,16 +109,9 @@ _COLUMNS = (
 
 
 def _flat(row: Row) -> dict[str, Any]:
-    cells: dict[str, Any] = {
-        "patch": row.patch,
-        "target": row.target,
-        "by": row.by,
-        "verdict": row.verdict.word,
-        "units": row.verdict.units,
-        "units_more": row.verdict.more,
-        "seconds_more": row.more_seconds,
-        "errors_differ": row.errors,
-    }
+    cells: dict[str, Any] = {"patch": row.patch, "target": row.target, "by": row.by}
+    cells.update(verdict=row.verdict.word, units=row.verdict.units, units_more=row.verdict.more)
+    cells.update(seconds_more=row.more_seconds, errors_differ=row.errors)
     intervals = {"ratio": row.ratio, "mean_ratio": row.mean_ratio}
     for arm, one in row.arms.items():
         cells.update({f"{arm}_{name}": getattr(one, name) for name in _FIGURES})

@@ -1,12 +1,12 @@
-"""Figures in words that are read the same way by everybody."""
+"""Figures as phrases and sentences, the same in the terminal and on the page."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
-from dirac_perfpatch.comparison.recording import PATCHED
 from dirac_perfpatch.comparison.report import TROUBLES, PatchReport, Report, Row
+from dirac_perfpatch.comparison.snapshot import PATCHED
 from dirac_perfpatch.comparison.statistics import (
     FASTER,
     MORE,
@@ -26,7 +26,7 @@ _SPANS = ((86400 * 365, "year"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 
 def seconds(value: float | None, micro: str = "u") -> str:
-    """A time per call, such as ``3.1 us``; empty for None. A terminal may lack the letter that page and plots have."""
+    """A time per call, such as ``3.1 us``; empty for None. For ``micro``, a terminal may lack the Greek letter."""
     if value is None:
         return ""
     for factor, unit in ((1, "s"), (1e3, "ms")):
@@ -65,7 +65,7 @@ def times(interval: Interval | None) -> str:
 
 
 def _factor(value: float) -> str:
-    if 1000 <= value < 1e9:  # three digits that count, and no exponent
+    if 1000 <= value < 1e9:  # three significant digits without an exponent
         return f"{float(f'{value:.3g}'):,.0f}"
     return f"{value:.2f}" if 0.1 <= value < 10 else f"{value:.3g}"
 
@@ -82,17 +82,16 @@ def change(interval: Interval) -> str:
 
 
 def verdict(row: Row) -> str:
-    """The verdict on a target, with what it rests on, as a phrase."""
+    """The verdict on a target and its basis, as a phrase."""
     word, found = row.verdict.word, row.ratio
     if word == NOT_COMPARED:
-        arms = " and ".join(row.arms) or "not recorded"
-        return f"not compared: its calls are {arms}"
+        return f"not compared: {' and '.join(row.arms) or 'no'} calls recorded"
     if word in (FASTER, SLOWER) and found:
-        text = f"{word}: {change(found)}, from {row.verdict.units} {UNITS[row.by]}"
+        text = f"{word}: {change(found)}, based on {row.verdict.units} {UNITS[row.by]}"
         if row.total.word in (FASTER, SLOWER) and row.total.word != word and row.mean_ratio:
             text += f"; but the mean {change(row.mean_ratio)}: a few calls outweigh the others"
     elif word == NO_DIFFERENCE:
-        text = f"no difference of {percent(RELEVANT)} or more, from {row.verdict.units} {UNITS[row.by]}"
+        text = f"no difference of {percent(RELEVANT)} or more, based on {row.verdict.units} {UNITS[row.by]}"
     else:
         text = _too_little(row)
     if row.errors:
@@ -103,15 +102,15 @@ def verdict(row: Row) -> str:
 def _too_little(row: Row) -> str:
     have, more = row.verdict.units, row.verdict.more or 0
     if not have and len(row.arms) == 2 and row.by == "call":
-        return f"{TOO_LITTLE}: too few timed calls in a window; take longer windows"
+        return f"{TOO_LITTLE}: too few timed calls per window; set a larger window_seconds"
     text = f"{TOO_LITTLE}: {have} of about {have + more} {UNITS[row.by]}"
     if row.more_seconds is None:
-        return f"{text}; compare more processes, or by time"
+        return f"{text}; compare more processes, or compare by time"
     return f"{text}; wait {span(row.more_seconds)}"
 
 
 def standing(patch: PatchReport) -> str:
-    """Where a patch stands, in one word: that of its targets that matters most."""
+    """The most important verdict among the targets of a patch, as one of ``STANDINGS``."""
     words = {row.verdict.word for row in patch.rows} - {NOT_COMPARED}
     if patch.troubles or any(row.errors == MORE for row in patch.rows):
         return LOOK
@@ -124,22 +123,20 @@ def standing(patch: PatchReport) -> str:
 
 
 def headline(patch: PatchReport) -> str:
-    """Where a patch stands in one sentence, for people who read no more than that."""
+    """The result for a patch in one sentence."""
     where = standing(patch)
     if where == LOOK:
         return f"Needs a look: {_trouble(patch)}."
-    if where == FASTER:
-        best = max((row for row in patch.rows if row.ratio and row.verdict.word == FASTER), key=_value)
-        more = "" if len(patch.rows) == 1 else "; the targets are below"
-        return f"Faster: {best.target} {change(best.ratio)}{more}." if best.ratio else "Faster."
-    if where == SLOWER:
-        worst = min((row for row in patch.rows if row.ratio and row.verdict.word == SLOWER), key=_value)
-        return f"Slower: {worst.target} {change(worst.ratio)}." if worst.ratio else "Slower."
+    if where in (FASTER, SLOWER):
+        found = [(row.ratio, row.target) for row in patch.rows if row.ratio and row.verdict.word == where]
+        ratio, target = (max if where == FASTER else min)(found, key=lambda one: one[0].value)
+        more = "; all targets are below" if len(patch.rows) > 1 else ""
+        return f"{where.capitalize()}: {target} {change(ratio)}{more}."
     if where == TOO_LITTLE:
         waits = [row.more_seconds for row in patch.rows if row.more_seconds is not None]
         return f"Too little data yet: wait {span(max(waits))}." if waits else "Too little data yet: see below."
     return {
-        MIXED: "Mixed: some calls are faster, others slower.",
+        MIXED: "Mixed: some targets are faster, others slower.",
         NO_DIFFERENCE: f"No difference of {percent(RELEVANT)} or more.",
         NOT_COMPARED: "Not compared: it is on or off, not ab.",
     }[where]
@@ -150,28 +147,24 @@ def _trouble(patch: PatchReport) -> str:
     if switched := sum(patch.states.get(state, 0) for state in TROUBLES):
         return f"it tripped or failed in {switched} of {processes} processes, which run the stock code"
     if patch.differences:
-        return f"{patch.differences} of {patch.checked} answers were not those of the stock host"
-    return "patched calls end in errors more often than stock ones"
-
-
-def _value(row: Row) -> float:
-    return row.ratio.value if row.ratio else 1.0
+        return f"{patch.differences} of {patch.checked} answers differed from those of the stock host"
+    return "patched calls fail more often than stock calls"
 
 
 def troubles(patch: PatchReport) -> list[str]:
-    """A line for each process that needs to be looked at, the first few if there are many."""
+    """A line for each process that needs attention; the first few if there are many."""
     lines = [f"{one.state}: {one.component} on {one.host}, process {one.pid}: {one.reason}" for one in patch.troubles]
     return first_few(lines)
 
 
 def first_few(lines: Sequence[str]) -> list[str]:
-    """So many lines as somebody reads, and how many more there are."""
+    """The first lines, and how many more there are."""
     more = len(lines) - _MOST_LINES
     return [*lines[:_MOST_LINES], *([f"and {more} more"] if more > 0 else [])]
 
 
 def usage(patch: PatchReport) -> list[str]:
-    """CPU time and memory of the processes, a line per arm; empty where processes are no arms."""
+    """CPU time and memory, a line per arm; empty unless processes are compared."""
     lines = [
         f"{arm}: {one.processes} processes, each {one.cpu_seconds:.1f} s of CPU"
         f" ({percent(one.cores)} of a core), {one.resident_bytes / 2**20:.0f} MiB"
@@ -189,5 +182,7 @@ def summary(report: Report) -> str:
         return "Nothing is recorded yet."
     counts = Counter(map(standing, report.patches))
     parts = [f"{counts[where]} {where}" for where in STANDINGS if counts[where]]
+    if counts[LOOK] > 1:
+        parts[0] = f"{counts[LOOK]} need a look"
     text = f"Of {len(report.patches)} patches: {', '.join(parts)}."
     return text if counts[LOOK] else f"{text} None tripped, failed or answered differently."

@@ -1,4 +1,4 @@
-"""A/B in processes of a real host: what runs in which arm, what is recorded of it, and that nothing is lost."""
+"""A/B in processes of a real host: each arm runs what it should, and no recorded call is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.mariadb import MariaDB
 
 pytestmark = pytest.mark.patched
 
-# What any command of the host's does first.
+# What every command of the host does first.
 _LOAD = """
 from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMetadata
 extensionsByPriority()
@@ -42,7 +42,7 @@ def work(seconds):
 
 
 def toggles(folder: Path, *patches: str, **comparison: Any) -> dict[str, str]:
-    """An environment whose toggles have these patches as ab, with a spool in the folder."""
+    """Environment variables with toggles that compare these patches; the spool is in the folder."""
     settings = {"window_seconds": 0.2, "spool": folder / "spool", "check_one_in": 100, **comparison}
     lines = ["patches:", *(f"  {name}: ab" for name in patches)]
     lines += ["comparison:", *(f"  {name}: {value}" for name, value in settings.items())]
@@ -93,7 +93,7 @@ def test_by_time_both_arms_run_and_every_call_is_counted(tmp_path: Path) -> None
 
 
 def test_each_arm_runs_what_it_says(tmp_path: Path) -> None:
-    """The host's function walks over the distributions at each call, ours once."""
+    """Stock walks over the distributions in each call, the patch only once."""
     code = (
         _LOOP
         + """
@@ -110,7 +110,7 @@ print(len(walks))
     found = calls(snapshot)
     stock = sum(found[target]["stock"] for target in ("extensionsByPriority", "getExtensionMetadata"))
     checked = snapshot["patches"]["extension_lookup"]["checked"]
-    # Besides a walk of ours for each function, and those that were asked for before the count began.
+    # Plus one walk of the patch for each function, and calls from before the count began.
     assert stock - 20 <= int(walks) <= stock + checked + 4
     assert found["extensionsByPriority"]["patched"] > 0
 
@@ -160,7 +160,7 @@ def test_a_difference_trips_the_patch_and_stock_answers(tmp_path: Path) -> None:
 from DIRAC.Core.Utilities import Extensions
 import dirac_perfpatch
 import DIRAC.Core.Utilities.Extensions as module
-# What the walk finds changes under the running process, which the patch does not see.
+# The result of the walk changes in the running process, which the patch does not notice.
 work(0.1)
 real = module.entrypointToExtension
 module.entrypointToExtension = lambda entry_point: "Other" if real(entry_point) == "DIRAC" else real(entry_point)
@@ -288,7 +288,7 @@ print(*(entry["state"] + "," + entry["mode"] for entry in dirac_perfpatch.status
     assert answer.stderr.count("dirac-perfpatch[ab]") == 1
 
 
-def test_a_spool_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
+def test_a_spool_that_cannot_be_written_is_reported_once(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("not a folder")
     answer = run(_LOOP + "print(work(0.3))", **toggles(tmp_path, "error_stack"))
     assert answer.returncode == 0, answer.stderr
@@ -315,7 +315,7 @@ while time.monotonic() < end:
     (snapshot,) = snapshots(tmp_path)
     found = calls(snapshot)
     assert min(found["ConnectionPool.get"].values()) > 0
-    # One for each stock checkout, besides those that the checks make and those that find a closed connection.
+    # One for each stock checkout, plus those of checks and those that find a closed connection.
     checked = snapshot["patches"]["connection_checkout"]["checked"]
     assert (
         found["ConnectionPool.get"]["stock"] * 0.4 < pings < found["ConnectionPool.get"]["stock"] * 1.3 + checked + 50
@@ -326,7 +326,7 @@ while time.monotonic() < end:
     assert snapshot["events"]["connection_checkout"]["pings saved"] > 0
 
 
-def test_status_tells_of_a_running_process_whose_patch_has_tripped(tmp_path: Path) -> None:
+def test_status_shows_a_running_process_whose_patch_has_tripped(tmp_path: Path) -> None:
     environment = toggles(tmp_path)
     code = (
         _LOOP

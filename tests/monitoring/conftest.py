@@ -1,4 +1,4 @@
-"""These tests serve synthetic spool folders with the real command; a real Prometheus scrapes it. They need no DIRAC."""
+"""The real command serves synthetic spools, and a real Prometheus scrapes it; no DIRAC is needed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lab import exporter as running
 
 
 class Exporter(running.Exporter):
-    """The exporter, as the tests read it."""
+    """The exporter, with its samples parsed."""
 
     def __enter__(self) -> Exporter:
         return self
 
     def scrape(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """All samples, by name and labels, as Prometheus's own parser reads them."""
+        """All samples by name and labels, read by Prometheus's own parser."""
         samples = [sample for family in text_string_to_metric_families(self.text()) for sample in family.samples]
         found = {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
         assert len(found) == len(samples)  # no series twice: Prometheus would refuse all
@@ -43,7 +43,7 @@ def spool(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def export() -> Iterator[Callable[[Path], Exporter]]:
-    """Start an exporter; it is ended after the test."""
+    """Starts an exporter, which is stopped after the test."""
     with contextlib.ExitStack() as stack:
         yield lambda folder: stack.enter_context(Exporter(folder))
 
@@ -55,7 +55,7 @@ def exporter(export: Callable[[Path], Exporter], spool: Path) -> Exporter:
 
 @pytest.fixture
 def run_export() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command to its end."""
+    """Runs the command until it ends."""
 
     def run(*arguments: str, before: str = "pass") -> subprocess.CompletedProcess[str]:
         code = f"import sys; {before}; from dirac_perfpatch import cli; sys.exit(cli.main(['export', *sys.argv[1:]]))"

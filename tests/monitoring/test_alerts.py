@@ -1,4 +1,4 @@
-"""The alert rules, by Debian's promtool: valid, firing when they should, and silent when they should be."""
+"""The alert rules, checked by Debian's promtool: valid, firing when they should, and silent otherwise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXPORTER = 'instance="h1:18524",job="dirac-perfpatch"'
 
 
 def _errors(patched: str, stock: str, calls: str = "0+1000x600") -> dict[str, str]:
-    """Totals of two hosts, one a minute, in promtool's notation: each has half of what is to be found."""
+    """Totals of two hosts, one per minute, in promtool's notation; each host has half of the calls."""
     series = {}
     for host in ("h1", "h2"):
         for arm, errors in (("patched", patched), ("stock", stock)):
@@ -31,7 +31,7 @@ def _errors(patched: str, stock: str, calls: str = "0+1000x600") -> dict[str, st
 
 DIFFER = 'component="C",patch="error_stack",severity="warning",target="S_ERROR"'
 
-# By what is told: the alert, the series, and at each time the labels of what fires, if anything does.
+# By situation: the alert, the series, and for each time the labels of the firing alert, if any.
 CASES: dict[str, tuple[str, dict[str, str], dict[str, str | None]]] = {
     "a process trips, and is restarted": (
         "PerfPatchTripped",
@@ -78,7 +78,7 @@ CASES: dict[str, tuple[str, dict[str, str], dict[str, str | None]]] = {
         _errors("0+5x120 600x900", "0x1021", calls="0+1000x1021"),
         {"120m": DIFFER, "560m": None},
     ),
-    # promtool begins its series at the epoch: a process that wrote a minute ago has the time of the minute before.
+    # promtool begins its series at the epoch.
     "snapshots are written": (
         "PerfPatchSnapshotsStale",
         {f"{P}last_snapshot_timestamp_seconds{{{PLACE}}}": "0+60x30"},
@@ -146,7 +146,7 @@ def test_an_alert_fires_when_it_should_and_not_otherwise(told: str, tmp_path: Pa
         ],
     }
     path = tmp_path / "test.yml"
-    # JSON is YAML, too.
+    # JSON is valid YAML.
     path.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
     _promtool("test", "rules", path)
 

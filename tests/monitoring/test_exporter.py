@@ -1,4 +1,4 @@
-"""The command `dirac-perfpatch export`: what a scrape answers, whatever becomes of the spool folder."""
+"""The command `dirac-perfpatch export`: what a scrape answers, whatever happens to the spool."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from conftest import Exporter
 from dirac_perfpatch.comparison import exporter as exporting
 from dirac_perfpatch.comparison.journal import Journal
 from dirac_perfpatch.comparison.recording import Recorder
+from dirac_perfpatch.comparison.snapshot import State
 from dirac_perfpatch.comparison.spool import Spool, host_name
 from lab.spools import TARGETS, Process
 
@@ -38,7 +39,7 @@ def _process(spool: Path, pid: int = 1, calls: int = 1600, component: str = CATA
     return process
 
 
-# What is counted
+# Counting
 
 
 def test_counters_are_sums_over_the_processes_of_a_component(spool: Path, exporter: Exporter) -> None:
@@ -80,7 +81,7 @@ def test_times_are_in_the_buckets_that_they_belong_to(spool: Path, exporter: Exp
         bounds = sorted(buckets)
         assert len(bounds) < 20
         times = process.times[series["patch"], series["target"], series["arm"]]
-        # The sketch knows a time to 1 %.
+        # The sketch is accurate to 1 %.
         for bound in bounds:
             low, high = (sum(time <= bound * near for time in times) for near in (0.98, 1.02))
             assert low <= buckets[bound] <= high
@@ -96,8 +97,8 @@ def test_a_time_that_the_clock_could_not_see_is_in_the_first_bucket(spool: Path,
 
 
 def test_a_snapshot_of_the_plugin_s_own_is_read(spool: Path, exporter: Exporter) -> None:
-    # No patch is compared here, and one has tripped: nothing is said of arms.
-    tripped = {"state": "tripped", "reason": "", "failures": 3, "mode": "off"}
+    # No patch is compared and one has tripped, so the snapshot has no arms.
+    tripped = State("tripped", "", "off", 3)
     content = {"release": "9.1.8", "plugin": "0.1.0", "patches": {"error_stack": tripped}, "events": {}}
     Journal(str(spool), lambda: content).show()
     end = time.monotonic() + 10
@@ -112,16 +113,15 @@ def test_a_snapshot_of_the_plugin_s_own_is_read(spool: Path, exporter: Exporter)
     for _ in range(100):
         function()
     recorder.settle()
-    content.update(series=recorder.series())
-    Spool().write(str(spool), {**content, "blocks": []}, ended=False)
+    (series,) = recorder.series()
+    Spool().write(str(spool), {**content, "series": [series], "blocks": []}, ended=False)
     labels = {"patch": "error_stack", "target": "S_ERROR", "arm": "patched"}
     assert exporter.value("calls_total", **labels) == exporter.value("errors_total", **labels) == 100
-    assert exporter.value("call_seconds_count", **labels) == recorder.series()[0]["timed"] > 0
-    seconds = recorder.series()[0]["seconds"]
-    assert exporter.value("call_seconds_sum", **labels) == pytest.approx(seconds)
+    assert exporter.value("call_seconds_count", **labels) == series.timed > 0
+    assert exporter.value("call_seconds_sum", **labels) == pytest.approx(series.seconds)
 
 
-# Counters never go back
+# Counters never decrease
 
 
 def test_what_a_process_did_stays_when_its_file_goes(spool: Path, exporter: Exporter) -> None:
@@ -178,7 +178,7 @@ def test_a_restarted_exporter_begins_at_zero(spool: Path, export: Callable[[Path
     process = _process(spool, 1, 100)
     time.sleep(0.01)
     exporter = export(spool)
-    # The series is there, so that Prometheus sees the next call as an increase.
+    # The series exists, so Prometheus sees the next call as an increase.
     assert [v for (n, _), v in exporter.scrape().items() if n == "dirac_perfpatch_calls_total"] == [0]
     process.record(*ERROR_STACK, "patched", 7)
     process.write()
@@ -201,11 +201,11 @@ def test_thousands_of_processes_that_ended_are_counted_once(spool: Path, exporte
         assert exporter.value("calls_total") == 10 + batch * 60_000
         for other in others:
             other.path.unlink()
-    # More have vanished since than are remembered, but this one was there all the time.
+    # More processes have vanished than are remembered, but this one never did.
     exporter.scrape()
     old.write()
     assert exporter.value("calls_total") == 120_010
-    # And these were there before the folder was away.
+    # These existed before the folder was away.
     others = [_process(spool, pid, 100) for pid in range(5000, 6200)]
     assert exporter.value("calls_total") == 240_010
     os.rename(spool, spool.with_name("away"))
@@ -240,7 +240,7 @@ def test_the_states_of_a_patch_in_the_processes_that_live(spool: Path, exporter:
     assert exporter.value("patch_processes", state="applied", mode="ab", **mine) == 1
     assert exporter.value("patch_processes", state="applied", mode="on", **mine) == 1
     assert exporter.value("patch_processes", state="stood down", **mine) == 1
-    # One has ended and one was killed: neither runs anything.
+    # Not the one that has ended and the one that was killed.
     assert exporter.value("patch_processes", state="tripped", **mine) == 1
     assert exporter.value("tripped_processes", **mine) == 1
     assert exporter.value("tripped_processes", component=CATALOG, patch="dms_helpers") == 0
@@ -256,12 +256,12 @@ def test_the_newest_snapshot_of_each_component(spool: Path, exporter: Exporter) 
     Process(spool, "Killed/LongAgo", pid=5).write(written=now - 90_000)
     assert exporter.value("last_snapshot_timestamp_seconds", component=CATALOG) == now - 2000
     assert exporter.value("last_snapshot_timestamp_seconds", component=STORE) == now - 1000
-    # Nobody waits for a component that ended in order, or for one that is gone for good.
+    # No component that ended normally, or has been silent for a day.
     assert exporter.value("last_snapshot_timestamp_seconds", component="Ended/Service") == 0
     assert exporter.value("last_snapshot_timestamp_seconds", component="Killed/LongAgo") == 0
 
 
-# Broken things
+# Damage
 
 
 def test_broken_files_are_counted_and_the_others_are_read(spool: Path, exporter: Exporter) -> None:
@@ -320,7 +320,7 @@ def test_scrapes_at_the_same_time_count_nothing_twice(spool: Path, exporter: Exp
 def test_a_file_system_that_hangs_does_not_gather_scrapes(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "_PATIENCE", 0.1)
     collector, end = exporting.SpoolCollector(spool), threading.Event()
-    monkeypatch.setattr(collector._files, "read", lambda: (end.wait(10), ([], [], 0))[1])
+    monkeypatch.setattr(collector, "_read", lambda: (end.wait(10), ([], [], 0))[1])
     first = threading.Thread(target=collector.collect)
     first.start()
     try:
@@ -338,7 +338,7 @@ def test_a_file_system_that_hangs_does_not_gather_scrapes(spool: Path, monkeypat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order(exporter: Exporter, number: signal.Signals) -> None:
     exporter.scrape()
-    # A client that never asks anything does not hold it up.
+    # A client that connects and sends nothing does not delay it.
     host, port = exporter.address.split(":")
     with socket.create_connection((host, int(port))):
         exporter.process.send_signal(number)
@@ -346,7 +346,7 @@ def test_a_signal_ends_it_in_order(exporter: Exporter, number: signal.Signals) -
     assert (exporter.process.communicate()[0], exporter.log.read_text()) == (b"", "")
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(spool: Path, exporter: Exporter, run_export: Run) -> None:
+def test_a_port_that_is_taken_is_reported_in_one_line(spool: Path, exporter: Exporter, run_export: Run) -> None:
     host, port = exporter.address.split(":")
     done = run_export("--spool", str(spool), "--address", host, "--port", port)
     assert (done.returncode, done.stdout) == (2, "")
@@ -354,7 +354,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(spool: Path, exporter: Exporte
 
 
 @pytest.mark.parametrize("arguments", [["--port", "70000"], ["--address", "no.such.host.invalid"]])
-def test_nonsense_to_listen_on_is_told_in_one_line(spool: Path, run_export: Run, arguments: list[str]) -> None:
+def test_nonsense_to_listen_on_is_reported_in_one_line(spool: Path, run_export: Run, arguments: list[str]) -> None:
     done = run_export("--spool", str(spool), *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert arguments[1] in done.stderr

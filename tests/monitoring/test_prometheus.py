@@ -1,4 +1,4 @@
-"""Debian's real Prometheus scrapes the real exporter, and answers the dashboard's every question."""
+"""Debian's Prometheus scrapes the real exporter, and answers every query of the dashboard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES = CHECKOUT / "monitoring" / "alerts.yml"
 DASHBOARD = json.loads((CHECKOUT / "monitoring" / "grafana-dashboard.json").read_text())
 CATALOG = "DataManagement/FileCatalog"
 COMPONENTS = (CATALOG, "Accounting/DataStore")
-# What Grafana puts in for the dashboard's variables; Prometheus scrapes every second here, and not for hours.
+# Grafana's values of the dashboard's variables; short times, because Prometheus scrapes every second here.
 VARIABLES = {"$host": ".*", "$component": ".*", "$patch": ".*", "$window": "20s", "$__range": "20s"}
 VARIABLES["$__rate_interval"] = "10s"
 
@@ -63,7 +63,7 @@ def test_prometheus_reads_the_right_values_and_they_outlive_the_file(
     processes[1].write()
     has(calls + ',arm="patched"}', 4805)
     assert prometheus.value(f"resets({calls},arm='patched'}}[1m])") == 0
-    # That a process trips is seen by Prometheus and by its rules.
+    # Prometheus and its rules see that a patch trips.
     processes[1].snapshot["patches"]["error_stack"]["state"] = "tripped"
     processes[1].write()
     prometheus.wait(lambda: _firing(prometheus) == {"PerfPatchTripped"}, "the alert fires")
@@ -95,7 +95,7 @@ def test_a_restart_of_the_exporter_is_no_burst_of_calls(spool: Path, tmp_path: P
             process.write()
             prometheus.wait(lambda: prometheus.value(total) == 40, "the second exporter counts")
             increase = prometheus.value(f"increase({total}[1m])")
-    # Prometheus extrapolates to the ends of the minute, so it is not 340; the million must not be in it.
+    # Not 340, because Prometheus extrapolates to the ends of the minute; but without the million.
     assert increase is not None
     assert 300 < increase < 3000
 
@@ -105,7 +105,7 @@ def test_a_restart_of_the_exporter_is_no_burst_of_calls(spool: Path, tmp_path: P
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped an exporter for a while whose processes do something of everything."""
+    """A Prometheus that has scraped an exporter of busy processes for a while."""
     folder = tmp_path_factory.mktemp("busy")
     processes = [Process(folder / "spool", component, pid=pid) for pid, component in enumerate(COMPONENTS)]
     done = threading.Event()
@@ -153,7 +153,7 @@ def test_every_panel_shows_something(busy: Prometheus, panel: dict[str, Any]) ->
         found = busy.query(expression)
         assert found, expression
         assert all(math.isfinite(float(one["value"][1])) for one in found), expression
-        # Every label of the legend is there.
+        # Every label of the legend exists.
         for name in target["legendFormat"].replace("{{", "\0{{").split("\0")[1:]:
             label = name[2 : name.index("}}")]
             assert all(label in one["metric"] for one in found), label

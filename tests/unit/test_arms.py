@@ -1,4 +1,4 @@
-"""Which arm calls run in: pairs of windows, shares, processes; and what the guard is told."""
+"""The arm of each call: pairs of windows, shares, processes; and what the guard learns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dirac_perfpatch.comparison.arms import Comparison, arm_of_process
-from dirac_perfpatch.comparison.recording import PATCHED, STOCK
+from dirac_perfpatch.comparison.snapshot import PATCHED, STOCK
 from dirac_perfpatch.patching import Guard, Patch
 from dirac_perfpatch.toggles import Toggle
 
@@ -25,7 +25,7 @@ def compare(by: str = "time", share: float = 0.5, seconds: float = 10, **options
 
 
 def windows(comparison: Comparison, guard: Guard, number: int) -> list[tuple[bool, float]]:
-    """Arm and length of so many windows."""
+    """Arm and length of the first windows."""
     found, now = [], 0.0
     comparison.begin(now, now)
     for _ in range(number):
@@ -58,7 +58,7 @@ def test_the_share_is_that_of_the_time_and_what_is_compared_is_equally_long(
 
 
 def test_the_rest_of_a_turn_is_counted_and_not_compared() -> None:
-    """Neither are its calls that end, or fail, in a window which is compared."""
+    """Not even its calls that end, or fail, in a window that is compared."""
     comparison, _ = compare(share=0.1)
     comparison.record("f", lambda: 1, lambda: 0, None)
     (recorder,) = comparison.recorders
@@ -74,10 +74,10 @@ def test_the_rest_of_a_turn_is_counted_and_not_compared() -> None:
         now = comparison.tick(now, now)
         comparison.tick(now, now)
     assert len(recorder.blocks) == 40
-    assert all(row["calls"] == 1 and not row["errors"] and not row["timed"] for row in recorder.blocks)
-    assert Counter(row["arm"] for row in recorder.blocks) == {PATCHED: 20, STOCK: 20}
-    assert sum(row["calls"] for row in recorder.series()) == calls
-    assert sum(row["errors"] for row in recorder.series()) == sum(row["timed"] for row in recorder.series()) == 19
+    assert all(row.calls == 1 and not row.errors and not row.timed for row in recorder.blocks)
+    assert Counter(row.arm for row in recorder.blocks) == {PATCHED: 20, STOCK: 20}
+    assert sum(row.calls for row in recorder.series()) == calls
+    assert sum(row.errors for row in recorder.series()) == sum(row.timed for row in recorder.series()) == 19
 
 
 def test_by_call_equally_many_of_both_arms_are_compared() -> None:
@@ -89,8 +89,8 @@ def test_by_call_equally_many_of_both_arms_are_compared() -> None:
             recorder.arms[arm].tick()
         recorder.arms[arm].waiting.extend([1.0] * number)
     comparison.end_block(1.0)
-    assert [(row["calls"], row["timed"]) for row in recorder.blocks] == [(3, 3), (27, 3)]
-    assert sorted(row["timed"] for row in recorder.series()) == [3, 27]
+    assert [(row.calls, row.timed) for row in recorder.blocks] == [(3, 3), (27, 3)]
+    assert sorted(row.timed for row in recorder.series()) == [3, 27]
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -109,10 +109,10 @@ def test_the_arm_of_a_process_is_stable_and_follows_the_share() -> None:
         arms = [arm_of_process("p", host, "A/B", share, {}) for host in hosts]
         assert arms == [arm_of_process("p", host, "A/B", share, {}) for host in hosts]
         assert sum(arms) / len(arms) == pytest.approx(share, abs=0.04)
-    # Known halves: what is patched of one half stays so when the share grows.
+    # If the share grows, patched hosts stay patched.
     small = {host for host in hosts if arm_of_process("p", host, "A/B", 0.25, {})}
     assert small < {host for host in hosts if arm_of_process("p", host, "A/B", 0.5, {})}
-    # And patches do not all have the same half.
+    # Patches divide the hosts differently.
     other = {host for host in hosts if arm_of_process("q", host, "A/B", 0.25, {})}
     assert 0.1 < len(small & other) / len(small) < 0.4
 
@@ -136,15 +136,15 @@ def test_each_arm_runs_its_own_function_and_is_counted() -> None:
         assert answers <= {"ours" if comparison.patched else "the host's"}
         now = comparison.tick(now, now)
         comparison.tick(now, now)
-    rows = {row["arm"]: row["calls"] for row in comparison.recorders[0].series()}
+    rows = {row.arm: row.calls for row in comparison.recorders[0].series()}
     assert rows == expected
     blocks = list(comparison.recorders[0].blocks)
-    assert sum(row["calls"] for row in blocks) == sum(expected.values())
-    pairs = Counter(row["pair"] for row in blocks)
+    assert sum(row.calls for row in blocks) == sum(expected.values())
+    pairs = Counter(row.pair for row in blocks)
     assert set(pairs.values()) <= {1, 2}
     assert all(
-        {row["arm"] for row in rows} == {PATCHED, STOCK}
-        for _, rows in ((pair, [row for row in blocks if row["pair"] == pair]) for pair, n in pairs.items() if n == 2)
+        {row.arm for row in rows} == {PATCHED, STOCK}
+        for _, rows in ((pair, [row for row in blocks if row.pair == pair]) for pair, n in pairs.items() if n == 2)
     )
 
 
@@ -155,8 +155,8 @@ def test_by_call_both_arms_run_at_the_same_time() -> None:
     assert sum(call() for _ in range(4000)) / 4000 == pytest.approx(0.3, abs=0.05)
     assert not guard.off
     comparison.tick(10.0, 10.0)
-    assert {row["arm"] for row in comparison.recorders[0].blocks} == {PATCHED, STOCK}
-    assert len({row["block"] for row in comparison.recorders[0].blocks}) == 1
+    assert {row.arm for row in comparison.recorders[0].blocks} == {PATCHED, STOCK}
+    assert len({row.block for row in comparison.recorders[0].blocks}) == 1
 
 
 def test_errors_are_exceptions_and_what_is_not_ok() -> None:
@@ -177,7 +177,7 @@ def test_errors_are_exceptions_and_what_is_not_ok() -> None:
             continue
     comparison.end_block(1.0)
     (row,) = comparison.recorders[0].series()
-    assert (row["calls"], row["errors"]) == (100, 40)
+    assert (row.calls, row.errors) == (100, 40)
 
 
 def test_a_patch_that_was_taken_off_stays_off() -> None:
@@ -191,7 +191,7 @@ def test_a_patch_that_was_taken_off_stays_off() -> None:
         assert guard.off
 
 
-def test_a_difference_is_told_and_stock_answers() -> None:
+def test_a_difference_is_reported_and_stock_answers() -> None:
     told: list[str] = []
     comparison, guard = compare("process", check_one_in=10, trip=told.append)
     call = comparison.record("f", lambda: "wrong", lambda: "right", lambda answer, *_: "" if answer == "right" else "x")
@@ -220,7 +220,7 @@ def test_a_check_that_fails_is_our_own_failure() -> None:
 
 
 @pytest.mark.parametrize("one_in", [50, 400])
-def test_about_so_many_calls_are_compared(one_in: int) -> None:
+def test_about_one_call_in_so_many_is_checked(one_in: int) -> None:
     comparison, _ = compare("process", check_one_in=one_in)
     call = comparison.record("f", lambda: 1, lambda: 1, lambda *_: "")
     for _ in range(40_000):
@@ -228,7 +228,7 @@ def test_about_so_many_calls_are_compared(one_in: int) -> None:
     assert comparison.checked == pytest.approx(3 + 40_000 / one_in, rel=0.4)
 
 
-def test_what_was_spared_is_counted() -> None:
+def test_what_patched_calls_avoid_is_counted() -> None:
     guard = Guard("p", lambda reason: None)
     guard.note("pings")
     patch = Patch("p", (), lambda database: None, spares=("pings saved", "pings"))
@@ -242,7 +242,7 @@ def test_what_was_spared_is_counted() -> None:
 
 
 def test_no_call_is_lost_among_threads_and_windows() -> None:
-    """Callers in many threads, while the journal's thread changes the arm and reads the counts."""
+    """Many threads call while the journal's thread changes the arm and reads the counts."""
     comparison, _ = compare(seconds=0.02)
     comparison.begin(time.monotonic(), time.time())
     call = comparison.record("f", lambda: {"OK": False}, lambda: {"OK": True}, None)
@@ -266,8 +266,8 @@ def test_no_call_is_lost_among_threads_and_windows() -> None:
     for worker in workers:
         worker.join()
     comparison.end_block(time.monotonic())
-    rows = {row["arm"]: row for row in comparison.recorders[0].series()}
-    assert sum(row["calls"] for row in rows.values()) == sum(made)
-    assert rows[PATCHED]["errors"] == rows[PATCHED]["calls"] > 0
-    assert rows[STOCK]["errors"] == 0 < rows[STOCK]["calls"]
-    assert sum(row["calls"] for row in comparison.recorders[0].blocks) == sum(made)
+    rows = {row.arm: row for row in comparison.recorders[0].series()}
+    assert sum(row.calls for row in rows.values()) == sum(made)
+    assert rows[PATCHED].errors == rows[PATCHED].calls > 0
+    assert rows[STOCK].errors == 0 < rows[STOCK].calls
+    assert sum(row.calls for row in comparison.recorders[0].blocks) == sum(made)

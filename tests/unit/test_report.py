@@ -1,4 +1,4 @@
-"""dirac-perfpatch report: spools in, tables and a page out, whatever state the spools are in."""
+"""dirac-perfpatch report: from spools in any state to tables and a page."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ from typing import Any
 
 import numpy
 import pytest
-import spools
+from ddsketch import DDSketch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dirac_perfpatch.cli import main
 from dirac_perfpatch.comparison.page import as_html
+from dirac_perfpatch.comparison.recording import ACCURACY
 from dirac_perfpatch.comparison.report import Report, build, merged, pairs_of
+from dirac_perfpatch.comparison.snapshot import Sketch, Unusable, parse
 from dirac_perfpatch.comparison.spool import default_folder
-from dirac_perfpatch.comparison.spool_reading import Gathered, Unusable, parse, read_spools
+from dirac_perfpatch.comparison.spool_reading import Gathered, read_spools
 from dirac_perfpatch.comparison.statistics import FASTER, NOT_COMPARED, TOO_LITTLE, Interval
 from dirac_perfpatch.comparison.tables import as_csv, as_json, as_text
 from dirac_perfpatch.comparison.words import times
+from lab import spools
 
 Child = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A spool that has something of everything."""
+    """A spool with an example of everything."""
     return spools.write(tmp_path_factory.mktemp("spool"), spools.example(numpy.random.default_rng(1)))
 
 
 def _small(windows: int = 8, events: Any = None, **more: Any) -> spools.Document:
-    document = spools.process(numpy.random.default_rng(1), windows=windows, timed_per_window=5.0, **more)
+    document = spools.alternating(numpy.random.default_rng(1), windows=windows, timed_per_window=5.0, **more)
     return {**document, "events": events or {}}
 
 
@@ -116,27 +119,27 @@ def _damaged() -> list[tuple[str, bytes, str]]:
         ("patch", wrong(patches={"a": 1}), "state is not a text"),
         ("by", wrong_state(by="moon"), "by is none of time, call, process"),
         ("series", wrong(series={}), "series is not a list"),
-        ("one series", wrong(series=[1]), "sketch is not a mapping"),
+        ("one series", wrong(series=[1]), "patch is not a text"),
         ("arm", wrong_series(arm="third"), "arm is none of patched, stock"),
         ("fine sketch", wrong_sketch(accuracy=1e-9), "accuracy is 1e-09"),
         ("coarse sketch", wrong_sketch(accuracy=1), "accuracy is 1"),
-        ("far bin", wrong_sketch(bins={"1000000000": 1}), "a key of a sketch is not a number, or a long one"),
-        ("bin", wrong_sketch(bins={"x": 1}), "a key of a sketch is not a number"),
+        ("far bin", wrong_sketch(bins={"1000000000": 1}), "a sketch has a key that is not a number of up to"),
+        ("bin", wrong_sketch(bins={"x": 1}), "a sketch has a key that is not a number"),
         ("far bin too", wrong_sketch(bins={"-99999": 1}), "a sketch has the key -99999"),
-        ("long bin", wrong_sketch(bins={"9" * 400: 1}), "a key of a sketch is not a number, or a long one"),
-        ("bin in other digits", wrong_sketch(bins={"\u0661": 1}), "a key of a sketch is not a number"),
+        ("long bin", wrong_sketch(bins={"9" * 400: 1}), "a sketch has a key that is not a number of up to"),
+        ("bin in other digits", wrong_sketch(bins={"\u0661": 1}), "a sketch has a key that is not a number"),
         ("bin count", wrong_sketch(bins={"1": None}), "1 is not a number"),
         ("block", wrong(blocks=[[]]), "timed is not a number"),
         ("block time", wrong_block(timed=3, median=None), "median is not a number"),
         ("block after the year 9999", wrong_block(start=3e11), "start is not a number"),
-        ("next to nothing", wrong_block(timed=3, median=5e-324), "median is next to nothing"),
+        ("next to nothing", wrong_block(timed=3, median=5e-324), "median is too close to zero"),
         ("more calls than there are", wrong_block(calls=10**18), "calls is not a number"),
         ("drives a terminal", wrong(events={"error_stack": {"\x1b[2J\ud800": "many"}}), r"^\?\[2J\? is not a number"),
         ("events", wrong(events={"error_stack": {"misses": "many"}}), "misses is not a number"),
     ]
 
 
-def test_damaged_files_are_told_and_the_others_read(tmp_path: Path) -> None:
+def test_damaged_files_are_reported_and_the_others_read(tmp_path: Path) -> None:
     spools.write(tmp_path, [_small()])
     damaged = _damaged()
     for name, content, _ in damaged:
@@ -172,10 +175,10 @@ def test_folders_without_end(tmp_path: Path) -> None:
         os.chdir(before)
         subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # pytest could not
     assert (len(found.snapshots), len(found.complaints)) == (1, 1)
-    assert found.complaints[0].endswith("/d: what is in its folders is not read: too deep")
+    assert found.complaints[0].endswith("/d: the folders in it are not read: too deep")
 
 
-def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
     spools.write(tmp_path, [_small()])
     os.mkfifo(tmp_path / "pipe.json")  # must not be waited for
     (tmp_path / "loop.json").symlink_to("loop.json")
@@ -235,7 +238,7 @@ _PLACES += [("series", 0, "sketch", "bins", key) for key in ("0", "-500")]
 @settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from(_PLACES), _VALUES), min_size=1, max_size=3))
 def test_nothing_in_a_file_breaks_the_report(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
-    """Any value in any place is either refused with a reason, or reported."""
+    """Any value in any place is refused with a reason, or reported."""
     document = json.loads(_WHOLE)
     for (*path, last), value in changes:
         place = document
@@ -262,13 +265,14 @@ def test_a_name_cannot_drive_a_terminal(tmp_path: Path) -> None:
 
 @pytest.mark.simulation
 def test_numbers_that_are_hard_together(tmp_path: Path) -> None:
-    """Each may be; what is worked out of all of them must not be more than there is."""
+    """Each number is within its bounds; so must be what is calculated from all of them."""
     random = numpy.random.default_rng(5)
     for number in range(20):
         documents = [_small(by=by, pid=pid, host=f"h{pid}") for pid, by in enumerate(("time", "call", "process"))]
         for document in documents:
             for row in (*document["blocks"], *document["series"], *document["patches"].values(), document):
-                for key, value in row.items():
+                for key, found in row.items():
+                    value = 0.0 if found is None else found  # the mean of no calls
                     if isinstance(value, (int, float)) and key not in ("format", "block", "pair", "ended"):
                         row[key] = type(value)(random.choice([value, value, 0, 1, 1e-12, 1e9]))
         spools.write(tmp_path / str(number), documents)
@@ -280,7 +284,7 @@ def test_numbers_that_are_hard_together(tmp_path: Path) -> None:
 
 @pytest.mark.simulation
 def test_a_name_is_a_name_in_plots_too(tmp_path: Path) -> None:
-    """Dollars begin formulas in matplotlib."""
+    """In matplotlib, dollars begin formulas."""
     names = ["$\\bad{$", "$x$", "\\$", "a & b", "long " * 100]
     spools.write(tmp_path, [_small(windows=20, target=name, pid=pid) for pid, name in enumerate(names)])
     page = as_html(_report(tmp_path))
@@ -313,16 +317,18 @@ def test_letters_that_a_terminal_lacks(child: Child, tmp_path: Path) -> None:
     assert "\\u2192" in answer.stdout
 
 
-# The figures
+# Figures
 
 
 def test_merged_sketches_are_one_sketch_of_everything() -> None:
     random = numpy.random.default_rng(3)
     parts = [numpy.append(random.lognormal(-9 + part, 1 + part / 5, 300 * part + 1), 0.0) for part in range(6)]
     document = _small()
-    document["series"] = [{**document["series"][0], "sketch": spools.sketched(part)} for part in parts]
+    document["series"] = [{**document["series"][0], "sketch": spools.sketched(part)._asdict()} for part in parts]
     found, times = merged(parse(json.dumps(document).encode()).series), numpy.concatenate(parts)
-    whole = spools.one_sketch(times)
+    whole = DDSketch(ACCURACY)
+    for time in times.tolist():
+        whole.add(time)
     assert found.count == whole.count == len(times)
     for quantile in (0, 0.01, 0.25, 0.5, 0.75, 0.95, 0.99, 1):
         ours = found.get_quantile_value(quantile)
@@ -332,7 +338,7 @@ def test_merged_sketches_are_one_sketch_of_everything() -> None:
 
 def test_sketches_of_different_accuracy_are_merged_to_the_least_accurate() -> None:
     series = parse(json.dumps(_small()).encode()).series[:1]
-    coarse = series[0]._replace(accuracy=0.05, bins={-90: 1000.0})
+    coarse = series[0]._replace(sketch=Sketch(0.05, 0, {-90: 1000.0}))
     median = 2 * (1.05 / 0.95) ** -90 / (1 + 1.05 / 0.95)
     assert merged([*series, coarse]).get_quantile_value(0.5) == pytest.approx(median, rel=0.051)
     assert merged([]).get_quantile_value(0.5) is None
@@ -384,16 +390,16 @@ def test_a_pair_that_lacks_an_arm_counts_for_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_not_alike_by_design_is_not_compared() -> None:
-    """As snapshots of earlier versions have it: the median of three calls is not that of thirty."""
+    """Earlier versions wrote such blocks; the median of three calls is not that of thirty."""
     blocks = parse(json.dumps(_small()).encode()).blocks
     assert len(pairs_of(blocks, "time")) == 4
-    # Windows may be a little late; calls that come as a window ends are a row in the next.
+    # Windows may end a little late, and a call at the end of one may have a block in the next.
     late = [one._replace(seconds=62.0 if one.arm == "stock" else 60.0) for one in blocks]
     stray = [one._replace(arm="stock", calls=1, timed=1, median=9.0, mean=9.0) for one in blocks]
     assert [one.median for one in pairs_of([*late, *stray], "time")] == [one.median for one in pairs_of(blocks, "time")]
     unequal = [one._replace(seconds=108.0 if one.arm == "stock" else 12.0) for one in blocks]
     assert pairs_of(unequal, "time") == []
-    # By call, errors are compared all the same: how many there would be in equal arms follows from the calls.
+    # Errors are compared by call all the same: the calls say how many to expect in equal arms.
     calls = {"patched": {"calls": 100, "errors": 3, "timed": 3}, "stock": {"calls": 900, "errors": 1, "timed": 30}}
     few = [blocks[number]._replace(block=0, arm=arm, **counts) for number, (arm, counts) in enumerate(calls.items())]
     (pair,) = pairs_of(few, "call")
@@ -402,7 +408,7 @@ def test_what_is_not_alike_by_design_is_not_compared() -> None:
 
 
 def test_blocks_of_the_other_arm_are_not_of_the_process(tmp_path: Path) -> None:
-    """A process that alternated before the toggles were changed still has them."""
+    """A process may have them from before its toggles changed."""
     documents = spools.fleet(numpy.random.default_rng(4), 6, 4)
     spools.write(tmp_path / "a", documents)
     for one in documents:
@@ -443,10 +449,10 @@ def test_processes_as_arms_show_cpu_time_and_memory(tmp_path: Path) -> None:
     assert patch.memory_ratio.low < 1 < patch.memory_ratio.high
 
 
-# What is shown
+# Output
 
 
-def test_the_table_says_it_all(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_the_main_results(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(example)]) == 1  # a patch tripped
     text = capsys.readouterr().out
     assert text.startswith("Of 6 patches: 1 needs a look, 1 slower, 4 faster.")
@@ -505,7 +511,7 @@ class _Elements(HTMLParser):
 
 @pytest.mark.simulation
 def test_the_page_stands_alone(example: Path, tmp_path: Path) -> None:
-    """Nothing is fetched, no script runs, each plot has a title, and no two things have one name."""
+    """It loads nothing, has no script, a title for each plot, and unique ids."""
     path = tmp_path / "report.html"
     assert main(["report", str(example), "--html", str(path)]) == 1
     text = path.read_text(encoding="utf-8")
@@ -534,19 +540,19 @@ def test_names_are_text_in_the_page(tmp_path: Path) -> None:
     assert "<script" not in path.read_text() and "<b>" not in path.read_text()
 
 
-def test_an_empty_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().out == "Nothing is recorded yet.\n"
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert f"not read: {tmp_path}/nowhere: cannot be read: No such file or directory" in capsys.readouterr().out
 
 
-def test_good_news_have_exit_code_0(tmp_path: Path) -> None:
+def test_good_news_has_exit_code_0(tmp_path: Path) -> None:
     spools.write(tmp_path, [_small()])
     assert main(["report", str(tmp_path)]) == 0
 
 
-def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spools.write(tmp_path, [_small()])
     path = tmp_path / "nowhere" / "report.json"
     assert main(["report", str(tmp_path), "--json", str(path)]) == 2
@@ -591,7 +597,7 @@ print(main(["report", {str(tmp_path / "spool")!r}, "--html", "-"]))
 
 
 def test_other_commands_load_none_of_it(child: Child) -> None:
-    """A host that is short of memory does not pay for plots."""
+    """They must not need the memory."""
     code = (
         "import sys, dirac_perfpatch.cli; print([one for one in sys.modules if one in {'scipy', 'ddsketch', 'numpy'}])"
     )

@@ -1,4 +1,4 @@
-"""The spool: a process's file in it, and what is cleaned away."""
+"""The spool: the file of a process, its format, and cleaning up."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dirac_perfpatch.comparison import spool
+from dirac_perfpatch.comparison.snapshot import Block, Series, Sketch, State, parse
 from dirac_perfpatch.comparison.spool import Spool, component, default_folder
 from dirac_perfpatch.comparison.spool_reading import read_spools
 
@@ -42,8 +43,33 @@ def test_a_process_has_one_file_that_is_replaced_whole(tmp_path: Path) -> None:
     assert found.resident_bytes > 1_000_000
 
 
+# As version 0.1.0 wrote it.
+OLD = b"""{"format": 1, "host": "h", "component": "A/B", "release": "9.1.8", "plugin": "0.1.0", "pid": 7,
+"started": 1e9, "written": 1000000060.5, "ended": true, "cpu_seconds": 0.5, "resident_bytes": 1000, "patches": {
+"p": {"state": "applied", "reason": "", "failures": 1, "mode": "ab", "by": "time", "share": 0.5, "window_seconds": 60,
+"arm": "stock", "checked": 3, "differences": 0}, "q": {"state": "armed", "reason": "no", "failures": 0, "mode": "on"}},
+"series": [{"patch": "p", "target": "f", "arm": "stock", "calls": 20, "errors": 2, "timed": 3, "seconds": 0.25,
+"sketch": {"accuracy": 0.01, "zero": 1, "bins": {"-500": 1, "-10": 1}}}], "blocks": [
+{"patch": "p", "target": "f", "arm": "stock", "block": 2, "pair": 1, "start": 1e9, "seconds": 60.0, "calls": 19,
+"errors": 2, "timed": 3, "mean": 0.1, "median": 0.2}, {"patch": "p", "target": "f", "arm": "stock", "block": 4,
+"pair": 2, "start": 1000000060.0, "seconds": 0.5, "calls": 1, "errors": 0, "timed": 0, "mean": null, "median": null}],
+"events": {"p": {"hits": 4}}}"""
+
+
+def test_the_format_stays_as_it_is() -> None:
+    found = parse(OLD)
+    assert json.loads(json.dumps(found.data())) == json.loads(OLD)
+    assert parse(json.dumps(found.data()).encode()) == found
+    assert found.patches == {
+        "p": State("applied", "", "ab", 1, "time", 0.5, 60, "stock", 3),
+        "q": State("armed", "no", "on", 0),
+    }
+    assert found.series == (Series("p", "f", "stock", 20, 2, 3, 0.25, Sketch(0.01, 1, {-500: 1, -10: 1})),)
+    assert found.blocks[1] == Block("p", "f", "stock", 4, 2, 1000000060.0, 0.5, 1, 0, 0, 0, 0)
+
+
 def test_two_processes_of_one_number_have_two_files(tmp_path: Path) -> None:
-    """Numbers of processes come again, also within one process after a fork in a container."""
+    """Process numbers are used again, in a container even after a fork."""
     for _ in range(2):
         Spool().write(str(tmp_path), CONTENT, True)
     assert len(list(tmp_path.iterdir())) == 2
@@ -125,7 +151,7 @@ def test_the_default_folder() -> None:
 
 
 def test_only_snapshots_of_ours_are_cleaned_away(tmp_path: Path) -> None:
-    """The operator may have named a folder that has other things in it."""
+    """The operator may have named a folder with other files."""
     year = 365 * 86400.0
     victim = old(tmp_path / f"victim.1.{BEGAN}.json", 0)
     stays = {victim} | {
@@ -171,7 +197,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(PermissionError, match="belongs to somebody else"):
         Spool().write(str(tmp_path), CONTENT, False)
-    # Where nothing can be done anyway, as in an installation that all users share, nothing is said.
+    # No message if we could not write there anyway, as in an installation that all users share.
     monkeypatch.setattr(os, "access", lambda *arguments: False)
     assert not Spool().write(str(tmp_path), CONTENT, False)
     assert list(tmp_path.iterdir()) == []
@@ -187,12 +213,13 @@ def test_whatever_the_umask_is_only_we_can_write_to_what_we_make(tmp_path: Path)
     assert [oct(one.stat().st_mode & 0o777) for one in (path.parent, path)] == ["0o755", "0o644"]
 
 
-# A process that compares something, and writes often.
+# A process that compares a patch and writes often.
 COMPARE = """
 import os, signal, sys, threading, time
 from dirac_perfpatch.comparison import journal
 from dirac_perfpatch.comparison.arms import Comparison
 from dirac_perfpatch.comparison.journal import Journal
+from dirac_perfpatch.comparison.snapshot import State
 from dirac_perfpatch.patching import Guard, Patch
 from dirac_perfpatch.toggles import Toggle
 journal._SNAPSHOT_SECONDS = journal._LOOK_SECONDS = 0.02
@@ -202,7 +229,7 @@ def compare():
     ours.add(comparison)
     return comparison
 def describe():
-    patches = {"p": {"state": "applied", "failures": 0, "mode": "ab"}}
+    patches = {"p": State("applied", "", "ab", 0)}
     return {"release": "", "plugin": "", "patches": patches, "events": {}}
 def fork():
     began = time.monotonic()
@@ -235,7 +262,7 @@ until(lambda: inside)
 def test_what_others_put_where_we_write_is_not_followed_and_not_waited_for(
     kind: str, child: Child, tmp_path: Path
 ) -> None:
-    """Somebody who can write there waits for the first snapshot, and knows the name of the next one then."""
+    """Whoever can write there learns the name of the next file from the first one."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     code = f"""
@@ -295,7 +322,7 @@ process.kill()
     assert child(COMPARE + HANGS + code).stdout == "0\n"
 
 
-def test_a_full_disk_is_told_once_and_nothing_half_written_stays(child: Child, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_once_and_nothing_half_written_stays(child: Child, tmp_path: Path) -> None:
     code = """
 import resource
 compare()
@@ -306,7 +333,7 @@ print(len(os.listdir(folder)))
 """
     answer = child(COMPARE + code)
     assert (answer.returncode, answer.stdout) == (0, "1\n")
-    told = f"dirac-perfpatch: comparison: {tmp_path}/spool: File too large; what is recorded is not kept\n"
+    told = f"dirac-perfpatch: comparison: {tmp_path}/spool: File too large; no snapshot was written\n"
     assert answer.stderr == told
     assert len(read_spools([str(tmp_path)]).snapshots) == 1
 
@@ -327,7 +354,7 @@ def test_who_is_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None
 
 
 def test_a_signal_handler_that_does_what_its_thread_is_doing(child: Child) -> None:
-    """Patches are put on and taken off, and processes forked, wherever the handler comes in between."""
+    """The handler puts patches on and off and forks, at any point of code that does the same."""
     code = """
 turns = 0
 def turn(*_):

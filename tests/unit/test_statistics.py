@@ -1,4 +1,4 @@
-"""The report's statistics: they do not cry wolf, they find what is there, and they know what they do not know."""
+"""The report's statistics: no false alarms, real differences are found, and too little data is recognized."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 
 import numpy
 import pytest
-import spools
 
 from bench import aa
 from dirac_perfpatch.comparison import words
 from dirac_perfpatch.comparison.report import Row, build
-from dirac_perfpatch.comparison.spool_reading import Gathered, parse
+from dirac_perfpatch.comparison.snapshot import parse
+from dirac_perfpatch.comparison.spool_reading import Gathered
 from dirac_perfpatch.comparison.statistics import (
     FASTER,
     FEWER,
@@ -32,6 +32,7 @@ from dirac_perfpatch.comparison.statistics import (
     ratio,
     units_needed,
 )
+from lab import spools
 
 RUNS = 100
 
@@ -60,15 +61,15 @@ def _row(documents: list[spools.Document]) -> Row:
 def test_equal_arms_are_called_different_in_at_most_5_of_100_comparisons(
     kind: str, share: float, load: str, units: int
 ) -> None:
-    """By any of the looks after each unit; all shares and loads, and more of each, are for `python3 -m bench.aa`."""
+    """At any look after each unit. `python3 -m bench.aa` has all shares and loads, and more runs."""
     runs = [aa.wrong(kind, share, aa.LOADS[load], units, run) for run in range(60)]
-    # 5 of 100 and what chance may add; it was 26 of medians in the first of these, and 22 of errors in the third.
+    # 5 of 100, plus what chance may add.
     assert max(map(sum, zip(*runs))) <= 6
 
 
 @pytest.mark.simulation
 def test_errors_that_come_in_bursts_are_no_difference() -> None:
-    """Looked at after each unit, with a tenth of the calls patched: one call fails, or all do for a while."""
+    """At any look, with a tenth of the calls patched: single calls fail, or all for a while."""
     random, wrong = numpy.random.default_rng(3), 0
     for _ in range(RUNS):
         errors = numpy.where(random.random(120) < 0.8, random.integers(0, 2, 120), 200)
@@ -78,14 +79,14 @@ def test_errors_that_come_in_bursts_are_no_difference() -> None:
 
 
 def test_one_component_is_not_measured_by_another() -> None:
-    """By process, a slow component that happens to have more patched hosts does not make the patch slow."""
+    """By process: a slow component with more patched hosts does not make the patch look slow."""
     random, documents = numpy.random.default_rng(5), []
     for number in range(16):
         slow = number < 8
         arm = "patched" if (number % 4 if slow else (number + 1) % 4) else "stock"
         component = {"typical": 1e-1 if slow else 1e-4, "component": "Slow" if slow else "Quick"}
         documents.append(
-            spools.process(random, "process", 8, arm=arm, host=f"h{number}", timed_per_window=20.0, **component)
+            spools.alternating(random, "process", 8, arm=arm, host=f"h{number}", timed_per_window=20.0, **component)
         )
     row = _row(documents)
     assert row.ratio is not None
@@ -110,7 +111,7 @@ def test_the_processes_of_a_host_are_one_unit_if_they_share_their_arm() -> None:
 @pytest.mark.parametrize(("kind", "windows"), [("time", 400), ("call", 150)])
 def test_a_patch_that_takes_a_sixth_of_the_time_off_is_found(kind: str, windows: int) -> None:
     for word, faster in ((FASTER, 1.2), (SLOWER, 1 / 1.2)):
-        rows = [_row([spools.process(numpy.random.default_rng(seed), kind, windows, faster)]) for seed in range(10)]
+        rows = [_row([spools.alternating(numpy.random.default_rng(seed), kind, windows, faster)]) for seed in range(10)]
         assert sum(row.verdict.word == word for row in rows) >= 9
         assert sum(row.ratio.low <= faster <= row.ratio.high for row in rows if row.ratio) >= 9
 
@@ -120,8 +121,8 @@ def test_a_patch_that_takes_a_sixth_of_the_time_off_is_found(kind: str, windows:
 def test_a_patch_that_takes_half_the_time_is_found_in_an_hour(kind: str, share: float, units: int) -> None:
     found = 0
     for run in range(10):
-        *_, last = aa.looks(kind, share, aa.LOADS["bimodal"]._replace(per_minute=60), units, run, faster=2.0)
-        found += judge(last.median, kind).word == FASTER
+        *_, (median, _, _) = aa.looks(kind, share, aa.LOADS["bimodal"]._replace(per_minute=60), units, run, faster=2.0)
+        found += judge(median, kind).word == FASTER
     assert found >= 9
 
 
@@ -158,18 +159,18 @@ def test_certain_sameness_is_said() -> None:
     spread = [0.01, -0.01] * 50
     assert judge(paired(spread), "time").word == NO_DIFFERENCE
     assert judge(paired([10 * one for one in spread[:8]]), "time").word == TOO_LITTLE
-    # Not by whether a difference was seen, but by whether one can still be there.
+    # The verdict depends on whether a difference is still possible, not on whether one was seen.
     assert judge(paired([0.03 + 4 * one for one in spread[:30]]), "time").word == FASTER
     assert judge(paired([0.04 + 12 * one for one in spread[:30]]), "time").word == TOO_LITTLE
 
 
 def test_patched_calls_that_fail_are_found() -> None:
-    early = _row([spools.process(numpy.random.default_rng(3), "time", 4, error_rates=(0.0, 1.0))])
+    early = _row([spools.alternating(numpy.random.default_rng(3), "time", 4, error_rates=(0.0, 1.0))])
     assert early.errors == ""
-    broken = _row([spools.process(numpy.random.default_rng(3), "time", 50, error_rates=(0.002, 0.2))])
+    broken = _row([spools.alternating(numpy.random.default_rng(3), "time", 50, error_rates=(0.002, 0.2))])
     assert broken.errors == MORE
     assert words.verdict(broken).endswith("; more errors with the patch")
-    # Few calls of a share of a tenth, of which twice as many fail; a patch that makes none; processes.
+    # A share of a tenth with twice as many errors; no patched errors; processes.
     assert errors_differ([(0.0, 0.1)] * 81 + [(1.0, 0.1)] * 19) == ""
     assert errors_differ([(0.0, 0.1)] * 243 + [(1.0, 0.1)] * 57) == MORE
     assert errors_differ([(0.0, 0.5)] * 10) == FEWER
@@ -183,7 +184,7 @@ def test_patched_calls_that_fail_are_found() -> None:
 
 @pytest.mark.simulation
 def test_the_wait_is_about_right() -> None:
-    """Of what is found in the number that is told."""
+    """The difference is found with the number of units that the report says it takes."""
     spread, difference = 0.3, math.log(1.05)
     told, found = [], 0
     for seed in range(RUNS):
@@ -203,7 +204,7 @@ def test_the_wait_is_about_right() -> None:
 @pytest.mark.parametrize("mean", [0.0, 0.03, 0.06, -1.0])
 @pytest.mark.parametrize("error", [1e-6, 0.01, 0.02, 0.1, 1.0, 30.0])
 @pytest.mark.parametrize("units", [1, 2, 5, 6, 100])
-def test_who_has_too_little_is_asked_for_more(kind: str, mean: float, error: float, units: int) -> None:
+def test_with_too_little_data_more_is_needed(kind: str, mean: float, error: float, units: int) -> None:
     verdict = judge(Estimate(mean, error, max(1, units - 1), units), kind)
     assert (verdict.word == TOO_LITTLE) == (verdict.more is not None)
     if verdict.more is not None:
@@ -211,22 +212,22 @@ def test_who_has_too_little_is_asked_for_more(kind: str, mean: float, error: flo
 
 
 @pytest.mark.parametrize(("kind", "seconds"), [("time", 120), ("call", 60)])
-def test_the_wait_is_told_at_the_pace_of_the_data(kind: str, seconds: int) -> None:
-    """One process of 60 s windows, then three of them, which get there three times as fast."""
+def test_the_wait_follows_the_pace_of_the_data(kind: str, seconds: int) -> None:
+    """With 60 s windows; three processes need a third of the time."""
     random = numpy.random.default_rng(2)
-    row = _row([spools.process(random, kind, 12, timed_per_window=200.0)])
+    row = _row([spools.alternating(random, kind, 12, timed_per_window=200.0)])
     assert row.more_seconds is not None and row.verdict.more is not None
     assert row.more_seconds / row.verdict.more == pytest.approx(seconds, rel=0.25)
-    three = _row([spools.process(random, kind, 6, pid=pid) for pid in (1, 2, 3)])
+    three = _row([spools.alternating(random, kind, 6, pid=pid) for pid in (1, 2, 3)])
     assert three.more_seconds is not None and three.verdict.more is not None
     assert three.more_seconds / three.verdict.more == pytest.approx(seconds / 3, rel=0.25)
 
 
-# The pieces
+# Estimates
 
 
 def test_the_interval_of_pairs_holds_at_all_looks_together() -> None:
-    """It is the values for which the likelihood of a difference is less than 20 times that of none."""
+    """At its bounds, a difference is 20 times as likely as none."""
     values = [0.1, 0.2, 0.3, 0.4, 0.2, 0.3, 0.25, 0.2]
     estimate = paired(values)
     assert estimate is not None
@@ -245,10 +246,10 @@ def test_the_estimate_of_processes_is_that_of_student() -> None:
     first, second = [27.5, 21.0, 19.0, 23.6, 17.0, 17.9], [27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8, 22.0, 24.8]
     estimate = between({"": (first, second)})
     assert estimate is not None
-    # As scipy.stats.ttest_ind says.
+    # From scipy.stats.ttest_ind.
     assert estimate.mean / estimate.error == pytest.approx(-1.7234616)
     assert estimate.freedom == pytest.approx(13)
-    # Twice the same group is the same difference, better known.
+    # Two equal groups give the same difference with a smaller error.
     both = between({"": (first, second), "other": ([one + 9 for one in first], [one + 9 for one in second])})
     assert both is not None
     assert both.mean == pytest.approx(estimate.mean)
@@ -256,7 +257,7 @@ def test_the_estimate_of_processes_is_that_of_student() -> None:
     assert both.freedom == pytest.approx(2 * estimate.freedom)
 
 
-# As scipy.stats.binomtest(...).proportion_ci(method="exact") says.
+# From scipy.stats.binomtest(...).proportion_ci(method="exact").
 @pytest.mark.parametrize(
     ("errors", "calls", "low", "high"),
     [
@@ -274,7 +275,7 @@ def test_the_interval_of_errors_is_the_exact_one(errors: int, calls: int, low: f
 
 
 def test_the_ratio_of_sums_has_the_interval_of_its_pairs() -> None:
-    """Against a thousand draws of the same: the standard error is the spread that they have."""
+    """The standard error is the spread of a thousand draws."""
     random, found = numpy.random.default_rng(6), []
     for _ in range(1000):
         common = random.lognormal(0, 0.1, 50)
@@ -292,7 +293,7 @@ def test_without_calls_there_is_no_rate() -> None:
 
 
 def test_intervals_without_end_are_none() -> None:
-    """A few pairs leave everything open, and JSON has no infinity."""
+    """A few pairs exclude nothing, and JSON has no infinity."""
     assert ratio(None) is ratio(paired([-0.1, 0.1])) is ratio(paired([0.1] * 3)) is None
     found = ratio(paired([-300.0, 300.0] * 3))
     assert found is not None and math.isfinite(found.high) and found.low > 0
