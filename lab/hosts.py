@@ -26,6 +26,10 @@ PLUGIN = "dirac-perfpatch"
 # that has the changes in-tree.
 COMPARED, IN_TREE = "9.1.8", "9.1.22"
 RELEASES = ("8.0.86", "9.0.28", COMPARED, IN_TREE)
+# What a release has in-tree: names of patches, or "patch: target".
+_FROM_9_1_9 = ["extension_lookup", "error_stack", "proxy_loading", "dms_helpers"]
+_FROM_9_1_9 += ["connection_checkout", "connection_eviction", "connection_close"]
+IN_TREE_PATCHES: dict[str, list[str]] = {"8.0.86": [], "9.0.28": [], COMPARED: [], IN_TREE: _FROM_9_1_9}
 DEFAULT_PYTHON = "3.11"
 
 # gfal2-python does not build on Debian 12, and nothing here needs it: the marker is never true.
@@ -82,6 +86,14 @@ def matrix() -> list[tuple[str, str]]:
     """The (release, Python) pairs that are tested in full: 8.0 on 3.9 if this machine has it, all others on 3.11."""
     oldest = "3.9" if find_interpreter("3.9") else DEFAULT_PYTHON
     return [(RELEASES[0], oldest), *((release, DEFAULT_PYTHON) for release in RELEASES[1:])]
+
+
+def state(release: str, patch: str, target: str = "") -> str:
+    """What a patch that is on is once its modules are loaded: "stood down" if this release has it in-tree, "applied".
+
+    target: the attribute of one of its targets; "" for the patch as a whole.
+    """
+    return "stood down" if {patch, f"{patch}: {target}"}.intersection(IN_TREE_PATCHES[release]) else "applied"
 
 
 def cache_folder() -> Path:

@@ -1,12 +1,13 @@
 """Imports each module of the host first in a process of its own, and prints what is wrong in the end state.
 
-Reads the modules' names from standard input, and the state that every target must have from its first argument.
+Reads the modules' names from standard input; the first argument is what this release has in-tree, as JSON.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -49,14 +50,19 @@ def libraries(names: list[str]) -> str:
     return "\n".join(name for name, module in sys.modules.items() if module and name.partition(".")[0] not in OURS)
 
 
-def wrong(wanted: str) -> Iterator[str]:
+def wrong(in_tree: list[str]) -> Iterator[str]:
     """What is wrong after this process has looked for its extensions."""
     extensions = importlib.import_module("DIRAC.Core.Utilities.Extensions")
     if extensions.extensionsByPriority() != ["DIRAC"]:
         yield "the plugin is listed"
     for patch in importlib.import_module("dirac_perfpatch").status():
         for target in patch["targets"]:
-            if target["state"] != (wanted if target["module"] in sys.modules else "armed"):
+            wanted = "applied"
+            if target["module"] not in sys.modules:
+                wanted = "armed"
+            elif {patch["name"], f"{patch['name']}: {target['attribute']}"}.intersection(in_tree):
+                wanted = "stood down"
+            if target["state"] != wanted:
                 yield f"{patch['name']}: {target}"
     for name, module in list(sys.modules.items()):
         bound = getattr(module, "__dict__", {}).get("extensionsByPriority")
@@ -64,9 +70,9 @@ def wrong(wanted: str) -> Iterator[str]:
             yield f"{name} has another extensionsByPriority"
 
 
-def look_at(name: str, wanted: str) -> str:
+def look_at(name: str, in_tree: list[str]) -> str:
     try_to_import(name)
-    return "; ".join(wrong(wanted))
+    return "; ".join(wrong(in_tree))
 
 
 def main() -> None:
@@ -77,7 +83,7 @@ def main() -> None:
     try_to_import("DIRAC")
     assert "dirac_perfpatch" not in sys.modules
     for name in names:
-        text = in_a_child(lambda name=name: look_at(name, sys.argv[1]))  # type: ignore[misc]
+        text = in_a_child(lambda name=name: look_at(name, json.loads(sys.argv[1])))  # type: ignore[misc]
         if text:
             print(f"{name}: {text}")
     print("looked at", len(names))

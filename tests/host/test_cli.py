@@ -10,10 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from conftest import in_tree, release
+from conftest import release
 
 from dirac_perfpatch import toggles
 from dirac_perfpatch.patches import CATALOGUE
+from lab.hosts import state
 from lab.mariadb import MariaDB
 
 NAMES = [patch.name for patch in CATALOGUE]
@@ -31,9 +32,10 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 def test_status_for_people_and_for_machines() -> None:
-    at_once = "stood down" if in_tree() else "applied"  # by what every process imports
-    wanted = dict.fromkeys(NAMES, "stood down" if in_tree() else "armed")
-    wanted.update(extension_lookup=at_once, error_stack=at_once)
+    wanted = {name: state(release(), name) for name in NAMES}
+    for name in NAMES:
+        if wanted[name] == "applied" and name not in ("extension_lookup", "error_stack"):  # which every process imports
+            wanted[name] = "armed"
     answer = command("status")
     assert answer.returncode == 0, answer.stderr
     assert release() in answer.stdout.splitlines()[0]
@@ -102,7 +104,7 @@ def test_check_compares_every_patch_with_stock(mariadb: MariaDB, tmp_path: Path)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     rows = {line.split()[0]: line for line in answer.stdout.splitlines() if line.split()[:1]}
     for name in NAMES:
-        assert ("stood down" if in_tree() else "same as stock") in rows[name]
+        assert ("stood down" if state(release(), name) == "stood down" else "same as stock") in rows[name]
 
 
 @pytest.mark.parametrize("database", ["Accounting/NoSuchDB", "NoSuchSystem/DB", "localhost:3306:user:secret:mysql"])

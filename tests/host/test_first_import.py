@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import in_tree, release, run
+from conftest import release, run
 
-from lab.hosts import RELEASES
+from lab.hosts import IN_TREE_PATCHES, RELEASES, state
 
 WORKER = Path(__file__).with_name("first_import_worker.py")
 
@@ -30,7 +31,7 @@ def _modules() -> Iterator[str]:
 def _work(names: list[str]) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "DIRACSYSCONFIG"}
     answer = subprocess.run(
-        [sys.executable, str(WORKER), "stood down" if in_tree() else "applied"],
+        [sys.executable, str(WORKER), json.dumps(IN_TREE_PATCHES[release()])],
         input="\n".join(names),
         env={**environment, "DIRAC_ROOT_PATH": "/no/such/root"},
         capture_output=True,
@@ -66,11 +67,10 @@ def test_the_module_itself_half_imported() -> None:
         "DIRAC.AccountingSystem.DB.AccountingDB",
         "DIRAC.DataManagementSystem.DB.FileCatalogComponents.DirectoryManager.DirectoryTreeBase",
     )
-    wanted = "stood down" if in_tree() else "applied"
     for module in modules:
         # The look-up happens inside the module, at its first import statement.
         answer = run(
-            "import builtins, sys\n"
+            "import builtins, json, sys\n"
             "real = builtins.__import__\n"
             f"module = {module!r}\n"
             "def from_inside(name, globals=None, *rest, **more):\n"
@@ -82,13 +82,15 @@ def test_the_module_itself_half_imported() -> None:
             "import importlib; importlib.import_module(module)\n"
             "builtins.__import__ = real\n"
             "import dirac_perfpatch\n"
-            "seen = [t['state'] for p in dirac_perfpatch.status() for t in p['targets'] if t['module'] == module]\n"
-            "print(seen)",
+            "print(json.dumps([(p['name'], t['attribute'], t['state'])\n"
+            "                  for p in dirac_perfpatch.status() for t in p['targets'] if t['module'] == module]))",
             DIRACSYSCONFIG="/no/such/file",
         )
         assert answer.returncode == 0, (module, answer.stderr)
-        states = answer.stdout.splitlines()[-1]
-        assert set(states.strip("[]").split(", ")) == {repr(wanted)}, (module, answer.stdout, answer.stderr)
+        seen = json.loads(answer.stdout.splitlines()[-1])
+        assert seen
+        for patch, target, found in seen:
+            assert found == state(release(), patch, target), (module, answer.stdout, answer.stderr)
 
 
 @pytest.mark.patched

@@ -11,6 +11,7 @@ import pytest
 from conftest import in_tree, release, run
 
 from dirac_perfpatch.patches import CATALOGUE, WAITED_FOR
+from lab.hosts import state
 
 ASK = "from DIRAC.Core.Utilities.Extensions import extensionsByPriority as e; print(e()); print(e())"
 STATES = "import json, dirac_perfpatch; print(json.dumps({p['name']: p['state'] for p in dirac_perfpatch.status()}))"
@@ -181,7 +182,7 @@ def test_the_file_of_the_installation_is_read(tmp_path: Path) -> None:
     answer = run(f"{ASK}\n{STATES}", DIRAC_ROOT_PATH=str(tmp_path))
     states = _states(answer)
     assert states["error_stack"] == "off"
-    assert states["extension_lookup"] == ("stood down" if in_tree() else "applied")
+    assert states["extension_lookup"] == state(release(), "extension_lookup")
 
 
 def test_what_each_patch_does_here() -> None:
@@ -193,11 +194,12 @@ def test_what_each_patch_does_here() -> None:
     assert set(missing) <= {"DIRACCommon.Core.Utilities.ReturnValues"}  # which 8.0 does not have
     entries = dirac_perfpatch.status()
     assert [entry["name"] for entry in entries] == NAMES
-    wanted = "stood down" if in_tree() else "applied"
     for entry in entries:
+        wanted = state(release(), entry["name"])
         assert entry["state"] == wanted, entry
-        assert {target["state"] for target in entry["targets"]} == {wanted}, entry
-        assert bool(entry["reason"]) == in_tree(), entry
+        for target in entry["targets"]:
+            assert target["state"] == state(release(), entry["name"], target["attribute"]), entry
+        assert bool(entry["reason"]) == (wanted != "applied"), entry
     assert [len(entry["targets"]) for entry in entries] == [len(patch.targets) for patch in CATALOGUE]
 
 

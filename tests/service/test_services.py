@@ -18,7 +18,7 @@ from dirac_perfpatch import cli
 from lab import clients, inside
 from lab.arms import PATCHED, STOCK
 from lab.folder import library
-from lab.hosts import IN_TREE, Host
+from lab.hosts import IN_TREE, Host, state
 from lab.installation import Installation
 from lab.mariadb import MariaDB
 
@@ -70,9 +70,8 @@ def states(installation: Installation, service: str) -> dict[str, str]:
 def test_what_the_plugin_does_in_each_service(installations: dict[str, Installation], host: Host) -> None:
     for service in (FILE_CATALOG, DATA_STORE):
         seen = states(installations[PATCHED], service)
-        wanted = "stood down" if host.release == IN_TREE else "applied"
-        needed = {name: state for name, state in seen.items() if state != "armed"}
-        assert set(needed.values()) == {wanted}
+        needed = {name: found for name, found in seen.items() if found != "armed"}
+        assert needed == {name: state(host.release, name) for name in needed}
         assert {"extension_lookup", "error_stack", "proxy_loading", "connection_checkout"} <= set(needed)
         assert {"connection_eviction", "connection_close"} <= set(needed)
         assert set(states(installations[STOCK], service).values()) == {"off"}
@@ -158,7 +157,7 @@ def test_a_patch_is_switched_off_and_on_in_a_running_service(
     installations: dict[str, Installation], database: MariaDB, host: Host
 ) -> None:
     installation = installations[PATCHED]
-    there = "stood down" if host.release == IN_TREE else "applied"
+    there = state(host.release, "connection_checkout")
     # Not asked for from here on. Its DataStore would insert what waits once in a minute, with pings of its own.
     installations[STOCK].stop()
 
@@ -188,12 +187,12 @@ def test_a_patch_is_switched_off_and_on_in_a_running_service(
 
 def test_switching_under_load_fails_no_request(installations: dict[str, Installation], host: Host) -> None:
     installation = installations[PATCHED]
-    there = "stood down" if host.release == IN_TREE else "applied"
+    there = state(host.release, "connection_checkout")
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(work, installation, 8, "switching")
-        for word, state in (("off", "off"), ("on", there)) * 2:
+        for word, wanted in (("off", "off"), ("on", there)) * 2:
             set_toggles(installation, f"enabled={word}")
-            assert becomes(installation, {"connection_checkout": state, "connection_close": state})
+            assert becomes(installation, {"connection_checkout": wanted, "connection_close": wanted})
         assert failures(working.result()) == []
 
 
@@ -241,7 +240,7 @@ def test_a_patch_under_comparison_is_switched_off_in_a_running_service(
 
 def test_the_configuration_system_overrides_the_file(installations: dict[str, Installation], host: Host) -> None:
     installation = installations[PATCHED]
-    there = "stood down" if host.release == IN_TREE else "applied"
+    there = state(host.release, "connection_checkout")
     of_vo = "/Operations/fakevo/Defaults/PerfPatch" if host.release.startswith("8.") else "/Operations/fakevo/PerfPatch"
 
     def set_options(section: str, options: dict[str, str]) -> None:
