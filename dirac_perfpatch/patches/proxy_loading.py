@@ -149,8 +149,8 @@ class _Store:
         """A new entry, in the place of one for another state of the file."""
         entry = self._entries[key] = _Entry(_state(found))
         while len(self._entries) > self._limit:  # more than once, if other threads took the same one for the oldest
-            by_use = {known.used: key for key, known in self._snapshot()}
-            self._entries.pop(by_use.get(min(by_use, default=0.0), key), None)
+            oldest, _ = min(self._snapshot(), key=lambda known: known[1].used, default=(key, entry))
+            self._entries.pop(oldest, None)
         self.sweep(entry.used)
         return entry
 
@@ -180,16 +180,11 @@ def _is_local(path: Any) -> bool:
 
 
 def _certificate_class(host_class: Any, x509_module: Any) -> type:
-    """A class of certificates that share M2Crypto's object until somebody wants to change it, or a part of it.
-
-    Args:
-        host_class: X509Certificate.
-        x509_module: M2Crypto's.
-    """
+    """A subclass of X509Certificate whose objects share M2Crypto's object until somebody may change it."""
     from_der = x509_module.load_cert_der_string
 
     class Certificate(host_class):
-        __init__ = object.__init__  # one attribute is all that differs between them
+        __init__ = object.__init__  # they differ in one attribute only
         _certLoaded = True
         _own_object: Any = None
         _X509Certificate__certObj: Any
@@ -220,11 +215,7 @@ def _certificate_class(host_class: Any, x509_module: Any) -> type:
 
 
 def _key_class(host_class: Any) -> type:
-    """A class of keys that share OpenSSL's key, but not the context that M2Crypto signs and verifies in.
-
-    Args:
-        host_class: M2Crypto's PKey.
-    """
+    """A subclass of M2Crypto's PKey whose objects share OpenSSL's key, but not the context to sign and verify in."""
 
     class Key(host_class):
         __init__ = object.__init__
@@ -296,7 +287,7 @@ class _Loader:
                         # If the file changes from now on, so does its state, and the entry is of no use to anybody.
                         if os.path.samestat(found, os.fstat(stream.fileno())):
                             text = stream.read()
-            except (OSError, ValueError):  # no such file, no such path, no text: the host knows what to answer
+            except (OSError, ValueError):  # no such file, no such path, no text: for the host to answer
                 pass
             except Exception as error:
                 self._guard.failed(error)
@@ -417,7 +408,7 @@ def _put_on(fitting: Fitting) -> None:
 
 
 def _same_chain(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
-    """The check against stock, on a chain of its own. What a chain has in it is compared and not told."""
+    """The check against stock, on a chain of its own. Says nothing of what is in a chain."""
     chain, *rest = args
     fresh = type(chain)()
     if without_stacks(original(fresh, *rest, **kwargs)) != without_stacks(answer):
@@ -426,7 +417,7 @@ def _same_chain(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
 
 
 def _test_proxy() -> str:
-    """The path of the host's own."""
+    """The path of the host's own test proxy."""
     import DIRAC
 
     proxy = os.path.join(os.path.dirname(DIRAC.__file__), "Core", "Security", "test", "certs", "voms", "proxy.pem")
@@ -453,7 +444,7 @@ def _ask(database: Database | None) -> Any:
 
 
 def _in_turn(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
-    """So many copies of the test proxy, loaded in turn by one chain."""
+    """``size`` copies of the test proxy, loaded in turn by one chain."""
     import itertools
     import shutil
     import tempfile
@@ -480,15 +471,7 @@ PATCH = Patch(
     ),
     ask=_ask,
     cases=(
-        Case(
-            "loadProxyFromFile",
-            _in_turn,
-            (1, 64),
-            (1, 4, 8, 16, 64, 256),
-            "files",
-            in_turn=True,
-            settle_seconds=2 * _TICK,
-        ),
+        Case("loadProxyFromFile", _in_turn, (1, 64), (1, 4, 8, 16, 64, 256), "files", True, settle_seconds=2 * _TICK),
     ),
     spares=("hits", "misses"),
 )
