@@ -68,9 +68,6 @@ class _Socket:
 
     libmariadb still tells the number of a socket that it has closed after a network error, and the next file that is
     opened may get that number. So the inode is kept, too: each socket has its own.
-
-    Args:
-        number: Its file descriptor.
     """
 
     def __init__(self, number: int) -> None:

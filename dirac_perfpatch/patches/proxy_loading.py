@@ -81,7 +81,7 @@ _Key = tuple[int, int, int]  # device, inode, effective user
 # What open() takes, without descriptors, which it would close.
 _PATHS = (str, bytes, os.PathLike)
 # All that a certificate of the host's has.
-_CERTIFICATE_ATTRIBUTES = {"_certLoaded", "_X509Certificate__certObj"}
+_ATTRIBUTES = {"_certLoaded", "_X509Certificate__certObj"}
 # f_type of statfs(2) for file systems whose stat() is always as fresh as their open().
 _LOCAL_TYPES = frozenset(
     {
@@ -164,8 +164,8 @@ class _Store:
                 self._entries.pop(key, None)
 
     def _snapshot(self) -> list[tuple[_Key, _Entry]]:
-        # Of the keys first: a list of them is made in one step, one of pairs is not, because making pairs may start the
-        # garbage collector, which sweeps.
+        # A list of the keys is made in one step. One of items is not: making pairs may start the garbage collector,
+        # which sweeps.
         return [(key, entry) for key in list(self._entries) if (entry := self._entries.get(key)) is not None]
 
 
@@ -258,11 +258,7 @@ def _key_class(host_class: Any) -> type:
 
 
 class _Loader:
-    """Loads a proxy as the host does, and remembers it.
-
-    Args:
-        fitting: Of loadProxyFromFile.
-    """
+    """Loads a proxy as the host does, and remembers it."""
 
     def __init__(self, fitting: Fitting) -> None:
         self.store = _Store(fitting.options["max_proxies"])
@@ -282,9 +278,9 @@ class _Loader:
                 found = os.stat(path)
                 entry = self._entry(path, found)
                 if entry is not None and entry.is_settled():
-                    # Not by the host, because the path may be switched before it opens it and back afterwards.
+                    # Not by the host: the path may be switched before it opens it, and back afterwards. If the file
+                    # changes from now on, so does its state, and nobody uses the entry.
                     with open(path) as stream:
-                        # If the file changes from now on, so does its state, and the entry is of no use to anybody.
                         if os.path.samestat(found, os.fstat(stream.fileno())):
                             text = stream.read()
             except (OSError, ValueError):  # no such file, no such path, no text: for the host to answer
@@ -317,14 +313,12 @@ class _Loader:
         try:
             if type(chain._keyObj) is not self._key_class:
                 return False
-            for host_certificate in chain._certList:
-                if type(host_certificate) is not self._certificate_class:
-                    return False
-                if vars(host_certificate).keys() != _CERTIFICATE_ATTRIBUTES:
+            for certificate in chain._certList:
+                if type(certificate) is not self._certificate_class or vars(certificate).keys() != _ATTRIBUTES:
                     return False
             entry.expires = time.time() + chain.getRemainingSecs()["Value"]
             entry.parsed = _Parsed(
-                [host_certificate._X509Certificate__certObj for host_certificate in chain._certList],
+                [certificate._X509Certificate__certObj for certificate in chain._certList],
                 chain._keyObj,
                 chain._X509Chain__isProxy,
                 chain._X509Chain__isLimitedProxy,
@@ -339,7 +333,7 @@ class _Loader:
 def _fast(fitting: Fitting, loader: _Loader) -> Any:
     """What stands in for loadProxyFromFile: serves what is remembered, and leaves the rest to the loader.
 
-    One function, because clients call it for every connection: calls and attribute look-ups would add a third.
+    One function with local names, because clients call it for every connection.
     """
     guard, store, find, slow = fitting.guard, loader.store, loader.store.find, loader.load
     original = fitting.unbound("X509Chain.loadProxyFromFile")
@@ -349,20 +343,20 @@ def _fast(fitting: Fitting, loader: _Loader) -> Any:
     stat_of, access, effective_user, monotonic = os.stat, os.access, os.geteuid, time.monotonic
 
     def loadProxyFromFile(self: Any, chainLocation: Any) -> Any:
-        if not guard.off and isinstance(chainLocation, _PATHS):
+        if not guard.off and (type(chainLocation) is str or isinstance(chainLocation, _PATHS)):
             try:
                 found = stat_of(chainLocation)
                 entry = find((found.st_dev, found.st_ino, effective_user()))
                 if (
                     entry is not None
-                    and entry.parsed is not None
+                    and (parsed := entry.parsed) is not None
                     and entry.state == (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
                     and access(chainLocation, 4, effective_ids=True)  # os.R_OK
                 ):
                     entry.used = now = monotonic()
                     if now >= store.next_sweep:
                         store.sweep(now)
-                    x509s, shared, is_proxy, is_limited, first_proxy_step = entry.parsed
+                    x509s, shared, is_proxy, is_limited, first_proxy_step = parsed
                     certificates = []
                     for x509 in x509s:
                         certificate = new_certificate()
