@@ -1,7 +1,7 @@
 """The catalogue: every patch, in the order in which they are put on and shown.
 
-A patch's own module is imported when one of the host's modules that it waits for is there: most commands need few of
-them, and every command would pay for all.
+The module of a patch is imported when one of the host's modules that it waits for is loaded: most commands need only a
+few patches.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-# The name of each patch, which is the name of its module here, and the modules of the host that its targets are in.
+# By the name of each patch, which is that of its module here: the modules of the host that hold its targets.
 WAITED_FOR: dict[str, tuple[str, ...]] = {
     "extension_lookup": ("DIRAC.Core.Utilities.Extensions",),
     "error_stack": ("DIRACCommon.Core.Utilities.ReturnValues", "DIRAC.Core.Utilities.ReturnValues"),
@@ -32,7 +32,7 @@ def load(name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """``CATALOGUE``: the declarations of all patches. Made when it is asked for, because that imports them all."""
+    """``CATALOGUE``: the declarations of all patches, made at each use, because that imports them all."""
     if name == "CATALOGUE":
         return tuple(map(load, WAITED_FOR))
     raise AttributeError(f"module {__name__} has no attribute {name}")

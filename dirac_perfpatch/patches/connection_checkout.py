@@ -1,20 +1,19 @@
 """ConnectionPool.get: no ping for a warm connection.
 
-The host pings the server at every checkout, that is before every query, a network round trip each; and it walks the
+At every checkout, that is before every query, the host pings the server, which is a network round trip, and walks the
 entries of all threads to find those that have ended.
 
-We look at the connection's socket instead, at every checkout: nothing to read means that the server has not hung up.
-Anything else goes to the host's own code, which pings, and replaces a connection that does not answer. So a connection
-that died while it was idle is found exactly as before, and the caller sees no failed query that it would not have seen
-without us.
+We look at the connection's socket instead: if nothing waits to be read, the server has not hung up. Otherwise the
+host's own code runs, which pings, and replaces a connection that does not answer. So a connection that died while it
+was idle is found as before, and no query fails that would not have failed without us.
 
-The host's code also answers when the thread has no connection yet, when it was on another database, and when the
-connection was not used for ``idle_ping_seconds``: a peer that vanished without a word makes no socket readable. For
-such peers we also have the kernel probe idle connections, every ``keepalive_seconds``.
+The host's code also runs if the thread has no connection yet, if it was on another database, and if the connection was
+not used for ``idle_ping_seconds``: a peer that vanished without a word makes no socket readable. Because of such peers
+we also have the kernel probe idle connections, every ``keepalive_seconds``.
 
-Thread safety: a thread reads and writes its own entry of the pool's dictionary only, as in the host. The walk over all
+Thread safety: a thread reads and writes only its own entry of the pool's dictionary, as in the host. The walk over all
 threads is left to the host's ``clean``, which runs when a thread that has used the pool has ended, instead of at every
-checkout; and first thing when a thread has no connection yet. So the pool never holds what the host's would not.
+checkout, and always when a thread has no connection yet. So the pool never holds what the host's would not.
 
 Fork: a child starts with empty pools, and what it closes is not its parent's; a statement of a transaction that began
 before the fork fails there. See :mod:`._connections`.
@@ -31,7 +30,7 @@ from typing import Any
 from dirac_perfpatch.patches._connections import (
     ASSIGNED,
     MODULE,
-    adoption,
+    adopt_all,
     connect,
     has_ended_threads,
     is_quiet,
@@ -52,12 +51,12 @@ from dirac_perfpatch.patching import (
     without_stacks,
 )
 
-# Without a look at the socket a connection that died is given out for that long after its last use.
+# Where mysqlclient does not tell the socket: seconds after its last use for which a connection is taken to be alive.
 _BLIND_SECONDS = 5.0
 
 
 def _make_get(fitting: Fitting) -> Callable[..., Any]:
-    """What stands in for ConnectionPool.get. One function, because calling another takes as long as a third of it."""
+    """What stands in for ConnectionPool.get; one function, because it runs before every query."""
     original, s_ok, guard = fitting.unbound("ConnectionPool.get"), fitting.resolve("S_OK"), fitting.guard
     idle_seconds = fitting.options["idle_ping_seconds"]
 
@@ -70,12 +69,12 @@ def _make_get(fitting: Fitting) -> Callable[..., Any]:
             if entry is not None and entry[1] == dbName:
                 connection, now = entry[0], time()
                 rested = now - entry[2]
-                # A clock that was set back must not stretch the time.
+                # Negative if the clock was set back, which must not stretch the time.
                 if 0 <= rested < idle_seconds:
                     try:
                         warm = is_quiet(connection)
                     except Exception:
-                        # Closed; or a mysqlclient that does not tell the socket, and then only the time can speak.
+                        # Closed; or this mysqlclient does not tell the socket, and there is only the time to go by.
                         warm = not tells_socket(connection) and rested < _BLIND_SECONDS
                     if warm:
                         if has_ended_threads(self):
@@ -98,7 +97,7 @@ def _make_get(fitting: Fitting) -> Callable[..., Any]:
 
 
 def _ping(answer: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> str:
-    """The check against stock: a connection that was judged alive is pinged."""
+    """The check against stock: pings a connection that was taken to be alive."""
     if answer["OK"]:
         try:
             answer["Value"].ping()
@@ -118,11 +117,11 @@ def _look(fitting: Fitting) -> None:
 def _put_on(fitting: Fitting) -> None:
     if not tells_socket(fitting.module.MySQLdb._mysql.connection):
         fitting.warn(
-            "this mysqlclient does not tell a connection's socket (2.2 and later do): a connection that dies within "
-            f"{_BLIND_SECONDS:.0f} s of its last use costs a failed statement, which it does not without this patch"
+            "this mysqlclient does not tell a connection's socket (2.2 and later do): if a connection dies within "
+            f"{_BLIND_SECONDS:.0f} s of its last use, one statement fails that would not fail without this patch"
         )
     wishes.set(fitting, keepalive_seconds=fitting.options["keepalive_seconds"] or None, leave_to_parent=True)
-    adoption.begin(fitting)
+    adopt_all(fitting)
     fitting.stand_in("ConnectionPool.get", _make_get(fitting), _ping)
 
 
@@ -135,7 +134,7 @@ def ask_pool(database: Database | None) -> Any:
 
 
 def _held(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
-    """A pool that so many threads hold a connection of, the one that measures among them."""
+    """A pool of which ``size`` threads hold a connection, the measuring one among them."""
     db = connect(database)
     pool, name = db._MySQL__connectionPool, db._MySQL__dbName
     ready, release = Barrier(size), Event()
@@ -166,9 +165,9 @@ PATCH = Patch(
     name="connection_checkout",
     targets=(Target((MODULE,), "ConnectionPool.get", _look, _put_on),),
     ask=ask_pool,
-    # On a database in use not more connections than it can spare.
+    # Ten at most where ``dirac-perfpatch bench`` may run on a database in use.
     cases=(Case("ConnectionPool.get", _held, (1, 10), (1, 10, 50, 100, 200), "threads"),),
-    # The next call meets the connection that this one leaves: calls of both arms would be mixed in its life.
+    # Each call meets the connection that the last one left, so calls of both arms would influence each other.
     calls_stand_alone=False,
     spares=("pings saved", "pings"),
 )

@@ -1,19 +1,19 @@
-"""Three functions no longer close the connection that belongs to the pool; nor does anybody else.
+"""Three functions no longer close the pool's connection; nor does anybody else.
 
 ``AccountingDB.insertRecordDirectly``, ``DirectoryTreeBase.getDirectorySize`` and ``PilotStatusAgent.execute`` take the
 thread's connection from the pool and close it at their end. The pool does not know: it hands the closed object out
-again, finds out with a ping that fails, and opens a new connection, one per call. Code of downstream extensions does
-the same.
+again, finds out by a ping that fails, and opens a new connection, one per call. So does code of downstream extensions.
 
-While one of the three functions runs, ``close()`` on its connection does nothing. They run unchanged. When anybody else
-closes the connection that the pool has assigned to his thread, it is cleaned instead, with one round trip.
+While one of the three functions runs, ``close()`` on its connection does nothing; the functions themselves are
+unchanged. If other code closes the connection that the pool has assigned to its thread, the connection is cleaned
+instead, which takes one round trip.
 
-The same answer: closing a connection rolls back what was not committed and forgets the session: variables, temporary
-tables, locks. The three functions leave nothing behind when they succeed; when one fails or raises, we roll back. For
-anybody else the session is begun anew (``COM_CHANGE_USER``), which forgets all of that, too. Where that does not work,
-because a result is unread, say, the connection is really closed, and dropped from the pool.
+Why the answer is the same: closing a connection rolls back what was not committed and ends the session with its
+variables, temporary tables and locks. The three functions leave nothing behind when they succeed; if one fails or
+raises, we roll back. For other callers a new session is begun (``COM_CHANGE_USER``), which drops all of that, too. If
+that fails, for example because a result is unread, the connection is really closed, and dropped from the pool.
 
-Thread safety: a pooled connection is used by its own thread only, and it is this thread that marks it.
+Thread safety: a pooled connection is used only by its own thread, which is also the one that marks it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import current_thread
 from typing import Any
 
-from dirac_perfpatch.patches._connections import ASSIGNED, MODULE, NEW, adoption, connect, discard, is_alive, wishes
+from dirac_perfpatch.patches._connections import ASSIGNED, MODULE, NEW, adopt_all, connect, discard, is_alive, wishes
 from dirac_perfpatch.patches.connection_checkout import ask_pool
-from dirac_perfpatch.patching import Case, Database, Fitting, Guard, InTree, Meter, Patch, Target, Timed
+from dirac_perfpatch.patching import Case, Database, Fitting, Guard, InTree, Meter, Patch, Target, Timed, Wrapper
 
 _POOL = "_MySQL__connectionPool"
 _NAME = "_MySQL__dbName"
@@ -41,30 +41,26 @@ def _pooled(db: Any) -> tuple[Any, Any]:
     entry = getattr(pool, ASSIGNED).get(current_thread())
     if entry is not None and not is_alive(entry[0]):
         discard(pool)  # it died while it was idle
-    # Without retries, which sleep: the function itself tries as often as ever.
+    # Without retries, which sleep: the function itself retries as ever.
     answer = pool.get(getattr(db, _NAME), 0)
     return pool, answer["Value"] if answer["OK"] else None
 
 
-class _HeldOpen:
+def _hold_open(guard: Guard, find_db: Callable[[Any], Any]) -> Wrapper:
     """The wrapper of a function that closes the pool's connection."""
 
-    def __init__(self, fitting: Fitting, find_db: Callable[[Any], Any]) -> None:
-        self._guard = fitting.guard
-        self._find_db = find_db
-
-    def __call__(self, wrapped: Any, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if self._guard.off:
+    def call(wrapped: Any, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if guard.off:
             return wrapped(*args, **kwargs)
         try:
-            pool, connection = _pooled(self._find_db(instance))
+            pool, connection = _pooled(find_db(instance))
         except Exception as error:
-            self._guard.failed(error)
+            guard.failed(error)
             connection = None
         if connection is None:
             return wrapped(*args, **kwargs)
         answer: Any = None
-        # The functions may call each other, with one connection.
+        # The functions may call each other with the same connection.
         held = vars(connection).get("_perfpatch_held", False)
         try:
             connection._perfpatch_held = True
@@ -75,11 +71,13 @@ class _HeldOpen:
                 _roll_back(pool, connection)
         return answer
 
+    return call
+
 
 def _roll_back(pool: Any, connection: Any) -> None:
     try:
         connection.rollback()
-    except Exception:  # a connection that cannot be cleaned must not be used again
+    except Exception:  # it must not be used again
         discard(pool)
 
 
@@ -87,8 +85,8 @@ def _clean(guard: Guard, connection: Any, pool: Any) -> bool:
     """Stands in for ``close()`` of a pooled connection.
 
     Returns:
-        False if it is to be closed after all: the patch is off, or the pool has not assigned it to this thread, as when
-        the pool itself closes a connection that it has no use for.
+        False if the connection is to be closed after all: the patch is off, or the pool has not assigned the connection
+        to this thread, as when the pool itself closes one that it does not need.
     """
     if guard.off:
         return False
@@ -98,10 +96,10 @@ def _clean(guard: Guard, connection: Any, pool: Any) -> bool:
     if entry is None or entry[0] is not connection:
         return False
     try:
-        # Without a name no database is selected, which the pool takes for "", too.
+        # Without a name no database is selected; the pool writes that as "".
         name = {"db": entry[1]} if entry[1] else {}
         connection.change_user(user=getattr(pool, _USER), passwd=getattr(pool, _PASSWORD), **name)
-        # The pool sets it for each connection that it opens; the server's default may be another.
+        # As the pool does for each connection that it opens; the server's default may differ.
         connection.autocommit(True)
     except Exception:
         discard(pool)
@@ -129,13 +127,13 @@ def _look_at_pool(fitting: Fitting) -> None:
 
 
 def _put_on_pool(fitting: Fitting) -> None:
-    adoption.begin(fitting)
+    adopt_all(fitting)
     wishes.set(fitting, instead_of_close=functools.partial(_clean, fitting.guard))
 
 
 def _target(module: str, path: str, find_db: Callable[[Any], Any]) -> Target:
     def put_on(fitting: Fitting) -> None:
-        fitting.wrap(path, _HeldOpen(fitting, find_db))
+        fitting.wrap(path, _hold_open(fitting.guard, find_db))
 
     return Target((module,), path, _look(path), put_on)
 
@@ -153,20 +151,16 @@ def _closed_by_caller(size: int, database: Database | None, timed: Timed) -> Ite
 PATCH = Patch(
     name="connection_close",
     targets=(
-        _target(
-            "DIRAC.AccountingSystem.DB.AccountingDB",
-            "AccountingDB.insertRecordDirectly",
-            lambda instance: instance,
-        ),
+        _target("DIRAC.AccountingSystem.DB.AccountingDB", "AccountingDB.insertRecordDirectly", lambda self: self),
         _target(
             "DIRAC.DataManagementSystem.DB.FileCatalogComponents.DirectoryManager.DirectoryTreeBase",
             "DirectoryTreeBase.getDirectorySize",
-            lambda instance: instance.db,
+            lambda self: self.db,
         ),
         _target(
             "DIRAC.WorkloadManagementSystem.Agent.PilotStatusAgent",
             "PilotStatusAgent.execute",
-            lambda instance: instance.pilotDB,
+            lambda self: self.pilotDB,
         ),
         Target((MODULE,), f"ConnectionPool.{NEW}", _look_at_pool, _put_on_pool),
     ),

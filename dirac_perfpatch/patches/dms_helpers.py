@@ -1,15 +1,15 @@
 """DMSHelpers: the map of sites and storage elements is derived once per VO and configuration.
 
 Each ``DMSHelpers`` object derives its map of sites and storage elements from the configuration when it is first asked,
-4.5 ms for 120 sites, and the host makes a new object for nearly every question. The map depends on nothing but the
-configuration and what the object's ``Operations`` found out about VO and setup, so we keep it for these.
+4.5 ms for 120 sites, and the host makes a new object for nearly every question. The map depends only on the
+configuration and on what the object's ``Operations`` found out about VO and setup, so we keep it for these.
 
-The same answer: the configuration is recognised by the object that holds it merged: the host makes a new one whenever
-the configuration is refreshed or an option is set, also locally (``ConfigurationData.sync``), which a comparison of
-versions would miss. What is derived is kept only if that object was the same before and after. Only who changes the
-merged object itself, which nothing in the host does, must call ``sync`` to have it seen. The host looks whether a
-refresh is due whenever it reads the configuration, so we do that, too. A helper that is made without a VO follows the
-proxy in use, because the host's own constructor runs every time.
+Why the answer is the same: the host makes a new merged configuration object whenever the configuration is refreshed or
+an option is set, also locally (``ConfigurationData.sync``), where no version changes. So a map is valid for one such
+object, and it is kept only if the object was the same before and after the derivation. Code that changes the merged
+object itself, of which the host has none, must call ``sync`` to have the change seen. The host checks whether a refresh
+is due whenever it reads the configuration, and so do we. A helper that is made without a VO follows the proxy in use,
+because the host's own constructor runs every time.
 
 Each object owns what it returns, as in the host: plain dictionaries and sets, copied for it.
 """
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from dirac_perfpatch.patching import Case, Database, Fitting, InTree, Meter, NotAsked, Patch, Target, Timed
 
 _MODULE = "DIRAC.DataManagementSystem.Utilities.DMSHelpers"
-# Where the configuration of the process is. Whatever DMSHelpers reads comes from there, so they are loaded.
+# These hold the configuration of the process. DMSHelpers reads it from there, so they are loaded.
 _CONFIGURATION = "DIRAC.ConfigurationSystem.Client.ConfigurationData"
 _REFRESHER = "DIRAC.ConfigurationSystem.private.Refresher"
 _METHOD = "DMSHelpers.getSiteSEMapping"
@@ -41,10 +41,10 @@ class _Derived(NamedTuple):
     sites: set[str]
 
     def give(self, helper: Any) -> None:
-        """Give a helper copies of its own."""
+        """Give a helper its own copies."""
         helper.storageElementSet = set(self.storage_elements)
         helper.siteSet = set(self.sites)
-        # The map last: another thread that uses the same helper takes it to mean that all are there.
+        # The map last: to another thread that uses the same helper it means that all three are there.
         helper.siteSEMapping = _copied(self.mapping)
 
 
@@ -53,10 +53,10 @@ def _copied(mapping: dict[Any, dict[str, set[str]]]) -> dict[Any, dict[str, set[
 
 
 class _Maps:
-    """What stands in for getSiteSEMapping, with what it remembers.
+    """Stands in for getSiteSEMapping, and remembers the maps.
 
-    No lock: what is remembered is one dictionary that is replaced and never changed. Of two threads that derive the
-    same at once one may be forgotten, and is derived again.
+    No lock: they are in one dictionary that is replaced and never changed. If two threads derive at once, one map may
+    get lost, and is derived again.
     """
 
     def __init__(self, fitting: Fitting) -> None:
@@ -70,7 +70,7 @@ class _Maps:
 
     def get(self, helper: Any) -> Any:
         """The map of a helper, as the host's method returns it."""
-        # The host, too, returns what the object already has, without a look at the configuration.
+        # The host, too, returns what the object already has without looking at the configuration.
         if self._guard.off or helper.siteSEMapping:
             return self._original(helper)
         self._refresher.refreshConfigurationIfNeeded()
@@ -88,7 +88,7 @@ class _Maps:
         return self._derive(helper, key, configuration)
 
     def check(self, answer: Any, original: Any, args: Any, kwargs: Any) -> str:
-        """The check against stock, on objects of its own: what the caller has got may have been changed since."""
+        """The check against stock, on its own helpers: the caller may have changed what is in its helper."""
         ours, stock = self._scratch(args[0]), self._scratch(args[0])
         if self.get(ours)["OK"] != original(stock)["OK"]:
             return "another answer"
@@ -111,7 +111,7 @@ class _Maps:
             return answer
         try:
             derived = _Derived(configuration, scratch.siteSEMapping, scratch.storageElementSet, scratch.siteSet)
-            # Not if it was refreshed while it was derived: it may be of both. An empty map the host derives every time.
+            # Not after a refresh in between, which may have mixed two configurations. The host keeps no empty map.
             if any(derived.mapping.values()) and self._data.mergedCFG is configuration:
                 self._keep(key, derived)
             derived.give(helper)
@@ -121,7 +121,7 @@ class _Maps:
             return self._original(helper)
 
     def _keep(self, key: Any, derived: _Derived) -> None:
-        # Of this configuration only. Not for right answers, but because a configuration takes megabytes.
+        # Those of earlier configurations would be harmless, but each holds megabytes.
         current = [item for item in self._derived.items() if item[1].configuration is derived.configuration]
         self._derived = dict([*current[1 - _MAX_VOS :], (key, derived)])
 
@@ -156,12 +156,12 @@ def _ask(database: Database | None) -> Any:
 
 
 def _made_up_sites(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
-    """A configuration of so many sites, in this process only."""
+    """A configuration of ``size`` sites, in this process only."""
     from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData
     from DIRAC.ConfigurationSystem.private.Refresher import gRefresher
     from DIRAC.DataManagementSystem.Utilities import DMSHelpers as module
 
-    gRefresher.disable()  # for good: nothing is to be fetched in between
+    gRefresher.disable()  # for good: nothing must be fetched in between
     before = gConfigurationData.mergedCFG
     gConfigurationData.mergedCFG = type(before)().loadFromDict(_configuration(size))
     try:

@@ -1,25 +1,25 @@
 """S_ERROR: the call stack is captured without a stat() per frame.
 
 The host calls ``traceback.format_stack()`` for every error, also for the many that are expected. It formats every frame
-anew and asks the file system for every file in the stack whether it has changed: 38 to 122 us.
+anew, and asks the file system whether any file in the stack has changed: 38 to 122 us.
 
-The text of a frame depends on its code object, the line that it is at, and the source file. So we keep the text per
-code object and instruction, and look at the source files again after ``recheck_seconds``.
+The text of a frame depends on its code object, the current line and the source file. So we keep the text by code object
+and instruction, and look at the source files again after ``recheck_seconds``. An error then takes a twentieth of that.
 
-The same answer: the text comes from the standard library itself, one frame at a time, and the standard library's rule
-for repeated lines is applied to the whole. Where it raises, because a source cannot be decoded, so do we.
+Why the answer is the same: each text comes from the standard library, and its rule for repeated lines is applied to the
+whole stack. Where it raises, because a source cannot be decoded, so do we.
 
 When a text follows its source file:
 
-- Edited (size or time of change differ), growing, removed or newly written: within ``recheck_seconds``, at the first
-  error after that time. Stock shows it at once. 0 makes us look at every error, as stock does.
-- Edited so that size and time stay as they were: never, as in stock.
-- In an archive, or from a loader that knows the source: as it was when first shown, until something forgets it
-  (``linecache.clearcache()``, in stock; any change of a file that is in the stacks, here).
+- Edited (size or time of change differ), growing, removed or newly written: at the first error after
+  ``recheck_seconds``. Stock shows it at once. 0 makes us look at every error, as stock does.
+- Edited, but with the same size and time: never, as in stock.
+- In an archive, or from a loader that knows the source: as first shown, until it is forgotten (in stock by
+  ``linecache.clearcache()``; here when any file in the stacks changes).
 - Without a source (``exec``, frozen code): there is nothing to follow.
 
-The seam is the name ``traceback`` in the module that defines S_ERROR, because S_ERROR itself is bound by name in
-hundreds of modules: this way all of them are reached.
+The patch replaces the name ``traceback`` in the module that defines S_ERROR. S_ERROR itself is bound by name in
+hundreds of modules, and this way all of them are reached.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from types import CodeType, FrameType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 from dirac_perfpatch.patching import (
     Case,
@@ -47,58 +47,56 @@ from dirac_perfpatch.patching import (
     UnknownHost,
 )
 
-# Texts kept. A service has a few thousand places that it returns errors from; a process that makes code objects for
-# ever starts anew here, so that neither texts nor code objects are held without bound.
+# From 9.0 on the second only re-exports what the first defines; 8.0 has only the second.
+_MODULES = ("DIRACCommon.Core.Utilities.ReturnValues", "DIRAC.Core.Utilities.ReturnValues")
+# Texts kept. A service returns errors from a few thousand places. At this many all are forgotten, so that a process
+# that makes code objects for ever does not hold all of them.
 _MAX_TEXTS = 20_000
-# The standard library shows a repeated line three times, then says how often it was repeated (bpo-26823).
+# The standard library shows a repeated line three times, then how often it was repeated (bpo-26823).
 _SHOWN = 3
 # Call chains of real services pass through three or four functions of each file.
 _STEPS_PER_FILE = 4
 
 
-class _Cache:
+class _Cache(NamedTuple):
     """Texts by code object and instruction, and what they depend on."""
 
-    __slots__ = ("codes", "files", "texts")
-
-    def __init__(self) -> None:
-        self.texts: dict[tuple[int, int], str] = {}
-        # Held, because the identity of a code object that is gone could come back for another.
-        self.codes: dict[int, CodeType] = {}
-        self.files: dict[str, Any] = {}  # what linecache had of each file when its texts were made
+    texts: dict[tuple[int, int], str]
+    codes: dict[int, CodeType]  # held, so that no other code object can get the same id
+    files: dict[str, Any]  # what linecache had of each file when its texts were made
 
 
 class _Texts:
-    """The formatted text of frames, kept per code object and instruction.
+    """The formatted texts of frames, kept by code object and instruction.
 
-    Threads share one object without a lock. Each step is one operation on a dictionary, and a text that is computed
-    twice is the same text. ``forget`` puts another object in place instead of emptying the one that is there, so a
-    thread that is in the middle of a stack goes on with texts of before, as if it had been a moment earlier.
+    Threads share one object without a lock. Each step is one operation on a dictionary, and a text that is made twice
+    is the same text. ``forget`` replaces the cache instead of emptying it, so a thread that is in the middle of a stack
+    goes on with the earlier texts, as if it had been a moment faster.
     """
 
     def __init__(self, recheck_seconds: float) -> None:
         self._recheck_seconds = recheck_seconds
         self.due = 0.0  # time.monotonic() of the next look at the files
-        self.kept = _Cache()
+        self.forget()
 
     def forget(self) -> None:
-        self.kept = _Cache()
+        self.kept = _Cache({}, {}, {})
 
     def recheck(self, now: float) -> None:
         """Forget everything if a source file is not what it was."""
-        # First, so that of several threads one looks and the others go on. If two look, they see the same.
+        # First, so that other threads need not look as well. If two do, they see the same.
         self.due = now + self._recheck_seconds
         if any(_has_changed(filename, before) for filename, before in self.kept.files.copy().items()):
             self.forget()
 
     def make(self, frame: FrameType) -> str:
-        """The text of one frame, from the standard library, and kept from now on if its file held still."""
+        """The text of one frame, from the standard library; kept if its file did not change meanwhile."""
         code, instruction = frame.f_code, frame.f_lasti
         kept = self.kept
         before = linecache.cache.get(code.co_filename)
         (text,) = traceback.StackSummary.extract(iter([(frame, frame.f_lineno)])).format()
         after = linecache.cache.get(code.co_filename)
-        # All texts of a file must come from the one reading of it that recheck() compares with.
+        # All texts of a file must come from that reading of it which recheck() compares with.
         if kept.files.setdefault(code.co_filename, after) is not after or len(kept.texts) >= _MAX_TEXTS:
             self.forget()
         elif before is after:
@@ -111,10 +109,10 @@ def _has_changed(filename: str, before: Any) -> bool:
     linecache.checkcache(filename)
     if linecache.cache.get(filename) is not before:
         return True
-    # A source that was not there when its text was made: the standard library looks for it at every call.
+    # If there was no source when the text was made: the standard library looks for one at every call.
     try:
         return before is None and bool(linecache.updatecache(filename))
-    except Exception:  # it is there now and cannot be decoded; a frame of it raises, with us as without us
+    except Exception:  # now there is one that cannot be decoded; formatting its frames raises, as in stock
         return True
 
 
@@ -139,33 +137,31 @@ class _Traceback:
 
 
 def _make_format_stack(texts: _Texts, guard: Guard) -> Callable[..., list[str]]:
-    # One function with local names: at five frames each look-up and each call tells.
+    # One function with local names: in a stack of five frames each look-up and each call counts.
     get_frame, monotonic, of_sys = sys._getframe, time.monotonic, vars(sys)
 
     def format_stack(
         f: FrameType | None = None, limit: int | None = None, caller: FrameType | None = None
     ) -> list[str]:
-        # Asked for an attribute that it does not have, a module makes an exception first, which takes as long as five
-        # frames; so its dictionary is asked.
+        # In the module's dictionary: getattr() for what is not there makes an exception, which takes as long as five
+        # frames.
         if guard.off or f is not None or limit is not None or "tracebacklimit" in of_sys:
             return traceback.format_stack(f or caller or get_frame(1), limit)
         try:
             if monotonic() >= texts.due:
                 texts.recheck(monotonic())
             kept = texts.kept.texts
-            # S_ERROR drops the last entry, its own frame, so what it says does not matter.
-            stack = [""]
+            stack = [""]  # S_ERROR drops the last entry, which is its own frame
             last, repeated = "", False
             try:
                 frame = get_frame(2) if caller is None else caller.f_back
             except ValueError:
-                frame = None  # S_ERROR is all that its thread runs
+                frame = None  # nothing in this thread called S_ERROR
             while frame is not None:
                 try:
                     text = kept[id(frame.f_code), frame.f_lasti]
                 except KeyError:
                     text = texts.make(frame)
-                # Texts of one line are equal; nearly always they are different objects of different lines.
                 if text == last:
                     repeated = True
                 stack.append(text)
@@ -174,7 +170,7 @@ def _make_format_stack(texts: _Texts, guard: Guard) -> Callable[..., list[str]]:
             stack.reverse()
             return _collapsed(stack) if repeated else stack
         except Exception as error:
-            # Where the standard library fails as well, it is for the host to see and no failure of ours.
+            # First: where the standard library raises as well, that is for the host to see and no failure of ours.
             stack = traceback.format_stack(caller or get_frame(1))
             guard.failed(error)
             return stack
@@ -183,7 +179,7 @@ def _make_format_stack(texts: _Texts, guard: Guard) -> Callable[..., list[str]]:
 
 
 def _compared(fitting: Fitting, ours: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """Ours; while the patch is compared with stock, what takes the frame of S_ERROR before other calls come between."""
+    """Ours. While the patch is compared with stock: takes the frame of S_ERROR before other calls get in between."""
 
     def patched(caller: FrameType) -> list[str]:
         return ours(caller=caller)
@@ -202,7 +198,7 @@ def _compared(fitting: Fitting, ours: Callable[..., list[str]]) -> Callable[...,
 
 
 def _same_but_last(answer: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> str:
-    """The check against stock. The last entry is S_ERROR's own, which it drops."""
+    """The check against stock, without the last entry, which S_ERROR drops."""
     return "" if original(*args, **kwargs)[:-1] == answer[:-1] else "another call stack"
 
 
@@ -249,7 +245,7 @@ def _error(size: int, database: Database | None, timed: Timed) -> Iterator[Meter
             chain: list[Callable[..., Any]] = [*steps, timed, functools.partial(DIRAC.S_ERROR, "x")]
             run = functools.partial(chain[0], *chain[1:])
             answers: queue.SimpleQueue[float] = queue.SimpleQueue()
-            # In a thread whose stack is empty but for what we put on it: all that is around the steps is written in C.
+            # In a thread that has no Python frame but the steps: what calls them is written in C.
             _thread.start_new_thread(collections.deque, (map(answers.put, map(run, [number])), 0))
             return answers.get(timeout=60)
 
@@ -257,7 +253,7 @@ def _error(size: int, database: Database | None, timed: Timed) -> Iterator[Meter
 
 
 def _steps(folder: str, number: int) -> list[Callable[..., Any]]:
-    """Functions that each call their first argument with the others, no two on the same line of the same file."""
+    """Functions that call their first argument with the others, no two of them on the same line of the same file."""
     steps: list[Callable[..., Any]] = []
     for file in range(-(-number // _STEPS_PER_FILE)):
         path = f"{folder}/steps_{file}.py"
@@ -273,12 +269,7 @@ def _steps(folder: str, number: int) -> list[Callable[..., Any]]:
 
 PATCH = Patch(
     name="error_stack",
-    # From 9.0 on the second only re-exports what the first defines; 8.0 has no first.
-    targets=(
-        Target(
-            ("DIRACCommon.Core.Utilities.ReturnValues", "DIRAC.Core.Utilities.ReturnValues"), "S_ERROR", _look, _put_on
-        ),
-    ),
+    targets=(Target(_MODULES, "S_ERROR", _look, _put_on),),
     ask=_ask,
     cases=(Case('S_ERROR("x")', _error, (5, 20, 40), (1, 2, 5, 10, 20, 40, 80), "frames"),),
 )

@@ -1,18 +1,18 @@
-"""extensionsByPriority and getExtensionMetadata: the walk over the installed distributions is done once.
+"""extensionsByPriority and getExtensionMetadata: the installed distributions are searched once.
 
-The host answers both by reading the entry points of every installed distribution, 5 to 7 ms a call, and asks dozens of
-times while a command starts. What is installed does not change under a running process (an update ends with a
-restart), so we keep what one walk found.
+To answer either, the host reads the entry points of every installed distribution, 5 to 7 ms a call, and it asks dozens
+of times while a command starts. What is installed does not change under a running process (an update ends with a
+restart), so we keep what one search found.
 
-The same answer: the list is the one that the host's own function returned, copied for each caller. Metadata is asked of
-the extension's own function at every call, as the host does, so each caller owns what it gets; only finding that
-function is kept. The walk looks along ``sys.path``, so a change of ``sys.path`` makes us walk again. Not seen before
-the process restarts: a distribution that is installed or removed below a directory that is on the path already.
+Why the answer is the same: the list is the one that the host's own function returned, copied for each caller. Metadata
+is asked of the extension's own function at every call, as the host does, so each caller owns what it gets; only the way
+to that function is kept. The host searches along ``sys.path``, so if ``sys.path`` changes, we search again. Not seen
+until the process restarts: a distribution that is installed or removed in a directory that is on the path already.
 
-No lock: threads that ask at once walk at once, as in stock, and so does an extension that asks while it is being loaded
-inside the walk, or a signal handler.
+No lock: threads that ask at once search at once, as in stock. So does a signal handler, or an extension that asks while
+the search loads it.
 
-The seam is the code of the two functions, which some fifteen modules bind by name, and anybody may hold otherwise.
+Some fifteen modules bind the two functions by name, and others may hold them otherwise; so their code is replaced.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _MODULE = "DIRAC.Core.Utilities.Extensions"
 
 
 class _OncePerPath:
-    """Keeps what a function of no arguments returns, for as long as ``sys.path`` is what it was."""
+    """Keeps what a function without arguments returns, until ``sys.path`` changes."""
 
     def __init__(self, compute: Callable[[], Any]) -> None:
         self._compute = compute
-        # One attribute holds the answer with the path that it is for: a reader gets both or neither.
+        # In one attribute, so that a reader gets an answer with its own path.
         self._kept: tuple[list[str], Any] = ([], None)
 
     def get(self) -> Any:
@@ -67,7 +67,7 @@ def _put_on_list(fitting: Fitting) -> None:
                 return stock()
             try:
                 return found.get().copy()
-            except AttributeError as error:  # only our own doing: the host returns a list
+            except AttributeError as error:  # only by our own fault: the host returns a list
                 guard.failed(error)
                 return stock()
 
@@ -79,7 +79,7 @@ def _put_on_list(fitting: Fitting) -> None:
 def _put_on_metadata(fitting: Fitting) -> None:
     guard, module = fitting.guard, fitting.module
 
-    def walk() -> dict[str, Callable[[], Any]]:
+    def search() -> dict[str, Callable[[], Any]]:
         functions: dict[str, Callable[[], Any]] = {}
         for entry_point in module.metadata.entry_points().select(group="dirac"):
             name = module.entrypointToExtension(entry_point)
@@ -88,14 +88,14 @@ def _put_on_metadata(fitting: Fitting) -> None:
         return functions
 
     def make(stock: Callable[..., Any]) -> Callable[..., Any]:
-        loaders = _OncePerPath(walk)
+        loaders = _OncePerPath(search)
 
         def getExtensionMetadata(extensionName: Any) -> Any:
             if guard.off:
                 return stock(extensionName)
             try:
                 function = loaders.get()[extensionName]()
-            except Exception:  # unknown, or one that cannot be loaded: the host knows what to answer or to raise
+            except Exception:  # unknown, or cannot be loaded: the host answers or raises what it always does
                 return stock(extensionName)
             return function()
 
@@ -122,16 +122,13 @@ def _ask(database: Database | None) -> Any:
     return extensions, [getExtensionMetadata(name) for name in [*extensions, "no such extension"]]
 
 
-def _list(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
-    from DIRAC.Core.Utilities import Extensions
+def _calls(name: str, *args: str) -> Callable[[int, Database | None, Timed], Iterator[Meter]]:
+    def prepare(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+        from DIRAC.Core.Utilities import Extensions
 
-    yield lambda number: timed(Extensions.extensionsByPriority, number)
+        yield lambda number: timed(functools.partial(getattr(Extensions, name), *args), number)
 
-
-def _metadata(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
-    from DIRAC.Core.Utilities import Extensions
-
-    yield lambda number: timed(functools.partial(Extensions.getExtensionMetadata, "DIRAC"), number)
+    return prepare
 
 
 PATCH = Patch(
@@ -142,7 +139,7 @@ PATCH = Patch(
     ),
     ask=_ask,
     cases=(
-        Case("extensionsByPriority()", _list, growth=(1,)),
-        Case('getExtensionMetadata("DIRAC")', _metadata, growth=(1,)),
+        Case("extensionsByPriority()", _calls("extensionsByPriority"), growth=(1,)),
+        Case('getExtensionMetadata("DIRAC")', _calls("getExtensionMetadata", "DIRAC"), growth=(1,)),
     ),
 )

@@ -34,7 +34,7 @@ def _sabotage(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
     if name == "proxy_loading":
         from DIRAC.Core.Security.m2crypto.X509Chain import X509Chain
 
-        monkeypatch.setattr(proxy_loading, "_may_read", _raise)
+        monkeypatch.setattr(proxy_loading._Loader, "_entry", _raise)
         return lambda: without_stacks(X509Chain().loadProxyFromFile(__file__))
     from DIRAC.DataManagementSystem.Utilities.DMSHelpers import DMSHelpers
 
