@@ -65,9 +65,7 @@ def state(path: Any) -> State:
         LookupError: It is on a file system that is not known to be local, so nothing that is made from it can be kept.
     """
     found = os.stat(path)
-    if found.st_dev not in _local:
-        _local[found.st_dev] = _is_local(path)
-    if not _local[found.st_dev]:
+    if not is_local(path, found.st_dev):
         raise LookupError(path)
     return State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
@@ -77,14 +75,21 @@ def may_read(path: Any) -> bool:
     return os.access(path, os.R_OK, effective_ids=True)
 
 
-def _is_local(path: Any) -> bool:
-    import ctypes  # only for the first file on each device
+def is_local(path: Any, device: int) -> bool:
+    """Whether a file is on a file system whose ``stat`` is always as fresh as its ``open``.
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(512)  # struct statfs is 120 bytes; f_type is its first word
-    if libc.statfs(os.fsencode(path), buffer) != 0:
-        return False
-    return ctypes.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF in _LOCAL_TYPES
+    Args:
+        path: Of the file.
+        device: Its ``st_dev``; the answer is kept for that.
+    """
+    if device not in _local:
+        import ctypes  # only for the first file on each device
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        buffer = ctypes.create_string_buffer(512)  # struct statfs is 120 bytes; f_type is its first word
+        found = libc.statfs(os.fsencode(path), buffer) == 0
+        _local[device] = found and ctypes.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF in _LOCAL_TYPES
+    return _local[device]
 
 
 class _Entry:

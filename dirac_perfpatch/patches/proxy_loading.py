@@ -48,6 +48,7 @@ the patch is taken off. No key is ever turned into text here.
 
 from __future__ import annotations
 
+import calendar
 import gc
 import math
 import os
@@ -57,6 +58,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+from dirac_perfpatch.patches._files import COARSE_TICK, TICK, is_local, may_read
 from dirac_perfpatch.patching import (
     Case,
     Database,
@@ -70,10 +72,6 @@ from dirac_perfpatch.patching import (
     without_stacks,
 )
 
-# Seconds for which a file must have been as it is. Kernels stamp files with the time of their last tick, at most 10 ms
-# ago; where both times have no fraction, the file system may store whole seconds (two of them in FAT).
-_TICK = 0.05
-_COARSE_TICK = 2.5
 # Seconds between two looks for private keys to forget, and seconds without use after which one is forgotten.
 _SWEEP_SECONDS = 60.0
 _UNUSED_SECONDS = 3600.0
@@ -82,19 +80,7 @@ _Key = tuple[int, int, int]  # device, inode, effective user
 _PATHS = (str, bytes, os.PathLike)
 # All that a certificate of the host's has.
 _ATTRIBUTES = {"_certLoaded", "_X509Certificate__certObj"}
-# f_type of statfs(2) for file systems whose stat() is always as fresh as their open().
-_LOCAL_TYPES = frozenset(
-    {
-        0xEF53,  # ext2, ext3, ext4
-        0x58465342,  # xfs
-        0x9123683E,  # btrfs
-        0x01021994,  # tmpfs
-        0x858458F6,  # ramfs
-        0x794C7630,  # overlayfs
-        0x2FC12FC1,  # zfs
-        0xF2F52010,  # f2fs
-    }
-)
+_MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 
 class _Parsed(NamedTuple):
@@ -122,7 +108,7 @@ class _Entry:
         """Whether any change from now on would show in the state."""
         _, changed, status_changed = self.state
         coarse = changed % 1_000_000_000 == 0 and status_changed % 1_000_000_000 == 0
-        return time.monotonic() - self.since > (_COARSE_TICK if coarse else _TICK)
+        return time.monotonic() - self.since > (COARSE_TICK if coarse else TICK)
 
 
 def _state(found: os.stat_result) -> tuple[int, int, int]:
@@ -169,14 +155,16 @@ class _Store:
         return [(key, entry) for key in list(self._entries) if (entry := self._entries.get(key)) is not None]
 
 
-def _is_local(path: Any) -> bool:
-    import ctypes  # only for the first proxy on each device
+def _expires(m2crypto: Any, certificate: Any) -> float:
+    """When an M2Crypto certificate expires, as ``time.time()``.
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(512)  # struct statfs is 120 bytes; f_type is its first word
-    if libc.statfs(os.fsencode(path), buffer) != 0:
-        return False
-    return ctypes.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF in _LOCAL_TYPES
+    Not by M2Crypto's ``get_not_after``, which calls ``strptime``: another thread may hold its lock at a fork, and the
+    host's own function does not need it.
+    """
+    found = m2crypto.ASN1.ASN1_TIME(m2crypto.m2.x509_get_not_after(certificate.x509))
+    month, day, clock, year = str(found).split()[:4]  # such as "Nov 26 02:00:00 2026 GMT"
+    hours, minutes, seconds = map(int, clock.split(":"))
+    return calendar.timegm((int(year), _MONTHS.index(month) // 3 + 1, int(day), hours, minutes, seconds))
 
 
 def _certificate_class(host_class: Any, x509_module: Any) -> type:
@@ -266,8 +254,8 @@ class _Loader:
         self._guard = fitting.guard
         self._original = fitting.unbound("X509Chain.loadProxyFromFile")
         self._certificate_class = fitting.resolve("X509Certificate")
-        self._key_class = fitting.resolve("M2Crypto").EVP.PKey
-        self._local: dict[int, bool] = {}  # by device
+        self._m2crypto = fitting.resolve("M2Crypto")
+        self._key_class = self._m2crypto.EVP.PKey
 
     def load(self, chain: Any, path: Any) -> Any:
         """Load a proxy into a chain, and remember it if that is safe."""
@@ -296,15 +284,13 @@ class _Loader:
 
     def _entry(self, path: Any, found: os.stat_result) -> _Entry | None:
         """The entry of a file in its present state; None if the file is not to be kept."""
-        if not os.access(path, os.R_OK, effective_ids=True):
+        if not may_read(path):
             return None
         key = (found.st_dev, found.st_ino, os.geteuid())
         entry = self.store.find(key)
         if entry is not None and entry.state == _state(found):
             return entry
-        if found.st_dev not in self._local:
-            self._local[found.st_dev] = _is_local(path)
-        if not stat.S_ISREG(found.st_mode) or not self._local[found.st_dev]:
+        if not stat.S_ISREG(found.st_mode) or not is_local(path, found.st_dev):
             return None
         return self.store.add(key, found)
 
@@ -316,9 +302,10 @@ class _Loader:
             for certificate in chain._certList:
                 if type(certificate) is not self._certificate_class or vars(certificate).keys() != _ATTRIBUTES:
                     return False
-            entry.expires = time.time() + chain.getRemainingSecs()["Value"]
+            certificates = [certificate._X509Certificate__certObj for certificate in chain._certList]
+            entry.expires = min(_expires(self._m2crypto, certificate) for certificate in certificates)
             entry.parsed = _Parsed(
-                [certificate._X509Certificate__certObj for certificate in chain._certList],
+                certificates,
                 chain._keyObj,
                 chain._X509Chain__isProxy,
                 chain._X509Chain__isLimitedProxy,
@@ -425,7 +412,7 @@ def _ask(database: Database | None) -> Any:
 
     proxy = _test_proxy()
     answers: list[Any] = []
-    for pause in (0, 2 * _TICK, 0):  # seen, parsed and kept, served
+    for pause in (0, 2 * TICK, 0):  # seen, parsed and kept, served
         time.sleep(pause)
         chain = X509Chain()
         loaded = chain.loadProxyFromFile(proxy)
@@ -465,7 +452,7 @@ PATCH = Patch(
     ),
     ask=_ask,
     cases=(
-        Case("loadProxyFromFile", _in_turn, (1, 64), (1, 4, 8, 16, 64, 256), "files", True, settle_seconds=2 * _TICK),
+        Case("loadProxyFromFile", _in_turn, (1, 64), (1, 4, 8, 16, 64, 256), "files", True, settle_seconds=2 * TICK),
     ),
     spares=("hits", "misses"),
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _strptime
 import gc
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -317,6 +319,19 @@ def test_keys_that_nobody_needs_are_forgotten(why: str, tmp_path: Path) -> None:
     store.sweep(now + 61)
     assert store.find((1, 1, 0)) is needed
     assert store.find((1, 2, 0)) is None
+
+
+def test_a_child_needs_no_lock_that_stock_does_not_need(proxy: Path) -> None:
+    """A thread may hold the lock of ``strptime`` when another one forks; stock loads a proxy without it."""
+    load(proxy)
+    time.sleep(0.1)
+    with _strptime._cache_lock:  # type: ignore[attr-defined]
+        child = os.fork()
+        if not child:
+            signal.alarm(10)
+            load(proxy)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_many_threads(proxies: list[bytes], tmp_path: Path) -> None:
