@@ -103,5 +103,5 @@ def test_it_is_compared_by_call_and_taken_off(copy: Path, tmp_path: Path) -> Non
     assert sum(calls.values()) == 200
     assert min(calls["patched"], calls["stock"]) > 0
     found = snapshot["patches"]["version_lookup"]
-    assert (found["differences"], found["failures"]) == (0, 0)
+    assert (found.get("differences", 0), found["failures"]) == (0, 0)
     assert found["checked"] > 0
