@@ -46,7 +46,8 @@ def goals_table(goals: Sequence[Goal]) -> str:
     """The goals and what was reached."""
     rows: list[Row] = [("goal for the patched arm", "reached", "limit", "which is", "")]
     for goal in goals:
-        verdict = "met" if goal.met else f"MISSED by {(goal.figure / goal.most - 1) * 100:.0f} %"
+        missed = f"MISSED by {(goal.figure / goal.most - 1) * 100:.0f} %" + (f": {goal.reason}" if goal.reason else "")
+        verdict = "met" if goal.met else missed
         rows.append((goal.call, number(goal.figure), number(goal.most), goal.limit, verdict))
     return aligned(rows)
 
