@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -151,6 +152,34 @@ def becomes(installation: Installation, wanted: dict[str, str], service: str = F
         assert time.monotonic() < deadline, (wanted, seen, installation.log(service).read_text()[-2000:])
         time.sleep(0.2)
     return True
+
+
+def has_nodelay(installation: Installation) -> bool:
+    """Whether its catalogue sets TCP_NODELAY on a new connection, before the handshake."""
+    address = ("localhost", installation.layout.ports[FILE_CATALOG])
+    with socket.create_connection(address) as client, socket.create_connection(address) as next_one:
+
+        def option(end: socket.socket) -> int | None:
+            answer: int | None = installation.call(FILE_CATALOG, questions.nodelay, end.getsockname()[1])
+            return answer
+
+        # One thread accepts, so it has done with the first when it has the next one.
+        deadline = time.monotonic() + 10
+        while option(next_one) is None:
+            assert time.monotonic() < deadline, "not accepted"
+            time.sleep(0.05)
+        return option(client) == 1
+
+
+def test_a_service_sets_nodelay_from_the_next_connection_on(installations: dict[str, Installation]) -> None:
+    installation = installations[PATCHED]
+    assert (has_nodelay(installation), has_nodelay(installations[STOCK])) == (True, False)
+    set_toggles(installation, "socket_nodelay=off")
+    assert becomes(installation, {"socket_nodelay": "off"})
+    assert not has_nodelay(installation)
+    toggles(installation).write_text(DEFAULTS)
+    assert becomes(installation, {"socket_nodelay": "applied"})
+    assert has_nodelay(installation)
 
 
 def test_a_patch_is_switched_off_and_on_in_a_running_service(
