@@ -4,11 +4,9 @@ Each ``DMSHelpers`` object derives its map of sites and storage elements from th
 4.5 ms for 120 sites, and the host makes a new object for nearly every question. The map depends on nothing but the
 configuration and what the object's ``Operations`` found out about VO and setup, so we keep it for these.
 
-The same answer: the configuration is recognised by the object that holds it merged: the host makes a new one whenever
-the configuration is refreshed or an option is set, also locally (``ConfigurationData.sync``), which a comparison of
-versions would miss. What is derived is kept only if that object was the same before and after. Only who changes the
-merged object itself, which nothing in the host does, must call ``sync`` to have it seen. The host looks whether a
-refresh is due whenever it reads the configuration, so we do that, too. A helper that is made without a VO follows the
+The same answer: the configuration is recognised by the object that holds it merged, which every change replaces
+(``_configuration``). What is derived is kept only if that object was the same before and after. The host looks whether
+a refresh is due whenever it reads the configuration, so we do that, too. A helper that is made without a VO follows the
 proxy in use, because the host's own constructor runs every time.
 
 Each object owns what it returns, as in the host: plain dictionaries and sets, copied for it.
@@ -16,16 +14,13 @@ Each object owns what it returns, as in the host: plain dictionaries and sets, c
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from dirac_perfpatch.patches._configuration import Configuration
 from dirac_perfpatch.patching import Case, Database, Fitting, InTree, Meter, NotAsked, Patch, Target, Timed
 
 _MODULE = "DIRAC.DataManagementSystem.Utilities.DMSHelpers"
-# Where the configuration of the process is. Whatever DMSHelpers reads comes from there, so they are loaded.
-_CONFIGURATION = "DIRAC.ConfigurationSystem.Client.ConfigurationData"
-_REFRESHER = "DIRAC.ConfigurationSystem.private.Refresher"
 _METHOD = "DMSHelpers.getSiteSEMapping"
 _OPERATIONS = "_DMSHelpers__opsHelper"
 # More VOs than any installation serves.
@@ -64,8 +59,7 @@ class _Maps:
         self._type = fitting.resolve("DMSHelpers")
         self._original = fitting.unbound(_METHOD)
         self._s_ok = fitting.resolve("S_OK")
-        self._data = sys.modules[_CONFIGURATION].gConfigurationData
-        self._refresher = sys.modules[_REFRESHER].gRefresher
+        self._configuration = Configuration()
         self._derived: dict[Any, _Derived] = {}
 
     def get(self, helper: Any) -> Any:
@@ -73,9 +67,9 @@ class _Maps:
         # The host, too, returns what the object already has, without a look at the configuration.
         if self._guard.off or helper.siteSEMapping:
             return self._original(helper)
-        self._refresher.refreshConfigurationIfNeeded()
+        self._configuration.refresh_if_due()
         try:
-            configuration = self._data.mergedCFG
+            configuration = self._configuration.in_use()
             operations = helper.__dict__[_OPERATIONS]
             key = (type(operations), *operations.__dict__.values())
             derived = self._derived.get(key)
@@ -112,7 +106,7 @@ class _Maps:
         try:
             derived = _Derived(configuration, scratch.siteSEMapping, scratch.storageElementSet, scratch.siteSet)
             # Not if it was refreshed while it was derived: it may be of both. An empty map the host derives every time.
-            if any(derived.mapping.values()) and self._data.mergedCFG is configuration:
+            if any(derived.mapping.values()) and self._configuration.in_use() is configuration:
                 self._keep(key, derived)
             derived.give(helper)
             return self._s_ok(helper.siteSEMapping)
