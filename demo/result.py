@@ -92,8 +92,8 @@ def notes(tallies: dict[str, Tally]) -> list[str]:
         found += [f"{name}: {failure}" for failure in dict.fromkeys(tally.failures)]
         for process, states in tally.plugin.items():
             for patch in states:
-                # "armed" waits for a module that this process never imports.
-                if patch["state"] not in ("applied", "armed"):
+                # "armed" waits for a module that this process never imports; "stood down" is not needed on this host.
+                if patch["state"] not in ("applied", "armed", "stood down"):
                     found.append(f"{name}, {process}: {patch['name']} is {patch['state']}: {patch['reason']}")
     return found
 

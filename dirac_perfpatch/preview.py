@@ -16,7 +16,7 @@ from types import ModuleType
 
 from dirac_perfpatch.patching import ARMED, FAILED, STOOD_DOWN, Fitting, Guard, InTree, NotHere, Target
 
-_CACHES = ("cache", "lru_cache")
+_CACHES = ("cache", "lru_cache", "cached")
 _CACHED = "_cached"  # the name of functools.cache in a stand-in
 
 

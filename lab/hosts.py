@@ -29,7 +29,13 @@ RELEASES = ("8.0.86", "9.0.28", COMPARED, IN_TREE)
 # What a release has in-tree: names of patches, or "patch: target".
 _FROM_9_1_9 = ["extension_lookup", "error_stack", "proxy_loading", "dms_helpers"]
 _FROM_9_1_9 += ["connection_checkout", "connection_eviction", "connection_close"]
-IN_TREE_PATCHES: dict[str, list[str]] = {"8.0.86": [], "9.0.28": [], COMPARED: [], IN_TREE: _FROM_9_1_9}
+_FROM_9_0 = ["registry_lookup: getUsernameForDN"]
+IN_TREE_PATCHES: dict[str, list[str]] = {
+    "8.0.86": [],
+    "9.0.28": _FROM_9_0,
+    COMPARED: _FROM_9_0,
+    IN_TREE: [*_FROM_9_0, *_FROM_9_1_9],
+}
 DEFAULT_PYTHON = "3.11"
 
 # gfal2-python does not build on Debian 12, and nothing here needs it: the marker is never true.

@@ -27,6 +27,7 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
         "DIRAC.Core.DISET.private.Transports.M2SSLTransport",
         "DIRAC.Core.DISET.private.Transports.PlainTransport",
     ),
+    "registry_lookup": ("DIRAC.ConfigurationSystem.Client.Helpers.Registry",),
 }
 
 

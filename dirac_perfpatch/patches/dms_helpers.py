@@ -4,28 +4,23 @@ Each ``DMSHelpers`` object derives its map of sites and storage elements from th
 4.5 ms for 120 sites, and the host makes a new object for nearly every question. The map depends only on the
 configuration and on what the object's ``Operations`` found out about VO and setup, so we keep it for these.
 
-Why the answer is the same: the host makes a new merged configuration object whenever the configuration is refreshed or
-an option is set, also locally (``ConfigurationData.sync``), where no version changes. So a map is valid for one such
-object, and it is kept only if the object was the same before and after the derivation. Code that changes the merged
-object itself, of which the host has none, must call ``sync`` to have the change seen. The host checks whether a refresh
-is due whenever it reads the configuration, and so do we. A helper that is made without a VO follows the proxy in use,
-because the host's own constructor runs every time.
+Why the answer is the same: every change of the configuration, also a local one, makes a new merged object
+(``_configuration``). So a map is valid for one such object, and it is kept only if the object was the same before and
+after the derivation. The host checks whether a refresh is due whenever it reads the configuration, and so do we. A
+helper that is made without a VO follows the proxy in use, because the host's own constructor runs every time.
 
 Each object owns what it returns, as in the host: plain dictionaries and sets, copied for it.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from dirac_perfpatch.patches._configuration import Configuration
 from dirac_perfpatch.patching import Case, Database, Fitting, InTree, Meter, NotAsked, Patch, Target, Timed
 
 _MODULE = "DIRAC.DataManagementSystem.Utilities.DMSHelpers"
-# These hold the configuration of the process. DMSHelpers reads it from there, so they are loaded.
-_CONFIGURATION = "DIRAC.ConfigurationSystem.Client.ConfigurationData"
-_REFRESHER = "DIRAC.ConfigurationSystem.private.Refresher"
 _METHOD = "DMSHelpers.getSiteSEMapping"
 _OPERATIONS = "_DMSHelpers__opsHelper"
 # More VOs than any installation serves.
@@ -64,8 +59,7 @@ class _Maps:
         self._type = fitting.resolve("DMSHelpers")
         self._original = fitting.unbound(_METHOD)
         self._s_ok = fitting.resolve("S_OK")
-        self._data = sys.modules[_CONFIGURATION].gConfigurationData
-        self._refresher = sys.modules[_REFRESHER].gRefresher
+        self._configuration = Configuration()
         self._derived: dict[Any, _Derived] = {}
 
     def get(self, helper: Any) -> Any:
@@ -73,9 +67,9 @@ class _Maps:
         # The host, too, returns what the object already has without looking at the configuration.
         if self._guard.off or helper.siteSEMapping:
             return self._original(helper)
-        self._refresher.refreshConfigurationIfNeeded()
+        self._configuration.refresh_if_due()
         try:
-            configuration = self._data.mergedCFG
+            configuration = self._configuration.in_use()
             operations = helper.__dict__[_OPERATIONS]
             key = (type(operations), *operations.__dict__.values())
             derived = self._derived.get(key)
@@ -112,7 +106,7 @@ class _Maps:
         try:
             derived = _Derived(configuration, scratch.siteSEMapping, scratch.storageElementSet, scratch.siteSet)
             # Not after a refresh in between, which may have mixed two configurations. The host keeps no empty map.
-            if any(derived.mapping.values()) and self._data.mergedCFG is configuration:
+            if any(derived.mapping.values()) and self._configuration.in_use() is configuration:
                 self._keep(key, derived)
             derived.give(helper)
             return self._s_ok(helper.siteSEMapping)

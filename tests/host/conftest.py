@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from lab import configuration
-from lab.hosts import IN_TREE
+from lab.hosts import IN_TREE, state
 from lab.mariadb import MariaDB
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="perfpatch-host-"))
@@ -78,8 +78,13 @@ def pytest_unconfigure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Not skipped but not asked for: on a host that has the changes in-tree there is no patch to exercise.
-    if release() == IN_TREE:
-        items[:] = [item for item in items if item.get_closest_marker("patched") is None]
+    items[:] = [item for item in items if _is_for_this_host(item.get_closest_marker("patched"))]
+
+
+def _is_for_this_host(patched: pytest.Mark | None) -> bool:
+    if patched is None:
+        return True
+    return state(release(), *patched.args) == "applied" if patched.args else not in_tree()
 
 
 def release() -> str:

@@ -135,7 +135,7 @@ for thread in threads:
 bad = [
     entry
     for entry in dirac_perfpatch.status()
-    if entry["state"] != "applied" and entry["targets"][0]["state"] != "armed"
+    if entry["state"] not in ("applied", "stood down") and entry["targets"][0]["state"] != "armed"
 ]
 shutil.rmtree(spool, ignore_errors=True)
 print(json.dumps([switched, forked, len(rounds), sorted(set(wrong)), bad]))

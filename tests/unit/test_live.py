@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dirac_perfpatch import background
+from dirac_perfpatch.patches import WAITED_FOR
 
 # A host with one module that a patch knows; the toggles are looked at a hundred times as often as in production.
 HOST = """
@@ -91,8 +92,8 @@ until("armed", "dms_helpers")
 """
     said, told = run(code, "patches:\n  error_stack: on\n")
     assert said == ["True", "x"]
-    everything = "extension_lookup {0}, error_stack {1}, proxy_loading {0}, dms_helpers {0}, connection_checkout {0}, "
-    everything += "connection_eviction {0}, connection_close {0}, socket_nodelay {0}, keep_on_update {0}"
+    names = [*WAITED_FOR, "keep_on_update"]
+    everything = ", ".join(f"{name} {{1}}" if name == "error_stack" else f"{name} {{0}}" for name in names)
     assert told == [
         "toggles read again from FILE: error_stack off",
         "toggles read again from FILE: error_stack on",
