@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from typing import Any
 
 
@@ -23,6 +24,11 @@ def plugin_status() -> list[dict[str, Any]]:
 def plugin_states() -> dict[str, str]:
     """The state of each patch in this process: see plugin_status()."""
     return {entry["name"]: entry["state"] for entry in plugin_status()}
+
+
+def cpu_seconds() -> float:
+    """The CPU time that this process has used so far."""
+    return time.process_time()
 
 
 def insert_pending_records() -> None:

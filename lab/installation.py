@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import clients, configuration, processes
+from . import certificates, clients, configuration, processes
 from .hosts import Host
 from .mariadb import MariaDB
 from .worker import Worker
@@ -28,6 +28,8 @@ class Installation:
     env: more environment variables, for services and clients alike.
     prefix: of this installation's database names.
     sites: the number of sites (with two SEs each) in the configuration; users: the number besides the test user.
+    key_bits: of the certificates' keys; 0 for the certificates in the host's own wheel, of 4096 bits.
+    database_port: on which the services reach the database, such as a proxy's; by default its own.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class Installation:
         prefix: str = "",
         sites: int = 20,
         users: int = 5,
+        key_bits: int = 0,
+        database_port: int = 0,
     ) -> None:
         self.host = host
         self.database = database
@@ -49,6 +53,7 @@ class Installation:
         self.library = library
         self.env = dict(env or {})
         self.services = list(services)
+        self._key_bits = key_bits
         self.database_names = {
             name: prefix + name.split("/")[1] for service in services for name in configuration.DATABASES[service]
         }
@@ -58,7 +63,7 @@ class Installation:
             ports={service: processes.free_port() for service in services},
             database_names=self.database_names,
             database_host=database.host,
-            database_port=database.port,
+            database_port=database_port or database.port,
             database_user=database.user,
             database_password=database.password,
             certificates=self.folder / "certificates",
@@ -156,11 +161,15 @@ class Installation:
         return self.host.process_env(self.folder / role, self.library, **variables)
 
     def _write_certificates(self) -> None:
-        """Copy the test certificates out of the host's own wheel, with the modes that DIRAC requires."""
+        """Copy the test certificates out of the host's own wheel, or make some, with the modes that DIRAC requires."""
         source = self.host.site_packages / "DIRAC" / "Core" / "Security" / "test" / "certs"
         target = self.folder / "certificates"
-        (target / "ca").mkdir(parents=True)
-        shutil.copyfile(source / "ca" / "ca.cert.pem", target / "ca" / f"{CA_HASH}.0")
+        authority = target / "ca" / f"{CA_HASH}.0"
+        authority.parent.mkdir(parents=True)
+        if self._key_bits:
+            self.run(certificates.make, str(target), str(authority), self._key_bits, admin=True)
+            return
+        shutil.copyfile(source / "ca" / "ca.cert.pem", authority)
         for name, mode in (("hostcert.pem", 0o644), ("hostkey.pem", 0o400)):
             shutil.copyfile(source / "host" / name, target / name)
             (target / name).chmod(mode)

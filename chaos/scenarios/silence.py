@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from chaos import load
 from chaos.arms import Account, Arm, Arms
 from chaos.pool import Failures, connect
-from chaos.proxy import Proxy, can_vanish
 from chaos.result import Row, at_most, none, reported
+from lab.proxy import Proxy, can_vanish
 from lab.worker import Worker
 
 THREADS = 8

@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server that can fail the way networks do: silently."""
+"""A TCP proxy between a client and a server that can be slow, and can fail the way networks do: silently."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import selectors
 import socket
 import struct
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 
-from lab import processes
+from . import processes
 
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 _TCP_REPAIR = 19  # linux/tcp.h: a socket in repair mode closes without a packet to its peer; needs CAP_NET_ADMIN
@@ -30,13 +32,18 @@ def can_vanish() -> bool:
 class Proxy:
     """Forwards its own loopback port to a server's. A context manager that ends it and closes its connections.
 
-    target: (host, port) of the server.
+    target: (host, port) of the server; delay: seconds that everything takes in each direction. A slow proxy does not
+    stall and forgets nothing.
     """
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], delay: float = 0.0) -> None:
         self.port = processes.free_port()
         self._target = target
-        self._selector = selectors.DefaultSelector()
+        self._delay = delay
+        # What is on its way: when it arrives, where, and what; nothing for the end of the connection.
+        self._travelling: deque[tuple[float, socket.socket, bytes]] = deque()
+        # Python's epoll waits whole milliseconds.
+        self._selector = selectors.SelectSelector() if delay else selectors.DefaultSelector()
         self._partners: dict[socket.socket, socket.socket] = {}
         self._clients: set[socket.socket] = set()
         self._forgotten: set[socket.socket] = set()
@@ -85,7 +92,7 @@ class Proxy:
 
     def _run(self) -> None:
         while not self._ended:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(self._arrive()):
                 if key.fileobj == self._wake_read:
                     os.read(self._wake_read, 1)
                     self._orders.pop(0)()
@@ -99,6 +106,22 @@ class Proxy:
         self._selector.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
+
+    def _arrive(self) -> float | None:
+        """Deliver what has arrived. Returns: the seconds until something else arrives; None if nothing travels."""
+        while self._travelling:
+            when, connection, data = self._travelling[0]
+            if (wait := when - time.monotonic()) > 0:
+                return wait
+            self._travelling.popleft()
+            if connection not in self._partners:
+                continue
+            with contextlib.suppress(OSError):
+                if data:
+                    connection.sendall(data)
+                    continue
+            self._drop(connection)
+        return None
 
     def _end(self) -> None:
         self._ended = True
@@ -166,13 +189,17 @@ class Proxy:
         partner = self._partners[connection]
         try:
             data = connection.recv(_CHUNK)
-            if data:
+            if self._delay:
+                self._travelling.append((time.monotonic() + self._delay, partner, data))
+            elif data:
                 partner.sendall(data)
+            else:
+                self._drop(partner)
+            if data:
                 return
         except OSError:
-            pass
+            self._drop(partner)
         self._drop(connection)
-        self._drop(partner)
 
     def _drop(self, connection: socket.socket) -> None:
         self._partners.pop(connection, None)

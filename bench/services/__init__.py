@@ -1,0 +1,1 @@
+"""What users feel: requests to real services, in stock, patched and in-tree DIRAC: `python3 -m bench.services`."""

@@ -1,0 +1,105 @@
+"""The four sides: two releases, each without and with the plugin, and the installations of each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lab import hosts, inside
+from lab.arms import Arms
+from lab.folder import CHECKOUT
+from lab.hosts import Host
+from lab.installation import Installation
+from lab.mariadb import MariaDB
+from lab.worker import Worker
+
+from . import crew
+
+SERVICES = ("Configuration/Server", "DataManagement/FileCatalog")
+# By name, in table order: the release, and whether the plugin is on.
+SIDES = {
+    "stock 9.1.8": (hosts.COMPARED, False),
+    "9.1.8 + plugin": (hosts.COMPARED, True),
+    "stock 9.1.22": (hosts.IN_TREE, False),
+    "9.1.22 + plugin": (hosts.IN_TREE, True),
+}
+STOCK, PATCHED, IN_TREE, BOTH = SIDES
+
+
+class Side:
+    """One side with its services and its clients.
+
+    name: as in SIDES; host: its environment; others: as for an Installation.
+    """
+
+    def __init__(self, name: str, host: Host, database: MariaDB, folder: Path, library: Path, **more: Any) -> None:
+        self.name = name
+        self._plugin = SIDES[name][1]
+        self.installation = Installation(host, database, folder, library, services=SERVICES, **more)
+        self._crew: Worker | None = None
+
+    def start(self) -> None:
+        """Start everything. Errors: RuntimeError if something does not start, or the plugin is not as wanted."""
+        self.installation.start()
+        self._crew = self.installation.client()
+        self._crew.call(crew.prepare, {service: self.installation.url(service) for service in SERVICES})
+        for service in SERVICES:
+            states = self.installation.call(service, inside.plugin_states)
+            if bool(states) != self._plugin or {"failed", "tripped", "off"}.intersection(states.values()):
+                raise RuntimeError(f"{self.name}, {service}: the plugin's patches are {states}")
+
+    def measure(self, request: str, clients: int, seconds: float) -> dict[str, Any]:
+        """Have clients make a request for some seconds. Returns: their results, and the service's CPU seconds."""
+        assert self._crew
+        service = crew.SERVICE_OF[request]
+        before = self.installation.call(service, inside.cpu_seconds)
+        results = self._crew.call(crew.run, request, clients, seconds)
+        # The first request of each client, before the others, also counts for the service.
+        return {"clients": results, "server": self.installation.call(service, inside.cpu_seconds) - before}
+
+    def stop(self) -> None:
+        """Stop everything."""
+        if self._crew:
+            self._crew.kill()
+            self._crew = None
+        self.installation.stop()
+
+
+def environments() -> dict[str, Host]:
+    """The host of each side, by its name. Errors: as for hosts.environment()."""
+    found = {}
+    for name, (release, plugin) in SIDES.items():
+        found[name] = hosts.environment(release, label="bench" if plugin else "stock")
+        if plugin:
+            hosts.install_plugin(found[name], CHECKOUT, "ab")
+    return found
+
+
+@contextlib.contextmanager
+def started(
+    environments: dict[str, Host], database: MariaDB, folder: Path, library: Path, key_bits: int, port: int
+) -> Iterator[Arms[Side]]:
+    """Start all sides; stop them at the end.
+
+    environments: of environments(); folder: for their files; key_bits, port: of the certificates and to the database.
+    """
+    sides = Arms(
+        Side(
+            name,
+            host,
+            database,
+            folder / str(number),
+            library,
+            prefix=f"{folder.name}_{number}_",
+            key_bits=key_bits,
+            database_port=port,
+        )
+        for number, (name, host) in enumerate(environments.items())
+    )
+    try:
+        sides.together(Side.start)
+        yield sides
+    finally:
+        sides.together(Side.stop)
