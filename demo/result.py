@@ -73,7 +73,9 @@ def table(tallies: dict[str, Tally]) -> str:
     (first, stock), (second, patched) = tallies.items()
     requests = sorted(label for label in {**stock.times, **patched.times} if label.startswith("request "))
     rows: list[Row] = [("target", f"{first}: calls", "per call", f"{second}: calls", "per call", "ratio")]
-    rows += [_times_row(label, label, stock, patched) for label in dict.fromkeys(path for _, path in TARGETS)]
+    targets = dict.fromkeys(path for _, path in TARGETS)
+    called = [path for path in targets if path in stock.times or path in patched.times]
+    rows += [_times_row(label, label, stock, patched) for label in called]
     rows += ["", "time inside the services, per request"]
     rows += [_times_row("  " + label.split()[1], label, stock, patched) for label in requests]
     rows.append(_all_requests_row(requests, stock, patched))

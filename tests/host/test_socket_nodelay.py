@@ -16,7 +16,9 @@ from DIRAC.Core.DISET.private.Transports.M2SSLTransport import SSLTransport
 from DIRAC.Core.DISET.private.Transports.PlainTransport import PlainTransport
 
 from dirac_perfpatch import loading
+from dirac_perfpatch.comparison.arms import Comparison
 from dirac_perfpatch.patches.socket_nodelay import _with_tls
+from dirac_perfpatch.toggles import Toggle
 
 NAME = "socket_nodelay"
 both = pytest.mark.parametrize("transport", [PlainTransport, SSLTransport])
@@ -194,4 +196,18 @@ def test_the_accept_that_includes_the_handshake_is_patched() -> None:
     assert accepted() == [1]
     with stock(NAME):
         assert accepted() == [0]
+    assert failures() == 0
+
+
+def test_by_call_each_connection_is_patched_or_stock() -> None:
+    switch = loading.plugin.switches[NAME]
+    with stock(NAME):
+        comparison = Comparison(switch.patch, switch.guard, Toggle("ab", {}, "call", 0.5, 60), 0, True)
+        switch.put_on(comparison)
+        found: list[int] = []
+        for _ in range(40):
+            with connection(PlainTransport) as ends:
+                found += nodelay(*ends)
+        switch.take_off()
+    assert set(found) == {0, 1}
     assert failures() == 0
