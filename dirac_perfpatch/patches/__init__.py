@@ -28,6 +28,7 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
         "DIRAC.Core.DISET.private.Transports.PlainTransport",
     ),
     "registry_lookup": ("DIRAC.ConfigurationSystem.Client.Helpers.Registry",),
+    "certificate_extensions": ("DIRAC.Core.Security.m2crypto.asn1_utils",),
 }
 
 
