@@ -27,8 +27,8 @@ from dirac_perfpatch.comparison.snapshot import Method, Outcome, OutcomeWindow, 
 # Methods with rows of their own, besides one "other" of each kind.
 MOST_METHODS = 40
 OTHER = "other"
-# Rows that a snapshot may hold: about half a megabyte, as ten methods in a working day of minutes.
-MOST_ROWS = 8000
+# Rows that a snapshot may hold: up to 0.46 MB, as of ten methods in eight hours of minutes.
+MOST_ROWS = 5000
 # The median of a window is that of a random sample of so many outcomes.
 _SAMPLE = 2048
 _MOST_MIXED = 1000

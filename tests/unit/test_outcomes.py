@@ -363,7 +363,7 @@ def test_a_snapshot_stays_small() -> None:
     names = [f"patch_number_{number}" for number in range(12)]
     window = OutcomeWindow(12345, 6789, 1_700_000_000.5, 60.001, False, dict.fromkeys(names, PATCHED), rows)
     text = json.dumps([window._asdict()] * (recording.MOST_ROWS // len(rows)), separators=(",", ":"))
-    assert len(text) < 700_000
+    assert len(text) < 450_000
 
 
 # The report
