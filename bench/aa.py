@@ -8,6 +8,7 @@ that errors differ.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -16,13 +17,15 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from dirac_perfpatch.comparison import report
+from dirac_perfpatch.comparison import report, rows
 from dirac_perfpatch.comparison.arms import Comparison
+from dirac_perfpatch.comparison.effects import Effects
 from dirac_perfpatch.comparison.recording import ArmRecord
-from dirac_perfpatch.comparison.snapshot import ARMS, KINDS, PATCHED, STOCK, Block, Snapshot, State
+from dirac_perfpatch.comparison.snapshot import ARMS, KINDS, PATCHED, STOCK, Block, Snapshot, State, parse
 from dirac_perfpatch.comparison.statistics import FASTER, SLOWER, judge
 from dirac_perfpatch.patching import Guard, Patch
 from dirac_perfpatch.toggles import Toggle
+from lab import spools
 
 SHARES = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
 HOSTS = 24
@@ -90,7 +93,7 @@ def looks(
         return
     pairs = report.pairs_of(_blocks(random, kind, share, load, units, faster, errors), kind)
     for number in range(1, len(pairs) + 1):
-        yield report._of_pairs(pairs[:number])
+        yield rows.of_pairs(pairs[:number])
 
 
 def _looks_at_processes(
@@ -122,14 +125,15 @@ def _blocks(
     comparison = Comparison(
         _PATCH, Guard("p", lambda reason: None), Toggle("ab", {}, kind, share, _WINDOW), 0, process_arm
     )
-    comparison._random.seed(int(random.integers(1 << 32)))
+    comparison.clock._random.seed(int(random.integers(1 << 32)))
     seed(int(random.integers(1 << 32)))  # for the recorder's own draws
     comparison.record("f", lambda: None, lambda: None, None)
     (recorder,) = comparison.recorders
     now = drift = 0.0
+    comparison.clock.add(comparison)
     comparison.begin(now, now)
     while now < units * _WINDOW * (2 if kind == "time" else 1):
-        length = comparison.tick(now, now) - now
+        length = comparison.clock.tick(now, now) - now
         drift += random.normal(0, 0.05) * math.sqrt(length / _WINDOW)
         level, busy = math.exp(drift + random.normal(0, 0.1)), load.per_minute * random.lognormal(0, 0.5)
         burst = random.random() < load.bursts
@@ -141,7 +145,7 @@ def _blocks(
             record = recorder.arms[arm] if kind == "call" else recorder.now
             _call(record, times.tolist(), int(random.binomial(number, failing)))
         now += length
-    comparison.tick(now, now)
+    comparison.clock.tick(now, now)
     return list(recorder.blocks)
 
 
@@ -153,13 +157,55 @@ def _call(record: ArmRecord, times: Iterable[float], errors: int) -> None:
         record.failed()
 
 
+def outcomes(pairs: int, run: int) -> dict[str, list[bool]]:
+    """What the report says of requests, where one of three patches makes them 1.3 times as fast.
+
+    Returns: by the name of the patch, whether any look said that medians, means, CPU times or errors differ.
+    For "fast", whether it was found, and whether the interval had the truth at each look.
+    """
+    made = {"nothing": 1.0, "fast": 1.3, "nothing either": 1.0}
+    snapshot = parse(
+        json.dumps(spools.felt(numpy.random.default_rng([run, pairs]), made, pairs, per_window=8.0)).encode()
+    )
+    found = {patch: [False] * 4 for patch in made}
+    found["fast"] = [False, True]
+    for seen in range(8, pairs + 1, 8):
+        windows = snapshot.outcomes.windows[: 2 * seen]
+        effects = Effects([snapshot._replace(outcomes=snapshot.outcomes._replace(windows=windows))])
+        for patch in made:
+            row = effects.of_patch(patch)[0]
+            if patch == "fast":
+                found[patch][0] |= row.verdict.word == FASTER
+                found[patch][1] &= row.ratio is None or row.ratio.low < 1.3 < row.ratio.high
+                continue
+            differ = [one is not None and one.word in (FASTER, SLOWER) for one in (row.verdict, row.total, row.cpu)]
+            found[patch] = [before or now for before, now in zip(found[patch], (*differ, bool(row.errors)))]
+    return found
+
+
+def _print_outcomes(pairs: int, runs: int) -> None:
+    found = [outcomes(pairs, run) for run in range(runs)]
+
+    def rates(patch: str) -> str:
+        return " / ".join(f"{100 * sum(those) / runs:.1f}" for those in zip(*(one[patch] for one in found)))
+
+    print(f"% of {runs} comparisons of requests over {pairs} pairs of windows, three patches at once")
+    for patch in ("nothing", "nothing either"):
+        print(f"{patch:16}median / mean / CPU / errors called different: {rates(patch)}")
+    print(f"{'fast':16}1.3 times as fast: found / in the interval: {rates('fast')}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m bench.aa", description=__doc__)
+    parser.add_argument("--outcomes", action="store_true", help="requests, in half a minute, instead of calls")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--units", type=int, default=120, help="pairs of windows, or windows; a tenth of it by process")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     options = parser.parse_args()
+    if options.outcomes:
+        _print_outcomes(options.units, options.runs)
+        return
     print(f"% of {options.runs} A/A comparisons of {options.units} units: median / mean / errors called different")
     print(f"{'':26}" + "".join(f"{share:>17}" for share in options.shares))
     for kind in options.kinds:

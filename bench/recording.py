@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from lab.arms import PATCHED, STOCK
 
 FRAMES = 20
 ROUNDS = 40
+REQUEST, STATEMENT = "a request by DISET", "an SQL statement"
+# The functions at which outcomes are recorded, without what they do.
+_EMPTY = """
+class Handler:
+    export_work = None
+class Service:
+    _name, _handler = "A/B", {"class": Handler}
+    def _receiveAndCheckProposal(self, trid):
+        return {"OK": True, "Value": (None, ("RPC", "work"))}
+    def _processInThread(self, transport):
+        self._receiveAndCheckProposal(1)
+        RequestHandler()._RequestHandler__logRemoteQueryResponse({"OK": True}, 0.0)
+class RequestHandler:
+    def _RequestHandler__logRemoteQueryResponse(self, answer, seconds):
+        pass
+class MySQL:
+    def _query(self, command):
+        return {"OK": True}
+    _update = _updatemany = lambda self: None
+"""
 # By arm: a cached call in the patched arm, and one of the fastest calls in stock.
 CALLS = {PATCHED: "extensionsByPriority()", STOCK: f'S_ERROR("x"), {FRAMES} frames'}
 _FRAMES_BELOW = 8  # the stack of the worker and of this module, which counts among FRAMES
@@ -25,6 +46,31 @@ def compare() -> dict[str, dict[str, float]]:
         PATCHED: _compare("extension_lookup", True, extensions.extensionsByPriority),
         STOCK: _compare("error_stack", False, lambda: _deep(FRAMES - _FRAMES_BELOW, error)),
     }
+
+
+def compare_outcomes() -> dict[str, dict[str, float]]:
+    """In a worker of the patched host. Returns: as compare(), by what is recorded for users: of empty functions."""
+    patching: Any = importlib.import_module("dirac_perfpatch.patching")
+    timed = importlib.import_module("dirac_perfpatch.bench").timed
+    outcomes = importlib.import_module("dirac_perfpatch.comparison.outcomes").Outcomes()
+    clock = importlib.import_module("dirac_perfpatch.comparison.clock")
+    outcomes.windows = (clock.Window(0, 0.0, False, {}),)
+    seams: Any = importlib.import_module("dirac_perfpatch.patches._outcomes")
+    host: Any = ModuleType("host")
+    exec(_EMPTY, vars(host))
+    service, database = host.Service(), host.MySQL()
+    calls = {REQUEST: lambda: service._processInThread(None), STATEMENT: lambda: database._query("")}
+    best = {name: {"plain": float("inf"), "recorded": float("inf")} for name in calls}
+    for _ in range(ROUNDS):
+        fitting = patching.Fitting(host, {"outcomes": outcomes}, patching.Guard("outcomes", lambda reason: None))
+        for kind in ("plain", "recorded"):
+            if kind == "recorded":
+                for put_on in (seams._put_on_request, seams._put_on_answer, seams._put_on_statements):
+                    put_on(fitting)
+            for name, call in calls.items():
+                best[name][kind] = min(best[name][kind], timed(call, 100))
+        fitting.undo()
+    return best
 
 
 def _deep(frames: int, error: Callable[[str], Any]) -> Any:

@@ -33,12 +33,14 @@ def starts_table(starts: dict[str, Any], own_part: dict[str, Any]) -> str:
     return f"{aligned(rows)}\nthe plugin's own part of a start: {words}"
 
 
-def recording_table(recording: dict[str, dict[str, float]]) -> str:
-    """Microseconds per call without and with recording."""
+def recording_table(recording: dict[str, dict[str, float]], outcomes: dict[str, dict[str, float]]) -> str:
+    """Microseconds per call without and with recording, and what recording adds to what users feel."""
     rows: list[Row] = [("microseconds per call", "on or off", "recorded (ab)", "cost")]
     for arm, found in recording.items():
         plain, recorded = found["plain"], found["recorded"]
         rows.append((f"{CALLS[arm]}, {arm}", number(plain), number(recorded), f"{recorded - plain:.2f} us"))
+    for name, found in outcomes.items():
+        rows.append((name, "", "", f"{found['recorded'] - found['plain']:.2f} us"))
     return aligned(rows)
 
 

@@ -97,7 +97,7 @@ class Plugin:
         if not toggle.on:
             return (toggle.mode,)
         if toggle.mode == toggles.AB and self._wanted:
-            return (*toggle, self._wanted.spool, self._wanted.check_one_in)
+            return (*toggle, self._wanted.spool, self._wanted.check_one_in, self._wanted.together)
         return toggle.mode, toggle.options
 
     def _take_up(self, name: str) -> None:
@@ -124,8 +124,8 @@ class Plugin:
         if toggle.on:
             switch.configure(toggle.options)
         if toggle.mode == toggles.AB:
-            check_one_in = self._wanted.check_one_in if self._wanted else 0
-            self._comparisons().begin(switch, toggle, check_one_in, self.spool())
+            check_one_in, together = (self._wanted.check_one_in, self._wanted.together) if self._wanted else (0, False)
+            self._comparisons().begin(switch, toggle, check_one_in, self.spool(), together)
         elif toggle.on:
             switch.put_on()
 

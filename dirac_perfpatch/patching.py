@@ -165,6 +165,11 @@ def _is_ours(function: Any) -> bool:
     return os.path.dirname(__file__) in getattr(getattr(function, "__code__", None), "co_filename", "")
 
 
+def _is_taken_over(function: Any) -> bool:
+    code, pattern = function.__code__, _run_ours.__code__
+    return (code.co_filename, code.co_firstlineno) == (pattern.co_filename, pattern.co_firstlineno)
+
+
 def _reaches(found: Any, ours: Any) -> bool:
     """Whether an object is ours, or wraps ours."""
     for _ in range(_MOST_WRAPPERS):
@@ -332,11 +337,14 @@ class Fitting:
         progress in another thread ends in the code in which it began.
 
         Args:
-            path: A plain function without a closure; anything else raises :class:`UnknownHost`.
+            path: A plain function without a closure; anything else raises :class:`UnknownHost`. If another patch of
+                ours stands in for it, the function below is meant, so the two may be undone in any order.
             make: Given a copy of the host's function, which keeps the original code, returns ours.
             check: As for :meth:`compared`.
         """
         function = self.resolve(path)
+        while _is_ours(function) and not _is_taken_over(function):  # another patch stands in for it
+            function = function.__wrapped__
         if not isinstance(function, FunctionType) or function.__closure__:
             raise UnknownHost(f"{path} is not a plain function")
         code = function.__code__

@@ -70,6 +70,7 @@ class Toggles:
         keep_on_update: Whether an update of DIRAC keeps the plugin.
         spool: The folder for what is recorded; empty for the default one.
         check_one_in: One patched call in so many is compared with the host's own answer; 0 for none.
+        together: Whether the patches that are compared by time are all in the same arm.
         follow_configuration: Whether the section of the host's configuration is laid over the file.
     """
 
@@ -87,12 +88,14 @@ class Toggles:
         self.keep_on_update: bool = top["enabled"] and top["keep_on_update"]
         self.spool: str = comparison["spool"]
         self.check_one_in: int = comparison["check_one_in"]
+        self.together: bool = comparison["together"]
         self.follow_configuration: bool = comparison["follow_configuration"]
 
     @property
     def effect(self) -> tuple[Any, ...]:
         """Equal for toggles that want the same, wherever they were read."""
-        return self.patches, self.keep_on_update, self.spool, self.check_one_in, self.follow_configuration
+        compared = self.spool, self.check_one_in, self.together
+        return (self.patches, self.keep_on_update, *compared, self.follow_configuration)
 
 
 def _toggle(own: Mapping[str, Any], comparison: Mapping[str, Any], enabled: bool) -> Toggle:

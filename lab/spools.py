@@ -11,6 +11,7 @@ Both build the types of the schema and give the JSON document, which a test may 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import time
@@ -22,9 +23,23 @@ from typing import Any
 import numpy
 from ddsketch.mapping import LogarithmicMapping
 
+from dirac_perfpatch.comparison.arms import Comparison
+from dirac_perfpatch.comparison.clock import Clock
+from dirac_perfpatch.comparison.outcomes import Outcomes
 from dirac_perfpatch.comparison.recording import ACCURACY
-from dirac_perfpatch.comparison.snapshot import MOST_BLOCKS, Block, Series, Sketch, Snapshot, State
+from dirac_perfpatch.comparison.snapshot import (
+    MOST_BLOCKS,
+    REQUEST,
+    STATEMENT,
+    Block,
+    Series,
+    Sketch,
+    Snapshot,
+    State,
+)
 from dirac_perfpatch.patches import CATALOGUE
+from dirac_perfpatch.patching import Guard, Patch
+from dirac_perfpatch.toggles import Toggle
 
 from .arms import PATCHED, STOCK
 from .hosts import COMPARED
@@ -214,6 +229,59 @@ def alternating(
         patches={patch: _compared(by, share, window_seconds, "both" if by == "call" else arm, checked=12)},
     )
     return place._replace(series=series, blocks=blocks[-MOST_BLOCKS:]).data()
+
+
+# Methods of a service, and seconds of a typical request, of which most is CPU time.
+_METHODS = {f"{CATALOG} addFile": 2e-2, f"{CATALOG} getReplicas": 5e-3, "SQL": 1e-3}
+
+
+def felt(
+    random: numpy.random.Generator,
+    patches: dict[str, float],
+    pairs: int = 60,
+    *,
+    together: bool = False,
+    by: str = "time",
+    arm: str = PATCHED,
+    host: str = "h1.example.org",
+    pid: int = 100,
+    per_window: float = 40.0,
+    error_rate: float = 0.01,
+    window_seconds: float = 60.0,
+) -> Document:
+    """What one process leaves of its requests, recorded by the clock and the outcomes themselves.
+
+    patches: by name, how many times as fast requests are with each; pairs: of windows; together: whether one draw
+    decides for all; arm: of the process, with by="process"; per_window: about how many requests a method has in one.
+    """
+    clock, outcomes = Clock(0.5, window_seconds, together), Outcomes()
+    clock._random.seed(int(random.integers(1 << 32)))
+    toggle = Toggle("ab", {}, by, 0.5, window_seconds)
+    for name in patches:
+        patch, guard = Patch(name, (), lambda database: None), Guard(name, lambda reason: None)
+        clock.add(Comparison(patch, guard, toggle, 0, arm == PATCHED, clock))
+    drift, now = 0.0, BEGAN
+    for _ in range(2 * pairs):
+        due = clock.tick(now, now)
+        outcomes.follow([clock])
+        (window,) = outcomes.windows
+        drift += random.normal(0, 0.05)
+        level = math.exp(drift + 0.08 * random.standard_t(3))
+        fast = math.prod(factor for name, factor in patches.items() if window.arms[name] == PATCHED)
+        for method, typical in _METHODS.items():
+            number = random.poisson(per_window * random.lognormal(0, 0.5))
+            taken = typical * level * random.lognormal(0, 0.5, number) / fast
+            failed = random.random(number) < error_rate
+            kind = STATEMENT if method == "SQL" else REQUEST
+            window.waiting.extend(
+                (kind, method, fails, seconds, 0.8 * seconds) for fails, seconds in zip(failed.tolist(), taken.tolist())
+            )
+        now = due
+    clock.end(now)
+    outcomes.follow([clock])
+    state = _compared(by, window_seconds=window_seconds, arm=arm)
+    found = _snapshot(host, CATALOG, pid, BEGAN)
+    return found._replace(written=now, patches=dict.fromkeys(patches, state), outcomes=outcomes.recorded()).data()
 
 
 def joined(documents: list[Document]) -> Document:

@@ -2,9 +2,10 @@
 
 - *by process*: a process stays in one arm. A hash of host, component and patch decides, so a restarted service keeps
   its arm; ``DIRAC_PERFPATCH_ARM`` pins a process.
-- *by time*: a process alternates. Windows come in pairs, one of each arm, equally long and in random order, so slow
-  drifts and periodic events affect both arms alike. If the share is not a half, the arm with the larger share gets the
-  rest of its time in a third window, which is not compared.
+- *by time*: a process alternates, at the moments of a clock that it shares with other patches (``clock``). Windows
+  come in pairs, one of each arm, equally long and in random order, so slow drifts and periodic events affect both arms
+  alike. If the share is not a half, the arm with the larger share gets the rest of its time in a third window, which is
+  not compared.
 - *by call*: each call at random, for patches whose calls are independent.
 
 In the stock arm the guard of the patch is off, and every part of the patch passes calls through to the host. Caches
@@ -18,9 +19,10 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from dirac_perfpatch.comparison.clock import Clock, new_pair
 from dirac_perfpatch.comparison.recording import Function, Recorder
 from dirac_perfpatch.comparison.snapshot import ARMS, BY_CALL, BY_TIME, PATCHED, STOCK, State
 from dirac_perfpatch.patching import Check, Guard, Patch
@@ -57,10 +59,25 @@ class Comparison:
         toggle: How calls are divided: ``by``, ``share`` and ``window_seconds``.
         check_one_in: One in so many patched calls is checked against stock; 0 for none.
         process_arm: Whether this process is in the patched arm, for *by process*.
+        clock: Whose windows it runs in once it is added; None for one of its own.
+        on_leave: Called when the patch was taken off. It must not raise.
     """
 
-    def __init__(self, patch: Patch, guard: Guard, toggle: Toggle, check_one_in: int, process_arm: bool) -> None:
+    def __init__(
+        self,
+        patch: Patch,
+        guard: Guard,
+        toggle: Toggle,
+        check_one_in: int,
+        process_arm: bool,
+        clock: Clock | None = None,
+        on_leave: Callable[[], None] = lambda: None,
+    ) -> None:
         self.patch = patch.name
+        self.clock = clock or Clock(*Clock.key(toggle, together=False))
+        # By call, a request has calls of both arms.
+        self.has_arm = toggle.by != BY_CALL
+        self.patched_first = False  # in the present pair of windows; the clock draws it
         self.recorders: list[Recorder] = []
         self.ended: float | None = None  # time.monotonic() when the patch was taken off
         self.checked = self.differences = 0
@@ -72,19 +89,30 @@ class Comparison:
         self._toggle = toggle
         self._check_one_in = check_one_in
         self._process_arm = process_arm
+        self._on_leave = on_leave
         # Held while the arm changes, so that the guard of a patch that was taken off is never set on again. Reentrant:
         # a signal handler may take the patch off while its own thread puts it on.
         self._lock = threading.RLock()
-        self._random = random.Random()
-        self._block = 0
-        self._left: list[tuple[bool, float, bool]] = []  # windows to come: arm, seconds and whether compared
-        self.begin(0.0, 0.0)
+        self.begin(time.monotonic(), time.time())
 
     def begin(self, now: float, clock: float) -> None:
-        """Begin the first window, at ``time.monotonic()`` and ``time.time()``."""
-        self._left.clear()
-        self._start, self._clock = now, clock
-        self._next()
+        """Begin a window of its own, at ``time.monotonic()`` and ``time.time()``, until the clock begins the next."""
+        patched = random.random() < self._toggle.share if self._toggle.by == BY_TIME else self._process_arm
+        self.patched_first = patched
+        self.enter(patched, True, 2 * new_pair(), now, clock)
+
+    def enter(self, patched: bool, compared: bool, block: int, now: float, clock: float) -> None:
+        """Begin a window.
+
+        Args:
+            patched: The arm by time.
+            compared: Whether the window is compared.
+            block: Its number; half of it is the number of its pair.
+            now, clock: As for :meth:`begin`.
+        """
+        self._block, self._start, self._clock, self._compared = block, now, clock, compared
+        by = self._toggle.by
+        self._set_arm(patched if by == BY_TIME else by == BY_CALL or self._process_arm)
 
     def record(self, target: str, ours: Function, original: Function, check: Check | None) -> Function:
         """What is called instead of a target: it calls the function of the arm, and records the call.
@@ -99,18 +127,10 @@ class Comparison:
         share, pick = self._toggle.share, random.random
         return recorder.stand_in(lambda: pick() < share)
 
-    def tick(self, now: float, clock: float) -> float:
-        """If the window is over, begin the next one; returns when it ends. In the journal's thread."""
-        if now >= self._due:
-            self.end_block(now)
-            self._start, self._clock = now, clock
-            self._next()
-        return self._due
-
     def end_block(self, now: float) -> None:
         """End the window now."""
         for recorder in self.recorders:
-            recorder.end_block(self._block, self._block // 2, self._clock, now - self._start)
+            recorder.end_block(self._block, self._block // 2, self._clock, max(0.0, now - self._start))
 
     def begin_in_child(self, now: float, clock: float) -> None:
         """Begin anew after a fork: what was recorded before is the parent's. Arguments as for :meth:`begin`."""
@@ -118,10 +138,8 @@ class Comparison:
         self.checked = self.differences = 0
         self._guard.begin_anew()
         self._others_before = self._others()
-        self._random = random.Random()  # another order than the parent's
         for recorder in self.recorders:
             recorder.renew()
-        self._block = 0
         self.begin(now, clock)
 
     def resume(self) -> None:
@@ -133,6 +151,7 @@ class Comparison:
         with self._lock:
             self._others_after = self._others()
             self.ended = time.monotonic()
+        self._on_leave()
 
     def described(self, state: State) -> State:
         """The state of the patch, with how its arms are chosen."""
@@ -150,23 +169,6 @@ class Comparison:
 
     def _others(self) -> int:
         return self._guard.events.get(self._spares[1], 0) if self._spares else 0
-
-    def _next(self) -> None:
-        self._block += 1
-        seconds = float(self._toggle.window_seconds)
-        patched, self._compared = self._process_arm, True
-        if self._toggle.by == BY_TIME:
-            if not self._left:
-                self._block += self._block % 2  # a pair begins with an even number, even if one arm has no share
-                share = self._toggle.share
-                length = 2 * seconds * min(share, 1 - share)
-                pair = [(True, length, True), (False, length, True)]
-                self._random.shuffle(pair)
-                rest = (share > 0.5, 2 * (seconds - length), False)
-                self._left = [window for window in (rest, *pair) if window[1] > 0]
-            patched, seconds, self._compared = self._left.pop()
-        self._due = self._start + seconds
-        self._set_arm(patched or self._toggle.by == BY_CALL)
 
     def _set_arm(self, patched: bool) -> None:
         with self._lock:

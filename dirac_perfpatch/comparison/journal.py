@@ -18,6 +18,8 @@ from typing import Any
 
 from dirac_perfpatch.background import Background
 from dirac_perfpatch.comparison.arms import Comparison
+from dirac_perfpatch.comparison.clock import Clock
+from dirac_perfpatch.comparison.outcomes import Outcomes
 from dirac_perfpatch.comparison.snapshot import MOST_BLOCKS, Block, Series
 from dirac_perfpatch.comparison.spool import Spool
 from dirac_perfpatch.notices import say_once
@@ -34,13 +36,22 @@ class Journal:
     Args:
         folder: The spool; may be changed at any time.
         describe: Returns the fields ``release``, ``plugin``, ``patches`` and ``events`` of a snapshot.
+        look: Called every second by the background thread.
+
+    Attributes:
+        comparisons: Those of this process, also some that have just ended.
+        outcomes: What was recorded of requests.
     """
 
-    def __init__(self, folder: str, describe: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self, folder: str, describe: Callable[[], dict[str, Any]], look: Callable[[], None] = lambda: None
+    ) -> None:
         self.folder = folder
+        self.outcomes = Outcomes()
+        self._look_too = look
         self._describe = describe
         # Other threads add to this; all other attributes belong to the background thread.
-        self._comparisons: deque[Comparison] = deque()
+        self.comparisons: deque[Comparison] = deque()
         self._renew()
         # Before the thread registers its own hook: a child's thread starts after this one has run.
         os.register_at_fork(after_in_child=self._begin_in_child)
@@ -55,8 +66,8 @@ class Journal:
 
     def add(self, comparison: Comparison) -> None:
         """Keep a comparison going until its patch is taken off."""
-        comparison.begin(time.monotonic(), time.time())
-        self._comparisons.append(comparison)
+        self.comparisons.append(comparison)
+        comparison.clock.add(comparison)
         self._background.start()
 
     def show(self, last: bool = False) -> None:
@@ -75,8 +86,11 @@ class Journal:
         """What the background thread does. Returns the seconds until the next time. Never raises."""
         try:
             now = time.monotonic()
+            self._look_too()
             self._let_go()
-            due = [comparison.tick(now, time.time()) for comparison in list(self._comparisons)]
+            clocks = self._clocks()
+            due = [clock.tick(now, time.time()) for clock in clocks]
+            self.outcomes.follow(clocks)
             # A fork may come at any moment: a child begins anew.
             if now >= min(self._next_snapshot, self._next_cleaning) and self._background.step_aside():
                 if now >= self._next_snapshot:
@@ -90,11 +104,19 @@ class Journal:
             say_once(f"comparison: {type(error).__name__}: {error}")
             return _LOOK_SECONDS
 
+    def _clocks(self) -> list[Clock]:
+        return list(dict.fromkeys(comparison.clock for comparison in list(self.comparisons)))
+
     def _let_go(self) -> None:
         """Remove comparisons that have ended; what they recorded stays in the snapshots."""
-        for comparison in list(self._comparisons):
+        for comparison in list(self.comparisons):
             if comparison.ended is not None:
-                self._comparisons.remove(comparison)
+                self.comparisons.remove(comparison)
+                comparison.clock.remove(comparison)
+                if comparison.clock.is_idle:
+                    # Nobody else ends its last window.
+                    comparison.clock.end(comparison.ended)
+                    self.outcomes.follow([comparison.clock])
                 comparison.end_block(comparison.ended)
                 self._past.take(comparison)
                 self._next_snapshot = 0.0
@@ -104,7 +126,7 @@ class Journal:
         content = self._describe()
         patches, events = content["patches"], content["events"]
         recorded = self._past.copy()
-        for comparison in list(self._comparisons):
+        for comparison in list(self.comparisons):
             patches[comparison.patch] = comparison.described(patches[comparison.patch])
             for recorder in comparison.recorders:
                 recorder.settle()
@@ -113,7 +135,12 @@ class Journal:
             patches[patch] = patches[patch]._replace(checked=checked, differences=recorded.differences[patch])
         for (patch, name), count in recorded.spared.items():
             events[patch] = {**events.get(patch, {}), name: count}
-        return {**content, "series": [*recorded.series.values()], "blocks": [*recorded.blocks]}
+        return {
+            **content,
+            "series": [*recorded.series.values()],
+            "blocks": [*recorded.blocks],
+            "outcomes": self.outcomes.recorded(),
+        }
 
     def _write(self, content: dict[str, Any], ended: bool) -> None:
         try:
@@ -125,10 +152,13 @@ class Journal:
     def _finish(self) -> None:
         """End the windows and write the last snapshot. Never raises."""
         try:
+            self._look_too()
             self._let_go()
-            for comparison in list(self._comparisons):
-                comparison.end_block(time.monotonic())
-            if self._comparisons or self._past.blocks or self._has_written or not self._next_snapshot:
+            clocks = self._clocks()
+            for clock in clocks:
+                clock.end(time.monotonic())
+            self.outcomes.follow(clocks)
+            if self.comparisons or self._past.blocks or self._has_written or not self._next_snapshot:
                 self._write(self._content(), ended=True)
         except Exception as error:
             say_once(f"comparison: {type(error).__name__}: {error}")
@@ -137,9 +167,11 @@ class Journal:
         """Never raises: Python prints an exception in a fork hook at every fork of the host."""
         try:
             self._renew()
-            self._comparisons = deque(comparison for comparison in self._comparisons if comparison.ended is None)
-            for comparison in self._comparisons:
-                comparison.begin_in_child(time.monotonic(), time.time())
+            self.comparisons = deque(comparison for comparison in self.comparisons if comparison.ended is None)
+            self.outcomes.renew()
+            for clock in self._clocks():
+                own = [one for one in self.comparisons if one.clock is clock]
+                clock.begin_in_child(own, time.monotonic(), time.time())
             util = sys.modules.get("multiprocessing.util")
             if util is not None:
                 # Its children clear all finalizers before they run this hook.

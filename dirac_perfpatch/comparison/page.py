@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from dirac_perfpatch.comparison import plots, words
-from dirac_perfpatch.comparison.report import PatchReport, Report, Row
+from dirac_perfpatch.comparison.report import PatchReport, Report
+from dirac_perfpatch.comparison.rows import Row
 from dirac_perfpatch.comparison.statistics import SLOWER
-from dirac_perfpatch.comparison.tables import arm_cells, moment, period, states
+from dirac_perfpatch.comparison.tables import arm_cells, felt_cells, moment, period, states
 
 _STYLE = """
 :root { color-scheme: light; --ink: #111827; --soft: #4b5563; --line: #e5e7eb; }
@@ -47,6 +48,9 @@ in. It is wide if there are few data or if they vary a lot; with very few data t
 <p>The statistics count windows or processes, not calls, because calls that run at the same time are slowed down by the
 same causes. A target is faster or slower if the interval excludes 1 and there are enough windows or processes.
 Differences below {words.percent(plots.RELEVANT)} (the grey band) are not worth waiting for.</p>
+<p>A request counts for all patches at once, because each patch draws its arms by itself. Its time is that inside the
+service, its CPU time that of its thread. What all patches do together is the sum of what each does by itself, unless
+one draw decided for all.</p>
 <p class="soft">The intervals of error rates assume that calls are independent. The verdict on errors does not: it
 compares windows or processes, and it too holds however often you look. The plots over time show the mean of each period
 with two standard errors to either side. Medians and percentiles are of all calls of an arm; the ratio compares windows
@@ -67,11 +71,18 @@ def _page(report: Report) -> Iterator[str]:
         read = f"{period(report)}. DIRAC {', '.join(report.releases)}. Generated {moment(time.time())}."
         yield f'<p class="soft">{escape(read)}</p>'
     yield f'<p class="lead">{escape(words.summary(report))}</p></header>'
-    overview = plots.forest([row for patch in report.patches for row in patch.rows])
+    felt = [row for rows in (report.felt, *(patch.felt for patch in report.patches)) for row in rows[:1]]
+    overview = plots.forest([*felt, *(row for patch in report.patches for row in patch.rows)])
     if overview:
         yield f"<section><h2>At a glance</h2><figure>{overview}</figure></section>"
+    if report.felt:
+        yield "<section><h2>All patches together</h2>"
+        yield from _felt(report.felt)
+        yield "</section>"
     for patch in report.patches:
         yield from _patch(patch)
+    if report.mixed:
+        yield f"<section><h2>Longer than a window</h2>{_list(words.mixed(report))}</section>"
     yield _READING
     if report.complaints:
         yield f"<section><h2>Not read</h2>{_list(words.first_few(report.complaints))}</section>"
@@ -88,9 +99,38 @@ def _patch(patch: PatchReport) -> Iterator[str]:
         yield _list(words.troubles(patch))
     if patch.usage:
         yield _list(words.usage(patch))
+    if patch.felt:
+        yield from _felt(patch.felt)
     for row in patch.rows:
         yield from _row(row)
     yield "</section>"
+
+
+def _felt(rows: Sequence[Row]) -> Iterator[str]:
+    """What users feel: a sentence for the first row, all requests, and a table of all rows."""
+    yield f"<h3>What users feel</h3><p>{escape(f'{rows[0].target}, by {rows[0].by}: {words.verdict(rows[0])}')}.</p>"
+    heads = (
+        "",
+        "arm",
+        "number",
+        "errors (95 % interval)",
+        "median",
+        "mean",
+        "CPU",
+        "times as fast (95 %)",
+        "of CPU",
+        "",
+    )
+    yield '<div class="wide"><table><thead><tr>' + "".join(f'<th scope="col">{head}</th>' for head in heads)
+    yield "</tr></thead><tbody>"
+    for row in rows:
+        ratios = (words.times(row.ratio), words.times(row.cpu_ratio), row.verdict.word)
+        lines = list(felt_cells(row, "\N{MICRO SIGN}")) or [("",) * 6]
+        for number, cells in enumerate(lines):
+            last = ratios if number == len(lines) - 1 else ("",) * len(ratios)
+            columns = "".join(f"<td>{escape(cell)}</td>" for cell in (*cells, *last))
+            yield f'<tr><th scope="row">{escape(row.target) if not number else ""}</th>{columns}</tr>'
+    yield "</tbody></table></div>"
 
 
 def _row(row: Row) -> Iterator[str]:

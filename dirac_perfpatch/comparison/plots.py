@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from dirac_perfpatch.comparison import words
-from dirac_perfpatch.comparison.report import Row
+from dirac_perfpatch.comparison.rows import Row
 from dirac_perfpatch.comparison.snapshot import PATCHED, STOCK
 from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, RELEVANT, SLOWER, paired
 

@@ -40,7 +40,8 @@ def _mapping() -> Any:
     return LogarithmicMapping(ACCURACY)
 
 
-def _median(values: Sequence[float]) -> float:
+def median(values: Sequence[float]) -> float:
+    """The median of at least one value."""
     # Not that of statistics, which imports decimal and fractions into the host.
     ordered = sorted(values)
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
@@ -83,7 +84,7 @@ class ArmRecord:
             key = _mapping().key
             self._bins.update(key(seconds) for seconds in times if seconds > 0)
             self._zero += times.count(0.0)
-            self.mask = 0 if _median(times) >= _SLOW else _SELDOM
+            self.mask = 0 if median(times) >= _SLOW else _SELDOM
         return times
 
     def series(self, patch: str, target: str, arm: str) -> Series:
@@ -160,8 +161,8 @@ class Recorder:
             self._before[arm] = (record.calls, record.errors)
             if calls:
                 window = (self.patch, self.target, arm, block, pair, start, seconds)
-                mean, median = (fsum(times) / len(times), _median(times)) if times else (0.0, 0.0)
-                self.blocks.append(Block(*window, calls, errors, len(times), mean, median))
+                mean, middle = (fsum(times) / len(times), median(times)) if times else (0.0, 0.0)
+                self.blocks.append(Block(*window, calls, errors, len(times), mean, middle))
 
     def series(self) -> list[Series]:
         """The totals of both arms, in one or two parts. After :meth:`settle`."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
 
 from ddsketch import DDSketch
 from ddsketch.mapping import LogarithmicMapping
 
 from dirac_perfpatch.comparison import statistics
+from dirac_perfpatch.comparison.effects import Effects
+from dirac_perfpatch.comparison.rows import ALIKE, Arm, Pair, Row, by_of, of_pairs, process_units, seconds_per_unit
 from dirac_perfpatch.comparison.snapshot import (
     ARMS,
     BY_PROCESS,
@@ -27,42 +28,9 @@ from dirac_perfpatch.comparison.snapshot import (
 from dirac_perfpatch.comparison.spool_reading import Gathered
 from dirac_perfpatch.comparison.statistics import Estimate, Interval, Verdict
 from dirac_perfpatch.patching import FAILED, TRIPPED
-from dirac_perfpatch.toggles import AB
 
 # States of a patch that the operator does not want.
 TROUBLES = (TRIPPED, FAILED)
-# Windows count as equally long if the shorter is at least this part of the longer; the journal's thread may be late.
-_ALIKE = 0.9
-
-
-@dataclass(frozen=True)
-class Arm:
-    """The calls of a target in one arm; quantiles in seconds, None if no call was timed."""
-
-    calls: int
-    errors: int
-    timed: int
-    error_rate: Interval | None
-    median: float | None
-    p95: float | None
-    p99: float | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One target."""
-
-    patch: str
-    target: str
-    by: str  # what has an arm: time, call or process; empty if nothing was compared
-    arms: Mapping[str, Arm]  # an arm without calls is missing
-    ratio: Interval | None  # how many times as fast a typical call (the median) is with the patch
-    mean_ratio: Interval | None  # the same of the mean, which shows what is saved in total
-    verdict: Verdict  # on the typical call
-    total: Verdict  # on the mean
-    more_seconds: float | None  # about how long to wait for enough data; None if it is enough or waiting does not help
-    errors: str  # MORE or FEWER if the patched arm certainly has more or fewer errors, else empty
-    points: tuple[tuple[float, float], ...] = field(repr=False)  # start and ratio of each pair
 
 
 @dataclass(frozen=True)
@@ -101,6 +69,7 @@ class PatchReport:
     cpu_ratio: Interval | None  # stock over patched
     memory_ratio: Interval | None
     rows: tuple[Row, ...]
+    felt: tuple[Row, ...]  # what the patch does to requests, SQL statements and cycles of agents
 
 
 @dataclass(frozen=True)
@@ -116,16 +85,8 @@ class Report:
     ended: float
     complaints: tuple[str, ...]
     patches: tuple[PatchReport, ...]
-
-
-class _Pair(NamedTuple):
-    """Stock and patched side by side: in the two windows of a pair or, by call, in one window."""
-
-    start: float
-    end: float
-    median: float | None  # logarithm of stock minus that of patched; None if they cannot be compared
-    mean: tuple[float, float] | None  # stock and patched, times the weight of the pair
-    errors: tuple[float, float] | None  # the patched arm's part, and what it is if the arms are alike
+    felt: tuple[Row, ...]  # what all patches together do to requests, SQL statements and cycles of agents
+    mixed: Mapping[str, int]  # by method: outcomes that lasted beyond their window, so were not compared
 
 
 # A process and its blocks of a target.
@@ -144,6 +105,7 @@ def build(folders: Sequence[str], gathered: Gathered) -> Report:
     def distinct(key: str) -> tuple[str, ...]:
         return tuple(sorted({getattr(one, key) for one in snapshots}))
 
+    effects = Effects(snapshots)
     names = {name for one in snapshots for name in one.patches} | {s.patch for one in snapshots for s in one.series}
     return Report(
         tuple(map(printable, folders)),
@@ -154,17 +116,19 @@ def build(folders: Sequence[str], gathered: Gathered) -> Report:
         min((one.started for one in snapshots), default=0.0),
         max((one.written for one in snapshots), default=0.0),
         gathered.complaints,
-        tuple(_patch(name, snapshots) for name in sorted(names)),
+        tuple(_patch(name, snapshots, effects) for name in sorted(names)),
+        effects.of_all(),
+        dict(effects.mixed.most_common()),
     )
 
 
-def _patch(name: str, snapshots: Sequence[Snapshot]) -> PatchReport:
+def _patch(name: str, snapshots: Sequence[Snapshot], effects: Effects) -> PatchReport:
     having = [one for one in snapshots if name in one.patches]
     states = [one.patches[name] for one in having]
     events: Counter[str] = Counter()
     for one in snapshots:
         events.update(one.events.get(name, {}))
-    processes = [one for one in having if _by(one, name) == BY_PROCESS]
+    processes = [one for one in having if by_of(one, name) == BY_PROCESS]
     arms = {arm: [one for one in processes if one.patches[name].arm == arm] for arm in ARMS}
     return PatchReport(
         name,
@@ -182,12 +146,8 @@ def _patch(name: str, snapshots: Sequence[Snapshot]) -> PatchReport:
         _processes_ratio(name, [(one, _cores(one)) for one in processes]),
         _processes_ratio(name, [(one, one.resident_bytes) for one in processes]),
         tuple(_rows(name, snapshots)),
+        effects.of_patch(name),
     )
-
-
-def _by(snapshot: Snapshot, patch: str) -> str:
-    state = snapshot.patches.get(patch)
-    return state.by if state and state.mode == AB else ""
 
 
 def _cores(snapshot: Snapshot) -> float:
@@ -204,39 +164,13 @@ def _processes_ratio(patch: str, values: Iterable[tuple[Snapshot, float]]) -> In
     return statistics.ratio(statistics.between(units))
 
 
-def process_units(patch: str, values: Iterable[tuple[Snapshot, float]]) -> dict[str, tuple[list[float], list[float]]]:
-    """The units of a comparison by process.
-
-    Host and component decide the arm, so all processes of a component on a host share it, and share the host's hardware
-    and load: together they are one unit, with the mean as its value. If a component has both arms on one host, they
-    were pinned process by process, and each process is a unit.
-
-    Args:
-        patch: The patch's name.
-        values: Processes that compare it by process, each with its value.
-
-    Returns:
-        By component, the values of the units in stock and in patched.
-    """
-    places: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for one, value in values:
-        if one.patches[patch].arm in ARMS:
-            places[one.host, one.component][one.patches[patch].arm].append(value)
-    units: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
-    for (_, component), arms in places.items():
-        for side, arm in enumerate((STOCK, PATCHED)):
-            found = arms.get(arm, [])
-            units[component][side].extend(found if len(arms) == 2 else [fmean(found)] if found else [])
-    return dict(units)
-
-
 def _rows(patch: str, snapshots: Sequence[Snapshot]) -> Iterable[Row]:
     # Blocks are sorted by target once: there may be a thousand in each of thousands of processes.
     series: dict[tuple[str, str], list[Series]] = defaultdict(list)
     blocks: dict[tuple[str, str], list[_OfProcess]] = defaultdict(list)
     windows: dict[str, float] = {"": 0.0}
     for snapshot in snapshots:
-        by = _by(snapshot, patch)
+        by = by_of(snapshot, patch)
         if by:
             windows[by] = snapshot.patches[patch].window_seconds
         for one in snapshot.series:
@@ -261,7 +195,7 @@ def _row(
         return Row(patch, target, by, arms, None, None, nothing, nothing, None, "", ())
     pairs = [pair for _, those in blocks for pair in pairs_of(those, by)]
     pairs.sort(key=lambda pair: pair.start)
-    median, mean, errors = _of_processes(patch, blocks) if by == BY_PROCESS else _of_pairs(pairs)
+    median, mean, errors = _of_processes(patch, blocks) if by == BY_PROCESS else of_pairs(pairs)
     verdict = statistics.judge(median, by)
     return Row(
         patch,
@@ -272,13 +206,13 @@ def _row(
         statistics.ratio(mean),
         verdict,
         statistics.judge(mean, by),
-        verdict.more * _seconds_per_unit(by, pairs, window) if verdict.more and by != BY_PROCESS else None,
+        verdict.more * seconds_per_unit(by, pairs, window) if verdict.more and by != BY_PROCESS else None,
         errors,
         tuple((p.start, math.exp(p.median)) for p in pairs if p.median is not None),
     )
 
 
-def pairs_of(blocks: Iterable[Block], by: str) -> list[_Pair]:
+def pairs_of(blocks: Iterable[Block], by: str) -> list[Pair]:
     """The pairs among the blocks of a target in one process; a block without a counterpart is left out."""
     if by == BY_PROCESS:
         return []
@@ -292,11 +226,11 @@ def pairs_of(blocks: Iterable[Block], by: str) -> list[_Pair]:
     return [pair for pair in pairs if pair]
 
 
-def _pair(stock: Block, patched: Block, by: str) -> _Pair | None:
+def _pair(stock: Block, patched: Block, by: str) -> Pair | None:
     """None if the windows are not equally long: then equal arms may differ."""
     both = (stock, patched)
     lengths = [one.seconds for one in both]
-    if min(lengths) < _ALIKE * max(lengths) or not all(one.calls for one in both):
+    if min(lengths) < ALIKE * max(lengths) or not all(one.calls for one in both):
         return None
     # For the same reason: by call, earlier versions timed more calls in the arm with the larger share.
     timed = (stock.timed == patched.timed or by == BY_TIME) and all(one.timed for one in both)
@@ -305,21 +239,12 @@ def _pair(stock: Block, patched: Block, by: str) -> _Pair | None:
     # What could be exchanged is the windows by time, and each call by call.
     failed = [one.errors / one.calls if by == BY_TIME else one.errors for one in both]
     expected = 0.5 if by == BY_TIME else patched.calls / (stock.calls + patched.calls)
-    return _Pair(
+    return Pair(
         min(one.start for one in both),
         max(one.start + one.seconds for one in both),
         math.log(stock.median) - math.log(patched.median) if timed and stock.median and patched.median else None,
         (weight * stock.mean, weight * patched.mean) if timed else None,
         (failed[1] / sum(failed), expected) if any(failed) else None,
-    )
-
-
-def _of_pairs(pairs: Sequence[_Pair]) -> tuple[Estimate | None, Estimate | None, str]:
-    """Estimates of median and mean, and whether errors differ."""
-    return (
-        statistics.paired([pair.median for pair in pairs if pair.median is not None]),
-        statistics.of_sums([pair.mean for pair in pairs if pair.mean is not None]),
-        statistics.errors_differ(pair.errors for pair in pairs if pair.errors is not None),
     )
 
 
@@ -368,11 +293,3 @@ def merged(series: Iterable[Series]) -> DDSketch:
             if count:
                 sketch.add(mapping.value(key), count)
     return sketch
-
-
-def _seconds_per_unit(by: str, pairs: Sequence[_Pair], window: float) -> float:
-    """How long all processes together take for one more pair."""
-    usable = [pair for pair in pairs if pair.median is not None]
-    if not usable:
-        return 2 * window if by == BY_TIME else window
-    return (max(pair.end for pair in usable) - usable[0].start) / len(usable)

@@ -22,6 +22,8 @@ PATCHED, STOCK = "patched", "stock"
 ARMS = (PATCHED, STOCK)
 KINDS = BY_TIME, BY_CALL, BY_PROCESS = "time", "call", "process"
 MOST_BLOCKS = 1000
+# Kinds of outcomes: what a service is asked, what a database is asked, and a cycle of an agent.
+KINDS_OF_OUTCOMES = REQUEST, STATEMENT, CYCLE = "request", "statement", "cycle"
 
 _MOST_CHARACTERS = 500
 # A bin of a sketch stands for a time near exp(2 * accuracy * key) seconds. Times beyond exp(50) are rubbish, and
@@ -94,7 +96,13 @@ Number = Annotated[float, _number]
 Count = Annotated[int, _count]
 Moment = Annotated[float, _within(_LAST_MOMENT)]  # seconds since 1970
 Seconds = Annotated[float, _within(_MOST, _SHORTEST)]
-Arm = Annotated[str, _word(*ARMS)]
+_arm = _word(*ARMS)
+Arm = Annotated[str, _arm]
+
+
+def _arms(found: Any, key: str) -> dict[str, str]:
+    arms = _mapping(found, key)
+    return {printable(patch): _arm(arms, patch) for patch in arms}
 
 
 def _accuracy(found: Any, key: str) -> float:
@@ -209,6 +217,65 @@ class Block(NamedTuple):
         return self._asdict() if self.timed else {**self._asdict(), "mean": None, "median": None}
 
 
+class Method(NamedTuple):
+    """What outcomes are counted by."""
+
+    kind: Annotated[str, _word(*KINDS_OF_OUTCOMES)]
+    name: Text
+    mixed: Count  # outcomes that lasted beyond their window, which are in no row
+
+
+class Outcome(NamedTuple):
+    """The outcomes of a method within one window; a list in JSON."""
+
+    method: Count  # its place among the methods
+    number: Count
+    errors: Count  # those that raised, or answered with an error
+    mean: Seconds
+    cpu_mean: Seconds  # CPU time of the thread
+    median: Seconds
+    cpu_median: Seconds
+
+
+def _listed_as(kind: Any) -> Callable[[Any], Any]:
+    def make(found: Any) -> Any:
+        if not isinstance(found, list) or len(found) < len(kind._fields):
+            raise Unusable(f"{kind.__name__} is not a list of {len(kind._fields)} values")
+        return _made(kind, dict(zip(kind._fields, found)))
+
+    return make
+
+
+class OutcomeWindow(NamedTuple):
+    """The outcomes within one window; block, pair, start and seconds as in :class:`Block`."""
+
+    block: Count
+    pair: Count
+    start: Moment
+    seconds: Number
+    together: Annotated[bool, lambda found, key: found.get(key) is True]  # whether all patches share one draw
+    arms: Annotated[Mapping[str, str], _arms]  # of each patch that has one for a request, by name
+    rows: Annotated[Sequence[Outcome], _listed(_listed_as(Outcome))]
+
+
+class RecordedOutcomes(NamedTuple):
+    """The outcomes of a process."""
+
+    methods: Annotated[Sequence[Method], _listed(_listed_as(Method))] = ()
+    windows: Annotated[Sequence[OutcomeWindow], _listed(functools.partial(_made, OutcomeWindow))] = ()
+
+    def data(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"methods": self.methods, "windows": [window._asdict() for window in self.windows]}
+
+
+def _recorded(found: Any, key: str) -> RecordedOutcomes:
+    recorded: RecordedOutcomes = _made(RecordedOutcomes, _mapping(found, key))
+    if any(row.method >= len(recorded.methods) for window in recorded.windows for row in window.rows):
+        raise Unusable("an outcome has no method")
+    return recorded
+
+
 def _state(found: Any) -> State:
     if isinstance(found, dict):
         found = {"reason": "", **({} if found.get("mode") == AB else State._field_defaults), **found}
@@ -242,6 +309,7 @@ class Snapshot(NamedTuple):
     series: Annotated[Sequence[Series], _listed(functools.partial(_made, Series))]
     blocks: Annotated[Sequence[Block], _listed(_block)]
     events: Annotated[Mapping[str, Mapping[str, int]], _mapped(_counts)]
+    outcomes: Annotated[RecordedOutcomes, _recorded] = RecordedOutcomes()
 
     @property
     def key(self) -> tuple[str, int, float]:
@@ -250,13 +318,20 @@ class Snapshot(NamedTuple):
 
     def data(self) -> dict[str, Any]:
         """As JSON; what :func:`parse` reads."""
-        return {
+        found = {
             "format": FORMAT,
             **self._asdict(),
             "patches": {name: state.data() for name, state in self.patches.items()},
             "series": [one.data() for one in self.series],
             "blocks": [one.data() for one in self.blocks],
+            "outcomes": self.outcomes.data(),
         }
+        if not self.outcomes.methods:
+            del found["outcomes"]
+        return found
+
+
+_NO_OUTCOMES: dict[str, Any] = {"methods": [], "windows": []}
 
 
 def parse(content: bytes, *, blocks: bool = True) -> Snapshot:
@@ -264,7 +339,7 @@ def parse(content: bytes, *, blocks: bool = True) -> Snapshot:
 
     Args:
         content: Of the file.
-        blocks: Whether to read the blocks, which take most of the time.
+        blocks: Whether to read the blocks and the outcomes, which take most of the time.
 
     Raises:
         Unusable: It is no snapshot; the text says why.
@@ -278,4 +353,5 @@ def parse(content: bytes, *, blocks: bool = True) -> Snapshot:
     if found.get("format") != FORMAT:
         name = "" if isinstance(found.get("format"), (list, dict)) else f" {found.get('format')!r:.20}"
         raise Unusable(f"has the format{name}; this version reads {FORMAT}")
-    return _made(Snapshot, {"events": {}, **found, **({} if blocks else {"blocks": []})})
+    left_out = {} if blocks else {"blocks": [], "outcomes": _NO_OUTCOMES}
+    return _made(Snapshot, {"events": {}, "outcomes": _NO_OUTCOMES, **found, **left_out})

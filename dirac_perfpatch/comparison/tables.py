@@ -5,15 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from time import gmtime, strftime
 from typing import Any
 
 from dirac_perfpatch.comparison import words
-from dirac_perfpatch.comparison.report import PatchReport, Report, Row
+from dirac_perfpatch.comparison.effects import ALL_PATCHES
+from dirac_perfpatch.comparison.report import PatchReport, Report
+from dirac_perfpatch.comparison.rows import Row
 from dirac_perfpatch.comparison.snapshot import ARMS, PATCHED, STOCK
 
+_FELT_HEADINGS = (
+    "what users feel",
+    "arm",
+    "number",
+    "errors (95 %)",
+    "median",
+    "mean",
+    "CPU",
+    "ratio (95 %)",
+    "CPU ratio",
+)
+# Rows of a patch about what users feel in the text; the other forms of the report have all.
+_MOST_FELT = 4
 _HEADINGS = ("target", "arm", "calls", "errors (95 %)", "median", "95th", "99th", "ratio (95 %)")
 
 
@@ -36,6 +51,17 @@ def as_text(report: Report) -> str:
         lines.append(f"{period(report)}; DIRAC {', '.join(report.releases)}")
     table = _aligned([_HEADINGS, *(cells for patch in report.patches for row in patch.rows for cells in _cells(row))])
     heading = next(table)
+    shown = [row for rows in (*(patch.felt for patch in report.patches), report.felt) for row in rows[:_MOST_FELT]]
+    felt = _aligned([_FELT_HEADINGS, *(cells for row in shown for cells in _felt_cells(row))])
+    felt_heading = next(felt)
+
+    def felt_lines(rows: Sequence[Row]) -> Iterator[str]:
+        if rows:
+            yield f"  {felt_heading}"
+        for row in rows[:_MOST_FELT]:
+            yield from (f"  {next(felt)}" for _ in _felt_cells(row))
+            yield f"    {row.target}, by {row.by}: {words.verdict(row)}"
+
     for patch in report.patches:
         lines += ["", f"{patch.patch}: {words.headline(patch)}", f"  {states(patch)}"]
         lines += [f"  {line}" for line in words.usage(patch)]
@@ -45,6 +71,10 @@ def as_text(report: Report) -> str:
         for row in patch.rows:
             lines += [f"  {next(table)}" for _ in row.arms]
             lines.append(f"    {row.target}{f', by {row.by}' if row.by else ''}: {words.verdict(row)}")
+        lines += felt_lines(patch.felt)
+    if report.felt:
+        lines += ["", f"{ALL_PATCHES} together:", *felt_lines(report.felt)]
+    lines += ["", *words.mixed(report)] if report.mixed else []
     lines += ["", *(f"not read: {text}" for text in words.first_few(report.complaints))] if report.complaints else []
     return "\n".join(lines)
 
@@ -68,6 +98,21 @@ def arm_cells(row: Row, micro: str = "u") -> Iterator[tuple[str, ...]]:
             yield (arm, f"{one.calls:,}", words.rate(one.error_rate), *times)
 
 
+def felt_cells(row: Row, micro: str = "u") -> Iterator[tuple[str, ...]]:
+    """For each arm its name, number, errors, median, mean and mean CPU time; ``micro`` as in ``words.seconds``."""
+    for arm in (STOCK, PATCHED):
+        if arm in row.arms:
+            one = row.arms[arm]
+            times = (words.seconds(value, micro) for value in (one.median, one.mean, one.cpu))
+            yield (arm, f"{one.calls:,}", words.rate(one.error_rate), *times)
+
+
+def _felt_cells(row: Row) -> list[tuple[str, ...]]:
+    ratios = (words.times(row.ratio), words.times(row.cpu_ratio))
+    lines = [(row.target, *cells, *(ratios if cells[0] == PATCHED else ("", ""))) for cells in felt_cells(row)]
+    return lines or [(row.target, *[""] * 6, *ratios)]
+
+
 def _cells(row: Row) -> list[tuple[str, ...]]:
     return [(row.target, *cells, words.times(row.ratio) if cells[0] == PATCHED else "") for cells in arm_cells(row)]
 
@@ -84,15 +129,22 @@ def as_json(report: Report) -> str:
     found["summary"] = words.summary(report)
     for patch, one in zip(report.patches, found["patches"]):
         one["headline"] = words.headline(patch)
-        for row, entry in zip(patch.rows, one["rows"]):
-            entry["text"] = words.verdict(row)
-            del entry["points"]  # one per pair: as many as the spools have
+        _complete(patch.rows, one["rows"])
+        _complete(patch.felt, one["felt"])
+    _complete(report.felt, found["felt"])
     return json.dumps(found, indent=2)
 
 
+def _complete(rows: Iterable[Row], entries: Iterable[dict[str, Any]]) -> None:
+    for row, entry in zip(rows, entries):
+        entry["text"] = words.verdict(row)
+        del entry["points"]  # one per pair: as many as the spools have
+
+
 def as_csv(report: Report) -> str:
-    """A line per target, for spreadsheets."""
-    rows = [_flat(row) for patch in report.patches for row in patch.rows]
+    """A line per target, and per method that users feel, for spreadsheets."""
+    rows = [_flat(row) for patch in report.patches for row in (*patch.rows, *patch.felt)]
+    rows += [_flat(row) for row in report.felt]
     file = io.StringIO()
     writer = csv.DictWriter(file, list(_COLUMNS), lineterminator="\n")
     writer.writeheader()
@@ -100,10 +152,11 @@ def as_csv(report: Report) -> str:
     return file.getvalue().rstrip("\n")
 
 
-_FIGURES = ("calls", "errors", "timed", "median", "p95", "p99")
+_FIGURES = ("calls", "errors", "timed", "median", "p95", "p99", "mean", "cpu")
 _COLUMNS = (
     *("patch", "target", "by", "verdict", "ratio", "ratio_low", "ratio_high"),
     *("mean_ratio", "mean_ratio_low", "mean_ratio_high", "units", "units_more", "seconds_more", "errors_differ"),
+    *("cpu_ratio", "cpu_ratio_low", "cpu_ratio_high"),
     *(f"{arm}_{name}" for arm in ARMS for name in (*_FIGURES, "error_rate", "error_rate_low", "error_rate_high")),
 )
 
@@ -112,7 +165,7 @@ def _flat(row: Row) -> dict[str, Any]:
     cells: dict[str, Any] = {"patch": row.patch, "target": row.target, "by": row.by}
     cells.update(verdict=row.verdict.word, units=row.verdict.units, units_more=row.verdict.more)
     cells.update(seconds_more=row.more_seconds, errors_differ=row.errors)
-    intervals = {"ratio": row.ratio, "mean_ratio": row.mean_ratio}
+    intervals = {"ratio": row.ratio, "mean_ratio": row.mean_ratio, "cpu_ratio": row.cpu_ratio}
     for arm, one in row.arms.items():
         cells.update({f"{arm}_{name}": getattr(one, name) for name in _FIGURES})
         intervals[f"{arm}_error_rate"] = one.error_rate

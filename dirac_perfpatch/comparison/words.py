@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dirac_perfpatch.comparison.report import TROUBLES, PatchReport, Report, Row
+from dirac_perfpatch.comparison.effects import REQUESTS
+from dirac_perfpatch.comparison.report import TROUBLES, PatchReport, Report
+from dirac_perfpatch.comparison.rows import Row
 from dirac_perfpatch.comparison.snapshot import PATCHED
 from dirac_perfpatch.comparison.statistics import (
     FASTER,
@@ -81,6 +83,14 @@ def change(interval: Interval) -> str:
     return f"takes {percent(shares[0])} {word} time ({percent(shares[1])} to {percent(shares[2])})"
 
 
+def cpu_change(interval: Interval) -> str:
+    """What a ratio of CPU times means, such as ``12 % less CPU time (10 to 14 %)``."""
+    shares = [1 / one - 1 for one in (interval.value, interval.low, interval.high)]
+    word, sign = ("less", -1) if shares[0] < 0 else ("more", 1)
+    ends = [sign * share for share in shares[1:]]
+    return f"{percent(sign * shares[0])} {word} CPU time ({percent(min(ends))} to {percent(max(ends))})"
+
+
 def verdict(row: Row) -> str:
     """The verdict on a target and its basis, as a phrase."""
     word, found = row.verdict.word, row.ratio
@@ -94,6 +104,8 @@ def verdict(row: Row) -> str:
         text = f"no difference of {percent(RELEVANT)} or more, based on {row.verdict.units} {UNITS[row.by]}"
     else:
         text = _too_little(row)
+    if row.cpu and row.cpu_ratio and row.cpu.word in (FASTER, SLOWER):
+        text += f"; {cpu_change(row.cpu_ratio)}"
     if row.errors:
         text += f"; {row.errors} errors with the patch"
     return text
@@ -111,8 +123,9 @@ def _too_little(row: Row) -> str:
 
 def standing(patch: PatchReport) -> str:
     """The most important verdict among the targets of a patch, as one of ``STANDINGS``."""
-    words = {row.verdict.word for row in patch.rows} - {NOT_COMPARED}
-    if patch.troubles or any(row.errors == MORE for row in patch.rows):
+    words = {row.verdict.word for row in _judged(patch)}
+    # Of what users feel, only all requests count: there may be many methods, of which one differs by chance.
+    if patch.troubles or any(row.errors == MORE for row in (*patch.rows, *patch.felt[:1])):
         return LOOK
     if {FASTER, SLOWER} <= words:
         return MIXED
@@ -122,18 +135,23 @@ def standing(patch: PatchReport) -> str:
     return NOT_COMPARED
 
 
+def _judged(patch: PatchReport) -> Sequence[Row]:
+    """The rows that say how fast a patch is: its targets or, if it has none that is timed, all requests."""
+    return [row for row in patch.rows if row.verdict.word != NOT_COMPARED] or patch.felt[:1]
+
+
 def headline(patch: PatchReport) -> str:
     """The result for a patch in one sentence."""
     where = standing(patch)
     if where == LOOK:
         return f"Needs a look: {_trouble(patch)}."
     if where in (FASTER, SLOWER):
-        found = [(row.ratio, row.target) for row in patch.rows if row.ratio and row.verdict.word == where]
+        found = [(row.ratio, row.target) for row in _judged(patch) if row.ratio and row.verdict.word == where]
         ratio, target = (max if where == FASTER else min)(found, key=lambda one: one[0].value)
         more = "; all targets are below" if len(patch.rows) > 1 else ""
         return f"{where.capitalize()}: {target} {change(ratio)}{more}."
     if where == TOO_LITTLE:
-        waits = [row.more_seconds for row in patch.rows if row.more_seconds is not None]
+        waits = [row.more_seconds for row in _judged(patch) if row.more_seconds is not None]
         return f"Too little data yet: wait {span(max(waits))}." if waits else "Too little data yet: see below."
     return {
         MIXED: "Mixed: some targets are faster, others slower.",
@@ -185,4 +203,18 @@ def summary(report: Report) -> str:
     if counts[LOOK] > 1:
         parts[0] = f"{counts[LOOK]} need a look"
     text = f"Of {len(report.patches)} patches: {', '.join(parts)}."
-    return text if counts[LOOK] else f"{text} None tripped, failed or answered differently."
+    if not counts[LOOK]:
+        text += " None tripped, failed or answered differently."
+    if (
+        report.felt
+        and report.felt[0].target == REQUESTS
+        and report.felt[0].ratio
+        and report.felt[0].verdict.word in (FASTER, SLOWER)
+    ):
+        text += f" With all of them together, a typical request {change(report.felt[0].ratio)}."
+    return text
+
+
+def mixed(report: Report) -> list[str]:
+    """A line for each method whose outcomes often lasted beyond their window; the first few if there are many."""
+    return first_few([f"{method}: {number} lasted beyond their window" for method, number in report.mixed.items()])

@@ -69,3 +69,22 @@ def _settled(answer: Any) -> Any:
     if isinstance(answer, dict):
         return {str(key): _settled(value) for key, value in answer.items() if key not in VOLATILE}
     return [_settled(value) for value in answer] if isinstance(answer, (list, tuple, set)) else repr(answer)
+
+
+def are_recorded() -> bool:
+    """In a service: whether requests are recorded, so the host's functions are not as they were."""
+    from DIRAC.Core.DISET.private.Service import Service
+    from DIRAC.Core.DISET.RequestHandler import RequestHandler
+    from DIRAC.Core.Utilities.MySQL import MySQL
+
+    response = vars(RequestHandler)["_RequestHandler__logRemoteQueryResponse"]
+    found = [Service._processInThread, Service._receiveAndCheckProposal, response, MySQL._query, MySQL._updatemany]
+    recorded = {_is_recorded(function) for function in found}
+    assert len(recorded) == 1
+    return recorded.pop()
+
+
+def _is_recorded(function: Any) -> bool:
+    while function.__code__.co_filename.endswith(("connection_eviction.py", "recording.py")):
+        function = function.__wrapped__
+    return bool(function.__code__.co_filename.endswith("patching.py"))

@@ -245,6 +245,14 @@ def test_a_patch_under_comparison_is_switched_off_in_a_running_service(
     def checkouts(found: Any) -> dict[str, int]:
         return {row["arm"]: row["calls"] for row in found["series"] if row["target"] == "ConnectionPool.get"}
 
+    def requests(found: Any, patch: str) -> dict[str, set[str]]:
+        """What was requested, by the arm of a patch."""
+        names = [name for _, name, _ in found["outcomes"]["methods"]]
+        arms: dict[str, set[str]] = {}
+        for window in found["outcomes"]["windows"]:
+            arms.setdefault(window["arms"].get(patch), set()).update(names[row[0]] for row in window["rows"])
+        return arms
+
     patches = ("connection_checkout", "connection_eviction", "connection_close", "error_stack")
     set_toggles(installation, f"comparison.spool={tmp_path}", "comparison.window_seconds=1")
     set_toggles(installation, *(f"{name}=ab" for name in patches))
@@ -260,11 +268,18 @@ def test_a_patch_under_comparison_is_switched_off_in_a_running_service(
     between = snapshot(lambda found: found["patches"]["connection_checkout"]["state"] == "off")
     assert failures(work(installation, 2, "no longer compared")) == []
     after = snapshot(lambda found: found["written"] > between["written"] + 10)
+    assert requests(before, "connection_checkout").keys() == {"patched", "stock"}
     assert checkouts(between) == checkouts(after)
     assert sum(checkouts(after).values()) >= sum(checkouts(before).values()) > 0
     assert after["patches"]["connection_eviction"]["mode"] == "ab"
+    for arm in ("patched", "stock"):
+        felt = requests(before, "error_stack")[arm]
+        assert {"SQL", f"{FILE_CATALOG} addFile", f"{FILE_CATALOG} createDirectory"} <= felt
+    assert "connection_checkout" not in after["outcomes"]["windows"][-1]["arms"]
+    assert installation.call(FILE_CATALOG, questions.are_recorded)
     toggles(installation).write_text(DEFAULTS)
     assert becomes(installation, {"connection_checkout": "applied"})
+    assert not installation.call(FILE_CATALOG, questions.are_recorded)
 
 
 def test_the_configuration_system_overrides_the_file(installations: dict[str, Installation], host: Host) -> None:

@@ -21,7 +21,9 @@ PATCH = Patch("some_patch", (), lambda database: None)
 def compare(by: str = "time", share: float = 0.5, seconds: float = 10, **options: Any) -> tuple[Comparison, Guard]:
     guard = Guard("some_patch", options.pop("trip", lambda reason: None))
     options = {"check_one_in": 0, "process_arm": True, **options}
-    return Comparison(PATCH, guard, Toggle("ab", {}, by, share, seconds), **options), guard
+    comparison = Comparison(PATCH, guard, Toggle("ab", {}, by, share, seconds), **options)
+    comparison.clock.add(comparison)
+    return comparison, guard
 
 
 def windows(comparison: Comparison, guard: Guard, number: int) -> list[tuple[bool, float]]:
@@ -29,11 +31,11 @@ def windows(comparison: Comparison, guard: Guard, number: int) -> list[tuple[boo
     found, now = [], 0.0
     comparison.begin(now, now)
     for _ in range(number):
-        due = comparison.tick(now, now)
+        due = comparison.clock.tick(now, now)
         found.append((not guard.off, due - now))
         assert comparison.patched is not guard.off
         now = due
-        comparison.tick(now, now)
+        comparison.clock.tick(now, now)
     return found
 
 
@@ -63,6 +65,7 @@ def test_the_rest_of_a_turn_is_counted_and_not_compared() -> None:
     comparison.record("f", lambda: 1, lambda: 0, None)
     (recorder,) = comparison.recorders
     comparison.begin(0.0, 0.0)
+    comparison.clock.tick(0.0, 0.0)
     now, calls, late = 0.0, 0, None
     for number in range(60):
         if late:
@@ -71,8 +74,8 @@ def test_the_rest_of_a_turn_is_counted_and_not_compared() -> None:
         recorder.now.tick()
         calls += 1
         late = recorder.now if number % 3 == 2 else None
-        now = comparison.tick(now, now)
-        comparison.tick(now, now)
+        now = comparison.clock.tick(now, now)
+        comparison.clock.tick(now, now)
     assert len(recorder.blocks) == 40
     assert all(row.calls == 1 and not row.errors and not row.timed for row in recorder.blocks)
     assert Counter(row.arm for row in recorder.blocks) == {PATCHED: 20, STOCK: 20}
@@ -134,8 +137,8 @@ def test_each_arm_runs_its_own_function_and_is_counted() -> None:
         expected[PATCHED if comparison.patched else STOCK] += number
         answers = {call() for _ in range(number)}
         assert answers <= {"ours" if comparison.patched else "the host's"}
-        now = comparison.tick(now, now)
-        comparison.tick(now, now)
+        now = comparison.clock.tick(now, now)
+        comparison.clock.tick(now, now)
     rows = {row.arm: row.calls for row in comparison.recorders[0].series()}
     assert rows == expected
     blocks = list(comparison.recorders[0].blocks)
@@ -154,7 +157,7 @@ def test_by_call_both_arms_run_at_the_same_time() -> None:
     comparison.begin(0.0, 0.0)
     assert sum(call() for _ in range(4000)) / 4000 == pytest.approx(0.3, abs=0.05)
     assert not guard.off
-    comparison.tick(10.0, 10.0)
+    comparison.clock.tick(10.0, 10.0)
     assert {row.arm for row in comparison.recorders[0].blocks} == {PATCHED, STOCK}
     assert len({row.block for row in comparison.recorders[0].blocks}) == 1
 
@@ -187,7 +190,7 @@ def test_a_patch_that_was_taken_off_stays_off() -> None:
     guard.off = True
     now = 0.0
     for _ in range(10):
-        now = comparison.tick(now, now)
+        now = comparison.clock.tick(now, now)
         assert guard.off
 
 
@@ -260,7 +263,7 @@ def test_no_call_is_lost_among_threads_and_windows() -> None:
         worker.start()
     for _ in range(6):  # windows, however seldom a busy machine lets this thread run
         time.sleep(0.021)
-        comparison.tick(time.monotonic(), time.time())
+        comparison.clock.tick(time.monotonic(), time.time())
         comparison.recorders[0].settle()
     enough.set()
     for worker in workers:

@@ -474,7 +474,8 @@ def test_json_has_every_figure(example: Path, capsys: pytest.CaptureFixture[str]
     assert row["verdict"]["word"] == FASTER
     assert "points" not in row  # thousands, of which nobody asked for
     assert row["ratio"]["low"] < 3.4 < row["ratio"]["high"]
-    assert set(row["arms"]["stock"]) == {"calls", "errors", "timed", "error_rate", "median", "p95", "p99"}
+    times = {"median", "p95", "p99", "mean", "cpu"}
+    assert set(row["arms"]["stock"]) == {"calls", "errors", "timed", "error_rate", *times}
     assert row["arms"]["stock"]["median"] / row["arms"]["patched"]["median"] == pytest.approx(3.4, rel=0.05)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from bench import aa
 from dirac_perfpatch.comparison import words
-from dirac_perfpatch.comparison.report import Row, build
+from dirac_perfpatch.comparison.report import build
+from dirac_perfpatch.comparison.rows import Row
 from dirac_perfpatch.comparison.snapshot import parse
 from dirac_perfpatch.comparison.spool_reading import Gathered
 from dirac_perfpatch.comparison.statistics import (

@@ -60,7 +60,7 @@ def _refused(file: Path, content: str | bytes | None = None) -> str:
 def test_the_shipped_file_is_the_one_source_of_the_defaults(tmp_path: Path) -> None:
     found = load(None, {})
     assert found.source == toggles.SHIPPED
-    assert found.effect == (found.patches, True, "", 10000, False)
+    assert found.effect == (found.patches, True, "", 10000, False, False)
     assert {(toggle.mode, *toggle[2:]) for toggle in found.patches.values()} == {("on", *HOW)}
     assert found.patches["error_stack"].options == {"recheck_seconds": 1}
     assert found.patches["connection_checkout"].options == {"idle_ping_seconds": 5, "keepalive_seconds": 5}
@@ -141,6 +141,7 @@ def test_a_patch_that_is_compared_and_how(file: Path) -> None:
           window_seconds: 5
           spool: /var/spool/perfpatch
           check_one_in: 0
+          together: on
           follow_configuration: on
         patches:
           error_stack: ab
@@ -150,7 +151,8 @@ def test_a_patch_that_is_compared_and_how(file: Path) -> None:
             window_seconds: 0.5
         """,
     )
-    assert (found.spool, found.check_one_in, found.follow_configuration) == ("/var/spool/perfpatch", 0, True)
+    assert (found.spool, found.check_one_in, found.together) == ("/var/spool/perfpatch", 0, True)
+    assert found.follow_configuration
     assert found.patches["error_stack"] == Toggle("ab", {"recheck_seconds": 1}, "process", 0.25, 5)
     assert found.patches["dms_helpers"] == Toggle("ab", {}, "call", 1, 5)
     assert found.patches["connection_checkout"][2:] == ("process", 0.25, 0.5)
@@ -328,7 +330,7 @@ def test_what_a_patch_says_for_itself_wins_over_a_later_section(file: Path) -> N
         ({"comparison": {"by": "call"}, "connection_checkout": "ab"}, "connection_checkout: connection_checkout cannot "
          "be compared by call: its calls do not stand alone; write `by: time` or `by: process` for it"),
         ({"comparison": {"follow_configuration": "off"}}, "comparison/follow_configuration: unknown key of comparison "
-         "'follow_configuration'; known: by, share, window_seconds, spool, check_one_in"),
+         "'follow_configuration'; known: by, share, window_seconds, together, spool, check_one_in"),
     ],
 )  # fmt: skip
 def test_a_wrong_section_is_reported_with_the_path_and_what_is_right(section: dict[str, object], error: str) -> None:
