@@ -1,6 +1,7 @@
 """Measure what users feel: requests of real clients to real services, in stock and patched DIRAC, side by side.
 
-Each round measures every side in every condition, in turn. Compare ratios, not figures, between runs or machines.
+Each round measures every side in every condition, in turn; as many rounds as fit into nine minutes. Compare ratios, not
+figures, between runs or machines.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import hosts
-from lab.command import end_when_told, save, say
+from lab.arms import Arms
+from lab.command import end_when_told, save, say, seconds
 from lab.folder import CHECKOUT, library, temporary_folder
 from lab.hosts import Host
 from lab.machine import ensure_packages
@@ -26,7 +28,9 @@ from .figures import LOOPBACK, Cell
 
 # Milliseconds of a round trip to a database on another machine.
 DELAY = 0.5
-ROUNDS, SHORT_ROUNDS = 4, 3
+# Seconds for everything: as many rounds are made as fit, but at least some.
+BUDGET, SHORT_BUDGET = 560.0, 115.0
+LEAST_ROUNDS, MOST_ROUNDS = 2, 6
 # By number of clients: seconds for which they make requests, per round, side and condition.
 SECONDS = {1: 0.7, 4: 0.5, 16: 0.6}
 DATABASE_REQUESTS = ("exists", "getDirectorySize")
@@ -42,8 +46,8 @@ def main() -> None:
     goals = figures.judged(measured)
     print("\n" + figures.table(measured) + "\n")
     print(figures.goals_table(goals) + "\n")
-    rounds = len(next(iter(slots.values()))[sides.STOCK])
-    print(f"Requests per second: the median of {rounds} rounds. Ratios are to {sides.STOCK}.\n")
+    rounds = sorted({len(by[sides.STOCK]) for by in slots.values()})
+    print(f"Requests per second: the median of {' or '.join(map(str, rounds))} rounds. Ratios are to {sides.STOCK}.\n")
     found = [{**cell._asdict(), "sides": by} for cell, by in measured.items()]
     reached = [
         {"call": goal.cell.label(), "goal": goal.words(), "ratio": ratio, "met": goal.is_met(ratio)}
@@ -89,37 +93,42 @@ def _measure(folder: Path, short: bool) -> dict[Cell, dict[str, list[dict[str, A
     slots: dict[Cell, dict[str, list[dict[str, Any]]]] = {
         cell: {name: [] for name in installed} for cell in cells(short)
     }
+    budget, left = SHORT_BUDGET if short else BUDGET, len(slots)
     with MariaDB(folder / "mariadb") as database:
         for key_bits, delay in dict.fromkeys((cell.key_bits, cell.delay) for cell in slots):
             chosen = {cell: found for cell, found in slots.items() if (cell.key_bits, cell.delay) == (key_bits, delay)}
-            _measure_some(chosen, installed, database, folder / f"k{key_bits}d{int(delay * 1000)}", modules, short)
+            end = seconds() + (budget - seconds()) * len(chosen) / left
+            left -= len(chosen)
+            say(f"keys of {key_bits} bits, database {delay} ms away: starting the services of {len(installed)} sides")
+            files = folder / f"k{key_bits}d{int(delay * 1000)}"
+            with _started(installed, database, files, modules, key_bits, delay) as running:
+                _measure_some(chosen, running, end)
     return slots
 
 
-def _measure_some(
-    slots: dict[Cell, dict[str, list[dict[str, Any]]]],
-    installed: dict[str, Host],
-    database: MariaDB,
-    folder: Path,
-    modules: Path,
-    short: bool,
-) -> None:
-    """Fill in the conditions that share their installations."""
-    key_bits, delay, *_ = next(iter(slots))
-    rounds = SHORT_ROUNDS if short else ROUNDS
-    say(f"keys of {key_bits} bits, database {delay} ms away: starting the services of {len(installed)} sides")
+@contextlib.contextmanager
+def _started(
+    installed: dict[str, Host], database: MariaDB, folder: Path, modules: Path, key_bits: int, delay: float
+) -> Iterator[Arms[sides.Side]]:
     with contextlib.ExitStack() as stack:
         port = database.port
         if delay:
             port = stack.enter_context(Proxy((database.host, database.port), delay / 2000)).port
         # The wheel's own certificates have 4096 bits.
         bits = 0 if key_bits == 4096 else key_bits
-        running = stack.enter_context(sides.started(installed, database, folder, modules, bits, port))
-        for number in range(rounds):
-            say(f"round {number + 1} of {rounds}")
-            for cell, found in slots.items():
-                for side in running.rotated(number):
-                    found[side.name].append(side.measure(cell.request, cell.clients, SECONDS[cell.clients]))
+        yield stack.enter_context(sides.started(installed, database, folder, modules, bits, port))
+
+
+def _measure_some(slots: dict[Cell, dict[str, list[dict[str, Any]]]], running: Arms[sides.Side], end: float) -> None:
+    """Fill in the conditions that share their installations. end: in seconds of this command."""
+    for number in range(MOST_ROUNDS):
+        began = seconds()
+        for cell, found in slots.items():
+            for side in running.rotated(number):
+                found[side.name].append(side.measure(cell.request, cell.clients, SECONDS[cell.clients]))
+        say(f"round {number + 1}: {seconds() - began:.0f} s")
+        if number + 1 >= LEAST_ROUNDS and 2 * seconds() - began > end:
+            break
 
 
 if __name__ == "__main__":
