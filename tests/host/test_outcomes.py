@@ -8,11 +8,12 @@ import importlib
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import stock
+from conftest import run, stock
 from DIRAC import S_ERROR, S_OK
 from DIRAC.Core.Base.AgentModule import AgentModule
 from DIRAC.Core.DISET.private.Service import Service
@@ -310,3 +311,40 @@ def test_patches_may_come_and_go_under_it(outcomes: Outcomes) -> None:
     with stock():
         assert places() == before
     assert {found.status()["state"] for found in loading.plugin.switches.values()} <= {"applied", "armed", "stood down"}
+
+
+_ASK = """
+from DIRAC.Core.Utilities.Extensions import extensionsByPriority
+extensionsByPriority()
+from DIRAC import S_ERROR
+from DIRAC.Core.Base.AgentModule import AgentModule
+from dirac_perfpatch import loading
+def recorded():
+    return vars(AgentModule)["am_go"].__code__.co_filename.endswith("patching.py")
+"""
+
+
+def _toggles(path: Path, mode: str, by: str) -> str:
+    path.write_text(f"patches:\n  error_stack: {mode}\ncomparison:\n  by: {by}\n  spool: {path.parent}\n")
+    return str(path)
+
+
+@pytest.mark.patched
+@pytest.mark.parametrize(
+    ("mode", "by", "recorded"), [("ab", "time", True), ("ab", "call", False), ("on", "time", False)]
+)
+def test_only_while_a_patch_has_arms(mode: str, by: str, recorded: bool, tmp_path: Path) -> None:
+    path = tmp_path / "patches.yaml"
+    code = (
+        _ASK
+        + """
+S_ERROR("x")
+print(recorded())
+for name in list(loading.plugin.switches):
+    loading.plugin.switches[name].take_off()
+print(recorded())
+"""
+    )
+    answer = run(code, DIRAC_PERFPATCH_CONFIG=_toggles(path, mode, by))
+    assert answer.stdout.split() == [str(recorded), "False"], answer.stderr
+    assert "dirac-perfpatch" not in answer.stderr

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dirac_perfpatch import imports, notices
+from dirac_perfpatch.comparison.recording import Recorder
 from dirac_perfpatch.patching import (
     Fitting,
     Guard,
@@ -605,6 +606,26 @@ def test_take_over_reaches_every_caller_and_leaves_the_function_as_it_was(module
         assert host.function is original
         fitting.undo()
         assert (holder.call(), late.mine()) == ("stock", "stock")
+        assert original.__code__ is code
+
+
+def test_take_over_reaches_below_our_own_stand_in_and_both_go_in_any_order(module: Module) -> None:
+    host = module("host_below", "class Thing:\n    def speak(self):\n        return 'word'\n")
+    original, code = host.Thing.speak, host.Thing.speak.__code__
+
+    def record(path: str, ours: Any, original: Any, check: Any) -> Any:
+        return Recorder("a_patch", path, ours, original).stand_in(None)  # in the stock arm
+
+    for first in (0, 1):
+        # That of a comparison: its code is in the package.
+        stand_in, below = Fitting(host, {}, Guard("a_patch", lambda reason: None), record), _fitting(host)
+        stand_in.stand_in("Thing.speak", lambda thing: "ours")
+        below.take_over("Thing.speak", _shouting)
+        assert host.Thing().speak() == "WORD"
+        assert not below.replaced()
+        for fitting in (stand_in, below) if first else (below, stand_in):
+            fitting.undo()
+        assert host.Thing.__dict__["speak"] is original
         assert original.__code__ is code
 
 
