@@ -30,6 +30,7 @@ RELEASES = ("8.0.86", "9.0.28", COMPARED, IN_TREE)
 _FROM_9_1_9 = ["extension_lookup", "error_stack", "proxy_loading", "dms_helpers"]
 _FROM_9_1_9 += ["connection_checkout", "connection_eviction", "connection_close"]
 _FROM_9_0 = ["registry_lookup: getUsernameForDN"]
+_FROM_9_0 += ["certificate_extensions: retrieveExtension", "certificate_extensions: decodeDIRACGroup"]
 IN_TREE_PATCHES: dict[str, list[str]] = {
     "8.0.86": [],
     "9.0.28": _FROM_9_0,

@@ -24,6 +24,7 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
         "DIRAC.WorkloadManagementSystem.Agent.PilotStatusAgent",
     ),
     "registry_lookup": ("DIRAC.ConfigurationSystem.Client.Helpers.Registry",),
+    "certificate_extensions": ("DIRAC.Core.Security.m2crypto.asn1_utils",),
 }
 
 

@@ -444,7 +444,7 @@ def _same_chain(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
     return "" if not answer["OK"] or fresh.dumpAllToString() == chain.dumpAllToString() else "another chain"
 
 
-def _test_proxy() -> str:
+def test_proxy() -> str:
     """The path of the host's own."""
     import DIRAC
 
@@ -457,7 +457,7 @@ def _test_proxy() -> str:
 def _ask(database: Database | None) -> Any:
     from DIRAC.Core.Security.X509Chain import X509Chain
 
-    proxy = _test_proxy()
+    proxy = test_proxy()
     answers: list[Any] = []
     for pause in (0, 2 * _TICK, 0):  # seen, parsed and kept, served
         time.sleep(pause)
@@ -479,7 +479,7 @@ def _in_turn(size: int, database: Database | None, timed: Timed) -> Iterator[Met
 
     from DIRAC.Core.Security.X509Chain import X509Chain
 
-    proxy = _test_proxy()
+    proxy = test_proxy()
     with tempfile.TemporaryDirectory(prefix="perfpatch-") as folder:
         paths = [os.path.join(folder, f"proxy_{number}.pem") for number in range(size)]
         for path in paths:

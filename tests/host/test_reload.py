@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run, served_from_the_cache, warm
+from conftest import release, run, served_from_the_cache, warm
 
 import dirac_perfpatch
-from dirac_perfpatch.patches import WAITED_FOR
+from dirac_perfpatch.patches import CATALOGUE, WAITED_FOR
+from lab.hosts import state
 from lab.mariadb import MariaDB
 
 pytestmark = pytest.mark.patched
@@ -24,13 +25,13 @@ from DIRAC.Core.Utilities.Extensions import extensionsByPriority
 extensionsByPriority()
 import dirac_perfpatch
 from dirac_perfpatch import loading
-reloaded, seams = {reloaded!r}, {seams!r}
+reloaded, seams, in_tree = {reloaded!r}, {seams!r}, {in_tree!r}
 def runs(name):
     "Whether a function of the package stands in the place of every target of the module."
     found = []
     for patch in reloaded[name]:
         for target in loading.plugin.switches[patch].patch.targets:
-            if name in target.modules:
+            if name in target.modules and (patch, target.attribute) not in in_tree:
                 value = sys.modules[name]
                 for part in seams.get(patch, target.attribute).split("."):
                     value = vars(value).get(part)
@@ -57,6 +58,8 @@ print(json.dumps([before, states, after, list(map(runs, reloaded))]))
 """
 # The attribute that a patch replaces, if it is not the declared one.
 SEAMS = {"error_stack": "traceback"}
+TARGETS = [(patch.name, target.attribute) for patch in CATALOGUE for target in patch.targets]
+IN_TREE = [one for one in TARGETS if state(release(), *one) == "stood down"]
 
 
 def _reloaded() -> dict[str, list[str]]:
@@ -73,7 +76,7 @@ def _reloaded() -> dict[str, list[str]]:
 def test_modules_that_are_executed_again_are_patched_again(how: str, asked: bool) -> None:
     """When status is called, or else within seconds; and nothing of ours is left when the patches are off."""
     reloaded = _reloaded()
-    answer = run(CODE.format(reloaded=reloaded, seams=SEAMS, how=how, asked=asked))
+    answer = run(CODE.format(reloaded=reloaded, seams=SEAMS, in_tree=IN_TREE, how=how, asked=asked))
     assert answer.returncode == 0, answer.stderr
     before, states, after, off = json.loads(answer.stdout.splitlines()[-1])
     every = [True] * len(reloaded)
