@@ -27,6 +27,10 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
         "DIRAC.Core.DISET.private.Transports.M2SSLTransport",
         "DIRAC.Core.DISET.private.Transports.PlainTransport",
     ),
+    "client_tls": (
+        "DIRAC.Core.DISET.private.Transports.SSLTransport",
+        "DIRAC.Core.DISET.private.Transports.M2SSLTransport",
+    ),
     "https_client": ("DIRAC.Core.Tornado.Client.private.TornadoBaseClient",),
     "registry_lookup": ("DIRAC.ConfigurationSystem.Client.Helpers.Registry",),
     "certificate_extensions": ("DIRAC.Core.Security.m2crypto.asn1_utils",),

@@ -12,10 +12,13 @@ the page back.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Any, Generic, NamedTuple, Optional, TypeVar
 
 # Seconds for which a file must have been as it is. Kernels stamp files with the time of their last tick, at most 10 ms
@@ -40,6 +43,10 @@ _LOCAL_TYPES = frozenset(
 )
 # What OpenSSL looks up in a folder of CAs: the hash of a subject, and a number. (The host checks no revocation lists.)
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
+# The most links that Linux follows (path_resolution(7)).
+_MOST_LINKS = 40
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+_ALL_MAY_READ = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 Key = Optional[Hashable]
 Made = TypeVar("Made")
@@ -64,15 +71,61 @@ def state(path: Any) -> State:
         OSError: It is not there.
         LookupError: It is on a file system that is not known to be local, so nothing that is made from it can be kept.
     """
-    found = os.stat(path)
-    if not is_local(path, found.st_dev):
-        raise LookupError(path)
-    return State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return _state_of(path, os.stat(path))
+
+
+def readable_state(path: Any) -> State:
+    """The state of a regular file that this thread may read now.
+
+    The file is opened, so the kernel decides, for exactly the file whose state this is. With :func:`may_read`, the path
+    could lead to another file meanwhile.
+
+    Raises:
+        OSError: It is not there, or may not be read.
+        LookupError: It is not a regular file, or as for :func:`state`.
+    """
+    descriptor = _open(path)
+    try:
+        return _state_of(path, os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def opened_in(expected: State, path: Any) -> Iterator[int]:
+    """A descriptor of the file at the path, if that is still the file in this state.
+
+    Whatever the path leads to later, what is read from the descriptor comes from this file; whether it was still in
+    this state must be asked again afterwards.
+
+    Raises:
+        OSError, LookupError: As for :func:`readable_state`; LookupError also if the state is another one.
+    """
+    descriptor = _open(path)
+    try:
+        if _state_of(path, os.fstat(descriptor)) != expected:
+            raise LookupError(path)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def may_read(path: Any) -> bool:
     """Whether this thread may read the file now: the kernel knows groups, access lists and capabilities."""
     return os.access(path, os.R_OK, effective_ids=True)
+
+
+def _open(path: Any) -> int:
+    # Asked before it is opened: opening a pipe would wake whoever writes to it.
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise LookupError(path)
+    return os.open(path, _READ)
+
+
+def _state_of(path: Any, found: os.stat_result) -> State:
+    if not is_local(path, found.st_dev):
+        raise LookupError(path)
+    return State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def is_local(path: Any, device: int) -> bool:
@@ -101,6 +154,10 @@ class _Entry:
         self.made: Any = None
         self.since = self.used = time.monotonic()
 
+    def is_settled(self, key: Key) -> bool:
+        """Whether a change after now would show in the state."""
+        return time.monotonic() - self.since > (COARSE_TICK if _is_coarse(key) else TICK)
+
 
 class Kept(Generic[Made]):
     """What was made from files, by their states.
@@ -123,26 +180,49 @@ class Kept(Generic[Made]):
         Args:
             look: Returns the states of all that ``make`` depends on; it may raise what :func:`state` does, or return
                 None, if nothing can be kept.
-            make: Makes it, never None. What it raises goes to the caller.
+            make: Makes it; None is not kept. What it raises goes to the caller.
+        """
+        return self.get_from(look, lambda key: make())
+
+    def get_from(
+        self, look: Callable[[], Key], make: Callable[[Any], Made], unkept: Callable[[], Made] | None = None
+    ) -> Made:
+        """As :meth:`get`, for what is made from exactly the files that were seen.
+
+        Between two looks that agree, a path can lead elsewhere, or another path be the right one (an environment
+        variable that a thread sets for a while). If ``make`` used what it finds then, it would be kept for the wrong
+        file.
+
+        Args:
+            look: As for :meth:`get`.
+            make: Given what ``look`` returned, which is None if nothing can be kept.
+            unkept: Called instead of ``make`` if nothing can be kept, or not yet.
         """
         key = _looked(look)
-        if key is None:
-            return make()
+        entry = None if key is None else self._entry(key)
+        if entry is not None and entry.made is not None:
+            kept: Made = entry.made
+            return kept
+        settled = entry is not None and entry.is_settled(key)
+        made = make(key) if settled or unkept is None else unkept()
+        if settled and entry is not None and _looked(look) == key:
+            entry.made = made
+        return made
+
+    def _entry(self, key: Hashable) -> _Entry:
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = _Entry()
             self._make_room()
-        entry.used = now = time.monotonic()
-        if now >= self._next_sweep:
+        entry.used = time.monotonic()
+        if entry.used >= self._next_sweep:
             self.sweep()
-        if entry.made is not None:
-            made: Made = entry.made
-            return made
-        settled = now - entry.since > (COARSE_TICK if _is_coarse(key) else TICK)
-        made = make()
-        if settled and _looked(look) == key:
-            entry.made = made
-        return made
+        return entry
+
+    def collected(self, phase: str, info: Any) -> None:
+        """For ``gc.callbacks``: forgets what was not used for an hour also while nothing is asked for."""
+        if time.monotonic() >= self._next_sweep:
+            self.sweep()
 
     def sweep(self) -> None:
         """Forget what was not used for an hour."""
@@ -178,41 +258,83 @@ def _is_coarse(key: Any) -> bool:
     return isinstance(key, tuple) and any(map(_is_coarse, key))
 
 
+class CAs(NamedTuple):
+    """A folder of CAs: its path without links, its state, and those of the files that OpenSSL may read in it."""
+
+    path: str
+    state: State
+    files: tuple[Hashable, ...]
+
+
 class CAFolder:
     """The state of what OpenSSL may read in a folder of CAs.
 
     OpenSSL reads a CA when a chain needs it and keeps it in the context, so a context that is kept goes on trusting a
     CA that was removed or rewritten. The time of the folder tells of additions and removals, the state of each file of
-    everything else, through links.
+    everything else, and whether this thread may read it.
+
+    A link that is switched and switched back leaves no trace in what it leads to. So a context that is kept must be
+    given ``path``, the folder's path without links. The links in the folder cannot be switched without a trace in its
+    time; if they lead through other links, nothing can be kept. Not seen: a folder above that is renamed or mounted
+    over, and put back, within one handshake.
     """
 
     def __init__(self) -> None:
-        self._paths: Kept[list[str]] = Kept(8)
+        self._listed: Kept[tuple[str, list[str]]] = Kept(8)
 
-    def look(self, folder: str) -> Hashable:
+    def look(self, folder: str) -> CAs:
         """The state of the folder and of its files.
 
         Raises:
-            OSError, LookupError: As :func:`state` does.
+            OSError: As :func:`state` does.
+            LookupError: As :func:`state` does, or nothing that is made from it can be kept for other reasons.
         """
-        paths = self._paths.get(lambda: (folder, state(folder)), lambda: _hashed(folder))
-        return state(folder), tuple(map(_state_or_none, paths))
+        found = state(folder)
+        path, files = self._listed.get_from(
+            lambda: (folder, state(folder)), lambda key: _listed(folder, found), partial(_not_yet, folder)
+        )
+        if path != folder and state(path) != found:
+            raise LookupError(folder)
+        return CAs(path, found, tuple(map(_readable, files)))
 
 
-def _hashed(folder: str) -> list[str]:
-    """The files that OpenSSL may read. Most have two links beside them, which the time of the folder tells of."""
-    found = set()
-    for name in filter(_HASHED.fullmatch, os.listdir(folder)):
-        path = target = os.path.join(folder, name)
-        if os.path.islink(path):
-            target = os.path.join(folder, os.readlink(path))
-        beside = os.path.dirname(target) == folder and not os.path.islink(target)
-        found.add(target if beside else path)
-    return sorted(found)
+def _not_yet(folder: str) -> tuple[str, list[str]]:
+    """Nothing can be kept yet, so there is no need to list it: this takes milliseconds, which short commands save."""
+    raise LookupError(folder)
 
 
-def _state_or_none(path: str) -> State | None:
+def _listed(folder: str, expected: State) -> tuple[str, list[str]]:
+    """The folder and the files in it that OpenSSL may read, without links. Most have two links beside them."""
+    if os.pathsep in folder:  # several folders, for OpenSSL
+        raise LookupError(folder)
+    path = os.path.realpath(folder)
+    with os.scandir(path) as entries:
+        is_link = {entry.name: entry.is_symlink() for entry in entries}
+    files = sorted({_target(path, name, is_link) for name in filter(_HASHED.fullmatch, is_link)})
+    if state(path) != expected:  # changed, or the links to the folder were switched
+        raise LookupError(folder)
+    return path, files
+
+
+def _target(folder: str, name: str, is_link: dict[str, bool]) -> str:
+    for _ in range(_MOST_LINKS):
+        path = f"{folder}/{name}"
+        if not is_link.get(name, False):
+            return path
+        name = os.readlink(path)
+        if "/" in name:
+            path = os.path.normpath(os.path.join(folder, name))
+            if os.path.realpath(path) == path:
+                return path
+            break
+    raise LookupError(folder)
+
+
+def _readable(path: str) -> Hashable:
+    """The state of a file, and whether this thread may read it; None for a link that leads nowhere."""
     try:
-        return state(path)
-    except OSError:  # a link that leads nowhere
+        found = os.stat(path)
+    except OSError:
         return None
+    seen = _state_of(path, found)
+    return seen if found.st_mode & _ALL_MAY_READ == _ALL_MAY_READ else (seen, may_read(path))
