@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMetadata
@@ -25,6 +26,8 @@ from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMe
 extensionsByPriority()
 import dirac_perfpatch  # noqa: E402
 from dirac_perfpatch import loading  # noqa: E402
+from dirac_perfpatch.patches.proxy_loading import test_proxy  # noqa: E402
+from lab.configuration import HOST_DN  # noqa: E402
 
 PACKAGE = str(Path(dirac_perfpatch.__file__).parent)
 # Seconds for all, and for one child.
@@ -88,6 +91,33 @@ def _sites() -> Callable[[], None]:
     return sites
 
 
+def _registry() -> Callable[[], None]:
+    from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData
+    from DIRAC.ConfigurationSystem.Client.Helpers.Registry import getHostnameForDN
+
+    def host() -> None:
+        gConfigurationData.setOptionInCFG("/Changed", str(next(_number)))
+        assert getHostnameForDN(HOST_DN)["Value"] == "localhost"
+
+    return host
+
+
+def _certificate() -> Callable[[], None]:
+    from DIRAC.Core.Security.m2crypto import asn1_utils
+    from DIRAC.Core.Security.X509Chain import X509Chain
+
+    chain = X509Chain()
+    assert chain.loadProxyFromFile(test_proxy())["OK"]
+    der = chain.getCertInChain(0)["Value"]._X509Certificate__certObj.as_der()
+
+    def decode() -> None:
+        # What follows the certificate is not looked at, but makes it another one.
+        fresh = der + str(next(_number)).encode()
+        assert asn1_utils.decodeVOMSExtension(SimpleNamespace(as_der=lambda: fresh))["vo"] == "fakevo"
+
+    return decode
+
+
 def _pool(host: str, port: str) -> Callable[[], None]:
     from DIRAC.Core.Utilities.MySQL import MySQL
 
@@ -135,6 +165,8 @@ DONE = {
     "subject": _subject,
     "error": _error,
     "sites": _sites,
+    "registry": _registry,
+    "certificate": _certificate,
     "pool": _pool,
     "status": _status,
     "switching": _switching,

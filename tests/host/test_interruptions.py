@@ -17,12 +17,12 @@ pytestmark = pytest.mark.patched
 WORKER = Path(__file__).with_name("interrupted_worker.py")
 
 
-DONE = ["extensions", "proxy", "subject", "error", "sites", "pool", "status", "switching"]
+DONE = ["extensions", "proxy", "subject", "error", "sites", "registry", "certificate", "pool", "status", "switching"]
 
 
 @pytest.mark.parametrize(
     ("what", "done"),
-    [(what, done) for what in ("signal", "fork") for done in DONE] + [("exception", done) for done in DONE[1:6]],
+    [(what, done) for what in ("signal", "fork") for done in DONE] + [("exception", done) for done in DONE[1:8]],
 )
 def test_an_interruption_at_any_line_hangs_nothing(what: str, done: str, proxy: Path, mariadb: MariaDB) -> None:
     """The handler, or the child, makes the same call that its thread, or a thread of its parent, is in the middle of.
