@@ -1,7 +1,7 @@
 """The client's TLS context and the check of its credentials, once per identity instead of once per remote call.
 
-For each remote call, a client of the host checks its proxy or certificate (``checkSanity`` parses the file: 1.0 ms for a
-proxy, 0.4 ms for a host certificate; 5.1 and 2.2 ms on 8.0) and makes an OpenSSL context (``getM2SSLContext``, 1.0 to
+For each remote call, a client of the host checks its proxy or certificate (``checkSanity`` parses the file: 1.0 ms for
+a proxy, 0.4 ms for a host certificate; 5.1 and 2.2 ms on 8.0) and makes an OpenSSL context (``getM2SSLContext``, 1.0 to
 1.3 ms). We keep what the two make from files for as long as the files stay as they are; ``_files.py`` says how that is
 seen. Then they take 35 to 70 us each, of which the host's search for the files takes 10 to 30.
 
