@@ -23,6 +23,10 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
         "DIRAC.DataManagementSystem.DB.FileCatalogComponents.DirectoryManager.DirectoryTreeBase",
         "DIRAC.WorkloadManagementSystem.Agent.PilotStatusAgent",
     ),
+    "client_tls": (
+        "DIRAC.Core.DISET.private.Transports.SSLTransport",
+        "DIRAC.Core.DISET.private.Transports.M2SSLTransport",
+    ),
 }
 
 

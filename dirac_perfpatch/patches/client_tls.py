@@ -1,0 +1,463 @@
+"""The client's TLS context and the check of its credentials, once per identity instead of once per remote call.
+
+For each remote call, a client of the host checks its proxy or certificate (``checkSanity`` parses the file: 1.0 ms for
+a proxy, 0.4 ms for a host certificate; 5.1 and 2.2 ms on 8.0) and makes an OpenSSL context (``getM2SSLContext``, 1.0 to
+1.3 ms). We keep what the two make from files for as long as the files stay as they are; ``_files.py`` says how that is
+seen. Then they take 35 to 70 us each, of which the host's search for the files takes 10 to 30.
+
+Each is still the host's own code, and so are the locations, the messages, the errors and what differs between releases.
+It is run as a copy that finds objects of ours under a few names (:func:`_finding`):
+
+- ``checkSanity`` is run at every call. Under the names of the two classes that it loads files with, it finds a class
+  that answers from what was kept of the file: the subject, the group, and when the first of its certificates expires.
+  That is compared with the clock at every call. Whatever has expired or cannot be loaded, the host loads.
+- ``getM2SSLContext`` makes each context that is kept. Under ``Locations`` it finds the locations whose files we looked
+  at, and it reads these files through descriptors. Otherwise an environment variable that another thread sets for a
+  while, or a link that is switched and switched back, would leave the context of one identity under the key of another.
+
+What a kept context depends on, and how its key sees that:
+
+- The identity: proxy renewed, replaced, removed, or made unreadable; another location (``X509_USER_PROXY``,
+  ``proxyLocation``, ``useCertificates``, configuration). At every call the host's functions are asked for the
+  locations, and each file is opened, so that the kernel says whether this thread may read it (``seteuid``,
+  ``setfsuid``, groups, access lists). The state of the file that was opened is in the key. If both a certificate and a
+  proxy are given, both are, because releases differ in which they take.
+- The CAs: OpenSSL keeps each CA that it has read from the folder, so the state of every file that it may read there is
+  in the key, and whether this thread may read it (:class:`_files.CAFolder`). That is one ``stat`` per CA and call: with
+  100 CAs, a context takes 0.4 ms. A kept context reads the folder by its path without links.
+- ``skipCACheck``, ``sslMethods``, ``sslCiphers`` and the host's defaults for them.
+- That a certificate, the peer's or one's own, has expired since: OpenSSL looks at the clock in every handshake.
+
+Not kept, but passed to the host's code: contexts for servers, with a ``proxyString`` (its private key would be the key
+of a dictionary, and nothing in the host uses it), or with ``DIRAC_DEBUG_M2CRYPTO`` (callbacks); and whatever is on a
+file system that is not known to be local, such as CAs in CernVM-FS.
+
+Every handshake is a full one, so the peer's chain is what this handshake gave: a client's context keeps no sessions
+(``SSL_SESS_CACHE_SERVER`` is the default mode, and the host sets no other), and a connection resumes one only if
+``SSL_set_session`` was called, which nothing here does.
+
+A context is shared by threads. The host never changes a client's context once it is made: what it sets later (timeout,
+host name) belongs to the connection, and ``set_session_id_ctx`` and ``renewServerContext`` are for servers. OpenSSL
+counts references to a context, locks its store of CAs, and signs with one key in several threads (openssl-threads(7)).
+
+A child of a fork makes its own contexts: a lock of OpenSSL's that another thread held during the fork stays held in the
+child. For the same reason a child never frees the contexts of its parent, and so keeps their private keys in its memory
+until it ends. Otherwise a context is forgotten, and its private key with it, if it was not used for an hour, at the
+next call or when the garbage collector runs next, or when the patch is taken off. No key is ever turned into text.
+
+No lock, as in ``_files.py``. What two threads make at once is the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import timezone
+from functools import partial, update_wrapper
+from types import FunctionType, SimpleNamespace
+from typing import Any, NamedTuple
+
+from dirac_perfpatch.patches import _files
+from dirac_perfpatch.patching import (
+    Case,
+    Database,
+    Fitting,
+    Meter,
+    NotAsked,
+    Patch,
+    Target,
+    Timed,
+    UnknownHost,
+    without_stacks,
+)
+
+_CHECK = "DIRAC.Core.DISET.private.Transports.SSLTransport"
+_CONTEXT = "DIRAC.Core.DISET.private.Transports.M2SSLTransport"
+# A context takes some 100 kB with its key and the CAs that it has read.
+_MOST_CONTEXTS = 100
+_MOST_IDENTITIES = 1000
+_PATHS = (str, bytes, os.PathLike)
+_TEXT = (str, type(None))
+# What checkSanity loads a file with, and asks it.
+_CLASSES = ("X509Chain", "X509Certificate")
+_ANSWERS = ("hasExpired", "getDIRACGroup", "getIssuerCert", "getSubjectDN")
+
+_File = tuple[str, _files.State]
+
+
+def _finding(function: FunctionType, **names: Any) -> Any:
+    """A copy of a host's function, and of those of its module that it calls, that finds other objects under some names.
+
+    Made for one call: its module's other names are those of now.
+    """
+    found = {**function.__globals__, **names}
+    for name, value in list(found.items()):
+        if type(value) is FunctionType and value.__globals__ is function.__globals__ and name not in names:
+            found[name] = _copy(value, found)
+    return _copy(function, found)
+
+
+def _copy(function: FunctionType, names: dict[str, Any]) -> FunctionType:
+    copied = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
+
+
+class _Identity:
+    """What checkSanity asks of a chain or certificate that has not expired.
+
+    Args:
+        expires: When the first of its certificates does, as ``time.time()``.
+        group: Its DIRAC group, or what the host has instead.
+        dn: The subject that checkSanity takes.
+    """
+
+    def __init__(self, new_answer: Callable[..., Any], expires: float, group: Any, dn: str) -> None:
+        self.expires = expires
+        self._new_answer = new_answer
+        self._group = group
+        self._dn = dn
+
+    def hasExpired(self) -> Any:
+        return self._new_answer(False)
+
+    def getDIRACGroup(self, ignoreDefault: bool) -> Any:
+        return self._new_answer(self._group)
+
+    def getIssuerCert(self) -> Any:
+        return self._new_answer(self)
+
+    def getSubjectDN(self) -> Any:
+        return self._new_answer(self._dn)
+
+
+class _Identities:
+    """What is kept of the files that checkSanity loads."""
+
+    def __init__(self, fitting: Fitting) -> None:
+        self._new_answer = fitting.resolve("S_OK")
+        self._guard = fitting.guard
+        self._kept: _files.Kept[_Identity | None] = _files.Kept(_MOST_IDENTITIES)
+        self.clear = self._kept.clear
+
+    def of(self, host_class: Any, path: Any) -> _Identity | None:
+        """What was kept of a file, or None if the host must load it."""
+        if not isinstance(path, _PATHS):
+            return None
+        try:
+            identity = self._kept.get_from(
+                lambda: (host_class, _files.readable_state(path)), partial(self._make, path), lambda: None
+            )
+        except Exception as error:
+            self._guard.failed(error)
+            return None
+        return identity if identity is not None and time.time() < identity.expires else None
+
+    def _make(self, path: Any, key: tuple[Any, _files.State]) -> _Identity | None:
+        host_class, seen = key
+        try:
+            with _files.opened_in(seen, path) as descriptor, open(descriptor, closefd=False) as stream:
+                text = stream.read()
+            loaded = host_class()
+            is_chain = hasattr(loaded, "loadChainFromString")
+            answer = loaded.loadChainFromString(text) if is_chain else loaded.loadFromString(text)
+            if not answer["OK"] or loaded.hasExpired()["Value"]:
+                return None
+            expires = loaded.getNotAfterDate()["Value"].replace(tzinfo=timezone.utc).timestamp()
+            group = loaded.getDIRACGroup(ignoreDefault=True)
+            subject = loaded.getIssuerCert()["Value"] if is_chain else loaded
+            dn = subject.getSubjectDN()["Value"]
+        except Exception:  # gone, changed, no certificate: the host finds out, too, and answers
+            return None
+        return _Identity(self._new_answer, expires, group["Value"] if group["OK"] else False, dn)
+
+
+class _StandIn:
+    """Stands for X509Chain or X509Certificate in one call of checkSanity."""
+
+    def __init__(self, identities: _Identities, host_class: Any) -> None:
+        self._identities = identities
+        self._class = host_class
+        self._object: Any = host_class()
+        self._load: Callable[[], Any] | None = None  # what was not loaded, because its identity was kept
+
+    def loadChainFromFile(self, path: Any) -> Any:
+        return self._stand_for(path, self._object.loadChainFromFile)
+
+    def loadFromFile(self, path: Any) -> Any:
+        return self._stand_for(path, self._object.loadFromFile)
+
+    def _stand_for(self, path: Any, load: Callable[[Any], Any]) -> Any:
+        identity = self._identities.of(self._class, path)
+        if identity is None:
+            return load(path)
+        self._load = partial(load, path)
+        for name in _ANSWERS:
+            setattr(self, name, getattr(identity, name))
+        return None  # checkSanity does not look at the answer
+
+    def __getattr__(self, name: str) -> Any:
+        if self._load is not None:
+            self._load()
+        return getattr(self._object, name)
+
+
+def _put_on_check(fitting: Fitting) -> None:
+    guard, identities = fitting.guard, _Identities(fitting)
+
+    def make(stock: Any) -> Callable[..., Any]:
+        def checkSanity(urlTuple: Any, kwargs: Any) -> Any:
+            run = stock
+            if not guard.off:
+                try:
+                    names = {name: partial(_StandIn, identities, stock.__globals__[name]) for name in _CLASSES}
+                    run = _finding(stock, **names)
+                except Exception as error:
+                    guard.failed(error)
+            return run(urlTuple, kwargs)
+
+        return checkSanity
+
+    fitting.take_over("checkSanity", make, _same_check)
+    fitting.undoing.append(identities.clear)
+
+
+class _Seen(NamedTuple):
+    """All that a context depends on, and the key under which it is kept."""
+
+    process: int
+    user: int
+    settings: tuple[Any, Any]  # methods and ciphers
+    certificate: tuple[_File, _File] | None
+    proxy: _File | None
+    cas: _files.CAs | None  # None if the peer is not checked
+
+
+class _Contexts:
+    """The contexts that are kept.
+
+    Args:
+        stock: The host's getM2SSLContext.
+    """
+
+    def __init__(self, stock: FunctionType) -> None:
+        self._stock = stock
+        self._names = stock.__globals__
+        self._cas = _files.CAFolder()
+        self.kept: _files.Kept[Any] = _files.Kept(_MOST_CONTEXTS)
+
+    def get(self, kwargs: dict[str, Any], failed: list[Exception]) -> Any:
+        """The context for these arguments, or None if the host must make it.
+
+        Args:
+            kwargs: As given to the host's function.
+            failed: Gets the error, if the host's code failed with what it found under our names.
+        """
+        return self.kept.get_from(partial(self._look, kwargs), partial(self._make, kwargs, failed), lambda: None)
+
+    def _look(self, kwargs: dict[str, Any]) -> _Seen | None:
+        names = self._names
+        methods = kwargs.get("sslMethods", names["DEFAULT_SSL_METHODS"])
+        ciphers = kwargs.get("sslCiphers", names["DEFAULT_SSL_CIPHERS"])
+        if type(methods) not in _TEXT or type(ciphers) not in _TEXT:
+            return None
+        certificate, proxy, folder = self._locations(kwargs)
+        return _Seen(
+            os.getpid(),
+            os.geteuid(),
+            (methods, ciphers),
+            certificate and (_file(certificate[0]), _file(certificate[1])),
+            None if proxy is None else _file(proxy),
+            None if folder is None else self._cas.look(folder),
+        )
+
+    def _locations(self, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """Where the certificate and its key, the proxy and the CAs are, each None if it is not needed."""
+        locations = self._names["Locations"]
+        proxy, of_host = kwargs.get("proxyLocation"), kwargs.get("useCertificates")
+        unchecked = kwargs.get("skipCACheck")
+        try:
+            certificate = locations.getHostCertificateAndKeyLocation() if of_host else None
+            if not proxy:
+                proxy = None if of_host else locations.getProxyLocation()
+            folder = None if unchecked else locations.getCAsLocation()
+        except Exception as error:  # the host's own, which its function meets again
+            raise LookupError from error
+        needed = [*(certificate or ()), *([proxy] if proxy or not of_host else []), *([] if unchecked else [folder])]
+        if (of_host and not certificate) or not all(type(path) is str for path in needed):
+            raise LookupError
+        return certificate, proxy, folder
+
+    def _make(self, kwargs: dict[str, Any], failed: list[Exception], seen: _Seen) -> Any:
+        with contextlib.ExitStack() as opened:
+            try:
+                certificate = seen.certificate and tuple(_pinned(opened, file) for file in seen.certificate)
+                proxy = seen.proxy and _pinned(opened, seen.proxy)
+            except (OSError, LookupError):  # gone or changed: the host knows what to answer
+                return None
+            pinned = {**kwargs, "proxyLocation": proxy} if kwargs.get("proxyLocation") else kwargs
+            locations = SimpleNamespace(
+                getHostCertificateAndKeyLocation=lambda: certificate,
+                getProxyLocation=lambda: proxy,
+                getCAsLocation=lambda: seen.cas and seen.cas.path,
+            )
+            try:
+                context = _finding(self._stock, Locations=locations)(**pinned)
+            except Exception as error:
+                with contextlib.suppress(OSError, ValueError, LookupError):
+                    if self._look(kwargs) == seen:  # not, because a file was just being written
+                        failed.append(error)
+                return None
+        context.m2_ssl_ctx_free = partial(_free, context.m2_ssl_ctx_free, os.getpid())
+        return context
+
+
+def _file(path: str) -> _File:
+    return path, _files.readable_state(path)
+
+
+def _pinned(opened: contextlib.ExitStack, file: _File) -> str:
+    """A path of the file that was looked at, whatever its own path leads to by now."""
+    path, seen = file
+    descriptor = opened.enter_context(_files.opened_in(seen, path))
+    pinned = f"/proc/self/fd/{descriptor}"
+    if not os.path.samestat(os.stat(pinned), os.fstat(descriptor)):
+        raise LookupError(path)
+    return pinned
+
+
+def _free(free: Callable[[Any], None], process: int, context: Any, getpid: Callable[[], int] = os.getpid) -> None:
+    """Free a context in the process that made it. A child of a fork might wait for a lock that nobody gives back."""
+    if getpid() == process:
+        free(context)
+
+
+def _put_on_context(fitting: Fitting) -> None:
+    guard, stock = fitting.guard, fitting.resolve("getM2SSLContext")
+    fitting.expect("getM2SSLContext", "Locations", "getCAsLocation", "DEFAULT_SSL_METHODS", "DEFAULT_SSL_CIPHERS")
+    if type(stock) is not FunctionType:
+        raise UnknownHost("getM2SSLContext is not a plain function")
+    contexts, names = _Contexts(stock), stock.__globals__
+
+    def getM2SSLContext(ctx: Any = None, **kwargs: Any) -> Any:
+        if (
+            guard.off
+            or ctx
+            or kwargs.get("bServerMode", False)
+            or kwargs.get("proxyString")
+            or names.get("DEBUG_M2CRYPTO", True)
+        ):
+            return stock(ctx, **kwargs)
+        failed: list[Exception] = []
+        try:
+            context = contexts.get(kwargs, failed)
+        except Exception as error:
+            guard.failed(error)
+            context = None
+        if context is None:
+            context = stock(**kwargs)
+            for failure in failed:  # with what it found under our names, but not with its own
+                guard.failed(failure)
+        return context
+
+    called = fitting.compared("getM2SSLContext", getM2SSLContext, stock, _same_context)
+    fitting.replace("getM2SSLContext", update_wrapper(called, stock))
+    gc.callbacks.append(contexts.kept.collected)
+    fitting.undoing.extend((contexts.kept.clear, partial(gc.callbacks.remove, contexts.kept.collected)))
+
+
+def _look_at_check(fitting: Fitting) -> None:
+    fitting.expect("checkSanity", "Locations", "loadChainFromFile", "loadFromFile", *_CLASSES, *_ANSWERS)
+    for name in ("S_OK", *_CLASSES):
+        fitting.resolve(name)
+
+
+def _look_at_context(fitting: Fitting) -> None:
+    # The function itself is from another module, which may not be there yet when ``status`` asks.
+    fitting.expect("SSLTransport.__init__", "getM2SSLContext")
+    fitting.resolve("getM2SSLContext")
+
+
+def _same_check(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
+    return "" if without_stacks(original(*args, **kwargs)) == without_stacks(answer) else "another answer"
+
+
+def _same_context(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
+    """What M2Crypto tells of a context; which certificate it presents, it does not."""
+    return "" if _facts(original(*args, **kwargs)) == _facts(answer) else "another context"
+
+
+def _facts(context: Any) -> tuple[Any, ...]:
+    return type(context), context.get_verify_mode(), context.get_verify_depth(), context.get_session_cache_mode()
+
+
+@contextlib.contextmanager
+def _test_identity() -> Iterator[str]:
+    """A file with the certificate and the key of the host's test user, and the test CAs if this host has none."""
+    import tempfile
+
+    import DIRAC
+    from DIRAC.Core.Security import Locations
+
+    certificates = os.path.join(os.path.dirname(DIRAC.__file__), "Core", "Security", "test", "certs")
+    if not os.path.isdir(certificates):
+        raise NotAsked("this host came without its test certificates")
+    with tempfile.TemporaryDirectory(prefix="perfpatch-") as folder, contextlib.ExitStack() as restoring:
+        path = os.path.join(folder, "identity.pem")
+        with open(path, "w") as identity:
+            for name in ("usercert.pem", "userkey.pem"):
+                with open(os.path.join(certificates, "user", name)) as part:
+                    identity.write(part.read())
+        if not os.path.isdir(Locations.getCAsLocation() or ""):
+            before = os.environ.pop("X509_CERT_DIR", None)
+            restoring.callback(os.environ.update, {} if before is None else {"X509_CERT_DIR": before})
+            restoring.callback(os.environ.pop, "X509_CERT_DIR", None)
+            os.environ["X509_CERT_DIR"] = os.path.join(certificates, "ca")
+        yield path
+
+
+def _ask(database: Database | None) -> Any:
+    from DIRAC.Core.DISET.private.Transports import M2SSLTransport, SSLTransport
+
+    answers: list[Any] = []
+    with _test_identity() as path:
+        for kwargs in ({"proxyLocation": path}, {"proxyLocation": path, "skipCACheck": True}):
+            for pause in (0, 2 * _files.TICK, 0):  # seen, kept, served
+                time.sleep(pause)
+                answers.append(SSLTransport.checkSanity(("localhost", 1), kwargs))
+                answers.append(_facts(M2SSLTransport.getM2SSLContext(**kwargs)))
+    return without_stacks(answers)
+
+
+def _check(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+    from DIRAC.Core.DISET.private.Transports import SSLTransport
+
+    with _test_identity() as path:
+        kwargs = {"proxyLocation": path}
+        yield lambda number: timed(lambda: SSLTransport.checkSanity(("localhost", 1), kwargs), number)
+
+
+def _context(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+    from DIRAC.Core.DISET.private.Transports import M2SSLTransport
+
+    with _test_identity() as path:
+        yield lambda number: timed(lambda: M2SSLTransport.getM2SSLContext(proxyLocation=path), number)
+
+
+_SETTLE_SECONDS = 1.5 * _files.TICK
+
+PATCH = Patch(
+    name="client_tls",
+    targets=(
+        Target((_CHECK,), "checkSanity", _look_at_check, _put_on_check),
+        Target((_CONTEXT,), "getM2SSLContext", _look_at_context, _put_on_context),
+    ),
+    ask=_ask,
+    cases=(
+        Case("checkSanity", _check, growth=(1,), settle_seconds=_SETTLE_SECONDS),
+        Case("client's TLS context", _context, growth=(1,), settle_seconds=_SETTLE_SECONDS),
+    ),
+)
