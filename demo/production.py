@@ -96,6 +96,8 @@ def _felt(found: Any) -> str:
     """A table of what all patches together do to requests, SQL statements and cycles of agents."""
     rows = [("all patches together", "stock", "patched", "times as fast", "95 % interval", "of CPU", "95 % interval")]
     for row in found["felt"]:
+        if row["ratio"] is None and row["target"] != "requests":
+            continue
         means = [
             f"{row['arms'][arm]['mean'] * 1000:.3g} ms" if arm in row["arms"] else "" for arm in ("stock", "patched")
         ]

@@ -346,6 +346,8 @@ def example(random: numpy.random.Generator) -> list[Document]:
             parts[2]["events"] = {"proxy_loading": {"hits": 90_000 + 7 * number, "misses": 41}}
             found.append(joined(parts))
     found += fleet(random, 12, 120, 1.3, patch="extension_lookup", target="extensionsByPriority", typical=2e-2)
+    # By call, error_stack has no arm for a request.
+    found.append(felt(random, {"connection_checkout": 1.0, "proxy_loading": 1.25}, host="vobox04.example.org"))
     found[0]["patches"]["connection_close"].update(
         state="tripped", reason="an answer was not that of the stock host: OK instead of an error", differences=1
     )

@@ -42,6 +42,8 @@ ALL_PATCHES = "all patches"
 REQUESTS, STATEMENTS = "requests", "SQL statements"
 # States of a patch that changes nothing in its process.
 _WITHOUT_EFFECT = (ARMED, STOOD_DOWN, FAILED)
+# The part of a method's outcomes that may last beyond their window without a word in the report.
+_MANY = 0.1
 
 _Key = tuple[str, str]  # kind and name of a method
 _Rows = Mapping[_Key, Outcome]
@@ -86,11 +88,8 @@ class Effects:
         self._differences = {
             name: [_difference(pair, of) for pair in self._pairs] for name, of in self._selections.items()
         }
-        self.mixed = Counter[str]()  # by method: outcomes that lasted beyond their window
-        for process in self._processes:
-            for method in process.snapshot.outcomes.methods:
-                if method.mixed:
-                    self.mixed[_label(method.kind, method.name)] += method.mixed
+        # By method, if they are many: outcomes that lasted beyond their window, and so are not compared.
+        self.mixed = _mixed(self._processes)
 
     def of_patch(self, patch: str) -> tuple[Row, ...]:
         """The rows of a patch: requests, SQL statements, cycles, and each method that is requested."""
@@ -311,6 +310,17 @@ def _selections(processes: Iterable[_Process]) -> Iterator[tuple[str, Callable[[
         for key, _ in spent.most_common():
             if key[0] == wanted:
                 yield _label(*key), lambda other, key=key: other == key  # type: ignore[misc]
+
+
+def _mixed(processes: Iterable[_Process]) -> dict[str, int]:
+    mixed, compared = Counter[str](), Counter[str]()
+    for process in processes:
+        for method in process.snapshot.outcomes.methods:
+            mixed[_label(method.kind, method.name)] += method.mixed
+        for _, rows in process.windows:
+            for key, row in rows.items():
+                compared[_label(*key)] += row.number
+    return {method: number for method, number in mixed.most_common() if number > _MANY * (number + compared[method])}
 
 
 def _label(kind: str, name: str) -> str:

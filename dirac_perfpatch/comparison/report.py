@@ -86,7 +86,7 @@ class Report:
     complaints: tuple[str, ...]
     patches: tuple[PatchReport, ...]
     felt: tuple[Row, ...]  # what all patches together do to requests, SQL statements and cycles of agents
-    mixed: Mapping[str, int]  # by method: outcomes that lasted beyond their window, so were not compared
+    mixed: Mapping[str, int]  # by method, if many: outcomes that lasted beyond their window, so are not compared
 
 
 # A process and its blocks of a target.
@@ -118,7 +118,7 @@ def build(folders: Sequence[str], gathered: Gathered) -> Report:
         gathered.complaints,
         tuple(_patch(name, snapshots, effects) for name in sorted(names)),
         effects.of_all(),
-        dict(effects.mixed.most_common()),
+        effects.mixed,
     )
 
 

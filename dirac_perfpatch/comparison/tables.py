@@ -60,7 +60,7 @@ def as_text(report: Report) -> str:
             yield f"  {felt_heading}"
         for row in rows[:_MOST_FELT]:
             yield from (f"  {next(felt)}" for _ in _felt_cells(row))
-            yield f"    {row.target}, by {row.by}: {words.verdict(row)}"
+            yield f"    {row.target}: {words.verdict(row)}"
 
     for patch in report.patches:
         lines += ["", f"{patch.patch}: {words.headline(patch)}", f"  {states(patch)}"]

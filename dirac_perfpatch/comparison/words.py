@@ -217,4 +217,5 @@ def summary(report: Report) -> str:
 
 def mixed(report: Report) -> list[str]:
     """A line for each method whose outcomes often lasted beyond their window; the first few if there are many."""
-    return first_few([f"{method}: {number} lasted beyond their window" for method, number in report.mixed.items()])
+    text = "lasted beyond their window and are not compared; a larger window_seconds has more of them in one window"
+    return first_few([f"{method}: {number} {text}" for method, number in report.mixed.items()])

@@ -133,6 +133,26 @@ def _pool(host: str, port: str) -> Callable[[], None]:
     return use
 
 
+def _recorded(host: str, port: str) -> Callable[[], None]:
+    from serving import serve
+
+    from dirac_perfpatch.comparison.clock import Window
+    from dirac_perfpatch.comparison.outcomes import Outcomes
+    from dirac_perfpatch.patches import load
+    from dirac_perfpatch.patching import Switch
+
+    outcomes = Outcomes()
+    outcomes.windows = (Window(0, 0.0, False, {}),)
+    Switch(load("_outcomes"), {"outcomes": outcomes}).put_on()
+    use = _pool(host, port)
+
+    def ask() -> None:
+        assert serve(("RPC", "echo"), "x")["OK"]
+        use()
+
+    return ask
+
+
 def _status() -> Callable[[], None]:
     return lambda: None if dirac_perfpatch.status() else sys.exit("no status")
 
@@ -168,6 +188,7 @@ DONE = {
     "registry": _registry,
     "certificate": _certificate,
     "pool": _pool,
+    "recorded": _recorded,
     "status": _status,
     "switching": _switching,
 }

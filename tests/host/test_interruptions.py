@@ -17,19 +17,21 @@ pytestmark = pytest.mark.patched
 WORKER = Path(__file__).with_name("interrupted_worker.py")
 
 
-DONE = ["extensions", "proxy", "subject", "error", "sites", "registry", "certificate", "pool", "status", "switching"]
+DONE = ["extensions", "proxy", "subject", "error", "sites", "registry", "certificate", "pool", "recorded"]
+DONE += ["status", "switching"]
 
 
 @pytest.mark.parametrize(
     ("what", "done"),
-    [(what, done) for what in ("signal", "fork") for done in DONE] + [("exception", done) for done in DONE[1:8]],
+    [(what, done) for what in ("signal", "fork") for done in DONE] + [("exception", done) for done in DONE[1:9]],
 )
 def test_an_interruption_at_any_line_hangs_nothing(what: str, done: str, proxy: Path, mariadb: MariaDB) -> None:
     """The handler, or the child, makes the same call that its thread, or a thread of its parent, is in the middle of.
 
     After an exception from a handler, the same call succeeds.
     """
-    needs = {"proxy": [str(proxy)], "subject": [str(proxy)], "pool": [mariadb.host, str(mariadb.port)]}
+    database = [mariadb.host, str(mariadb.port)]
+    needs = {"proxy": [str(proxy)], "subject": [str(proxy)], "pool": database, "recorded": database}
     answer = subprocess.run(
         [sys.executable, str(WORKER), what, done, *needs.get(done, [])],
         env=dict(os.environ),

@@ -462,7 +462,9 @@ def test_like_is_compared_with_like() -> None:
 
 def test_what_lasted_beyond_its_window_is_told() -> None:
     there = spools.felt(numpy.random.default_rng(1), {"a": 1.0})
-    there["outcomes"]["methods"][0] = Method("cycle", "System/Agent", 7)
+    there["outcomes"]["methods"] += [Method("cycle", "System/Agent", 7)]
+    there["outcomes"]["methods"][0] = there["outcomes"]["methods"][0]._replace(mixed=5)
+    assert report(there).mixed == {"cycle of System/Agent": 7}, "a few of many are nothing to tell"
     assert "cycle of System/Agent: 7 lasted beyond their window" in as_text(report(there))
 
 

@@ -484,7 +484,7 @@ def test_csv_has_a_line_per_target(example: Path, tmp_path: Path, capsys: pytest
     assert main(["report", str(example), "--csv", str(path)]) == 1
     assert capsys.readouterr().out.startswith("Of 6 patches")
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
-    assert len(rows) == 7
+    assert len(rows) == 7 + 12  # for two patches and for all, requests, statements and two methods
     stack = next(row for row in rows if row["patch"] == "error_stack")
     assert stack["verdict"] == FASTER
     assert float(stack["ratio_low"]) < 3.4 < float(stack["ratio_high"])
