@@ -479,7 +479,7 @@ def test_the_cas_of_the_system(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> N
     hashed.write_bytes(grid.system.pem)
     assert grid.ask() == "alice TLSv1.3"
     monkeypatch.setenv("SSL_CERT_DIR", "/no/such/folder")
-    assert grid.ask() == removed
+    assert grid.warm() == removed
     os.putenv("SSL_CERT_FILE", str(grid.system_file))  # behind the back of os.environ
     try:
         assert grid.ask() == "alice TLSv1.3" == grid.in_stock()
@@ -573,6 +573,9 @@ def test_what_else_is_done_to_a_context_counts_for_it_alone(grid: Grid) -> None:
     assert _seen(grid, told) == "" and messages
     del messages[:]
     assert _seen(grid, new_context()) == "" and not messages
+    by_data = new_context()
+    by_data.load_verify_locations(cadata=grid.authority.pem.decode())
+    assert _seen(grid, by_data) == "" and loading.plugin.switches["https_client"].guard.failures == 0
     told.load_verify_locations(cadata=grid.authority.pem.decode())
     assert told.cert_store_stats()["x509_ca"] == 2 and new_context().cert_store_stats()["x509_ca"] == 1
     with pytest.raises(FileNotFoundError):
@@ -669,9 +672,11 @@ def test_taking_it_off(grid: Grid) -> None:
         assert not [
             hook for hook in gc.callbacks if isinstance(getattr(hook, "__self__", None), https_client._Contexts)
         ]
+        before = made()
         assert grid.ask(client) == "alice TLSv1.3"
         rewrite(grid.proxy, grid.bob)
         assert grid.ask(client) == "bob TLSv1.3"
+        assert made() == before
     assert module.ssl is not ssl
 
 
