@@ -23,6 +23,7 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
         "DIRAC.DataManagementSystem.DB.FileCatalogComponents.DirectoryManager.DirectoryTreeBase",
         "DIRAC.WorkloadManagementSystem.Agent.PilotStatusAgent",
     ),
+    "https_client": ("DIRAC.Core.Tornado.Client.private.TornadoBaseClient",),
 }
 
 

@@ -92,7 +92,8 @@ until("armed", "dms_helpers")
     said, told = run(code, "patches:\n  error_stack: on\n")
     assert said == ["True", "x"]
     everything = "extension_lookup {0}, error_stack {1}, proxy_loading {0}, dms_helpers {0}, connection_checkout {0}, "
-    everything += "connection_eviction {0}, connection_close {0}, keep_on_update {0}"
+    everything += "connection_eviction {0}, connection_close {0}, https_client {0}, "
+    everything += "keep_on_update {0}"
     assert told == [
         "toggles read again from FILE: error_stack off",
         "toggles read again from FILE: error_stack on",
