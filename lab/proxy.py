@@ -116,10 +116,12 @@ class Proxy:
             self._travelling.popleft()
             if connection not in self._partners:
                 continue
-            with contextlib.suppress(OSError):
+            try:
                 if data:
                     connection.sendall(data)
                     continue
+            except OSError:  # it has gone, which nothing else will tell its partner
+                self._drop(self._partners[connection])
             self._drop(connection)
         return None
 

@@ -57,7 +57,7 @@ for switch in loading.plugin.switches.values():
 print(json.dumps([before, states, after, list(map(runs, reloaded))]))
 """
 # The attribute that a patch replaces, if it is not the declared one.
-SEAMS = {"error_stack": "traceback"}
+SEAMS = {"error_stack": "traceback", "https_client": "ssl.create_default_context"}
 TARGETS = [(patch.name, target.attribute) for patch in CATALOGUE for target in patch.targets]
 IN_TREE = [one for one in TARGETS if state(release(), *one) == "stood down"]
 
