@@ -74,7 +74,8 @@ TARGETS = {"extensionsByPriority", "getExtensionMetadata", "S_ERROR", "X509Chain
 
 
 def test_by_time_both_arms_run_and_every_call_is_counted(tmp_path: Path) -> None:
-    (number,) = done(run(_LOOP + "print(work(3))", **toggles(tmp_path, *SINGLE)))
+    # Most calls are made while extension_lookup is patched: each patch needs pairs of windows in which it is, too.
+    (number,) = done(run(_LOOP + "print(work(3))", **toggles(tmp_path, *SINGLE, window_seconds=0.1)))
     (snapshot,) = snapshots(tmp_path)
     assert snapshot["ended"] is True
     found = calls(snapshot)
