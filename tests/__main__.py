@@ -166,8 +166,7 @@ def main() -> None:
     ensure_packages()
     done: list[Stage] = []
     _run_all(_style(), done)
-    _run_all([_unit(version) for version in python_interpreters()], done, WAITING_WORKERS)
-    _run_all([_monitoring()], done)
+    _run_all([*map(_unit, python_interpreters()), _monitoring()], done, WAITING_WORKERS)
     matrix = hosts.matrix()
     oldest = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
     _run_all([_install(*pair) for pair in dict.fromkeys([*matrix, oldest])], done, workers=1)
