@@ -297,8 +297,7 @@ class _Contexts:
         file, folder, data = location
         if data is not None or not isinstance(folder, (str, type(None))) or os.pathsep in (folder or ""):
             raise LookupError
-        seen = None if folder is None else (os.path.realpath(folder), self._folders.look(folder))
-        return None if file is None else _readable(file), seen
+        return None if file is None else _readable(file), None if folder is None else self._folders.look(folder)
 
     def _make(self, wanted: _Wanted, key: tuple[Any, ...]) -> ssl.SSLContext:
         """A complete context, from the files whose states are in the key.
@@ -315,7 +314,7 @@ class _Contexts:
         for (file, _, _), (file_state, folder) in zip(wanted.locations, locations):
             with _opened(file, file_state) as path:
                 # Without links, which could be switched while a handshake reads a CA, and back.
-                context.load_verify_locations(path, folder and folder[0])
+                context.load_verify_locations(path, folder and folder.path)
         if identity is not None:
             with _opened(wanted.identity[0], identity[0]) as certificate, _opened(wanted.identity[1], identity[1]) as k:
                 context.load_cert_chain(certificate, k, _no_password)
