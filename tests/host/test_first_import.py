@@ -97,7 +97,7 @@ def test_the_module_itself_half_imported() -> None:
 def test_no_target_exists_twice() -> None:
     """A second module from the same file would have its own functions, which no patch would reach."""
     answer = run(
-        "import gc, contextlib, importlib, re, types\n"
+        "import contextlib, gc, importlib, inspect, sys, types\n"
         "from dirac_perfpatch import cli, loading\n"
         "from dirac_perfpatch.patches import CATALOGUE\n"
         "import DIRAC.Core.Utilities.Extensions as extensions\n"
@@ -112,16 +112,19 @@ def test_no_target_exists_twice() -> None:
         "             'DIRAC.AccountingSystem.Service.DataStoreHandler'):\n"
         "    with contextlib.suppress(ImportError): importlib.import_module(name)\n"
         "places = {}\n"
+        "def place(f): return f.__code__.co_filename, f.__code__.co_firstlineno\n"
         "for f in gc.get_objects():\n"
-        "    if type(f) is types.FunctionType:\n"
-        "        place = (f.__code__.co_filename, f.__code__.co_firstlineno, f.__qualname__)\n"
-        "        places.setdefault(place, []).append(f.__module__)\n"
+        "    if type(f) is types.FunctionType: places.setdefault(place(f), set()).add(f.__module__)\n"
         "for patch in CATALOGUE:\n"
         "    for target in patch.targets:\n"
         "        wanted = {m for t in patch.targets for m in t.modules if t.attribute == target.attribute}\n"
-        "        name = re.sub(r'(\\w+)\\._\\1__', r'\\1.__', target.attribute)  # as in the source\n"
-        "        found = {m for p, ms in places.items() if p[2] == name and '/DIRAC' in p[0] for m in ms}\n"
-        "        if not found or not found <= wanted: print('WRONG', target, found)\n",
+        "        found = set()\n"
+        "        for module in wanted.intersection(sys.modules):\n"
+        "            f = sys.modules[module]\n"
+        "            for name in target.attribute.split('.'): f = vars(f).get(name, types)\n"
+        "            f = inspect.unwrap(f)\n"
+        "            if f is not types: found |= places[place(f)] - {f.__module__} - wanted or {''}\n"
+        "        if found != {''}: print('WRONG', target, found)\n",
         DIRACSYSCONFIG="/no/such/file",
     )
     assert answer.returncode == 0, answer.stderr
