@@ -93,6 +93,7 @@ def test_by_time_both_arms_run_and_every_call_is_counted(tmp_path: Path) -> None
     assert events["hits"] + events["misses"] >= found["X509Chain.loadProxyFromFile"]["patched"]
 
 
+@pytest.mark.once
 def test_each_arm_runs_what_it_says(tmp_path: Path) -> None:
     """Stock walks over the distributions in each call, the patch only once."""
     code = (
@@ -116,6 +117,7 @@ print(len(walks))
     assert found["extensionsByPriority"]["patched"] > 0
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("arm", ["patched", "stock"])
 def test_by_process_and_pinned(arm: str, tmp_path: Path) -> None:
     environment = toggles(tmp_path, "error_stack", by="process")
@@ -127,6 +129,7 @@ def test_by_process_and_pinned(arm: str, tmp_path: Path) -> None:
     assert snapshot["resident_bytes"] > 10_000_000
 
 
+@pytest.mark.once
 def test_by_call_the_arms_are_mixed(tmp_path: Path) -> None:
     (number,) = done(run(_LOOP + "print(work(1))", **toggles(tmp_path, "error_stack", by="call", share=0.25)))
     (snapshot,) = snapshots(tmp_path)
@@ -154,6 +157,7 @@ while time.monotonic() < end:
     assert min(calls(snapshots(tmp_path)[0])["S_ERROR"].values()) > 0
 
 
+@pytest.mark.once
 def test_a_difference_trips_the_patch_and_stock_answers(tmp_path: Path) -> None:
     code = (
         _LOOP
@@ -183,6 +187,7 @@ print(answer[0], state["state"])
     assert snapshot["patches"]["extension_lookup"]["differences"] == 1
 
 
+@pytest.mark.once
 def test_a_patch_that_is_on_leaves_a_snapshot_when_it_trips(tmp_path: Path) -> None:
     code = (
         _LOAD
@@ -205,6 +210,7 @@ for number in range(5):
     assert snapshot["series"] == []
 
 
+@pytest.mark.once
 def test_children_count_for_themselves(tmp_path: Path) -> None:
     code = (
         _LOOP
@@ -260,6 +266,7 @@ if __name__ == "__main__":
     assert sum(sum(calls(snapshot)["S_ERROR"].values()) for snapshot in found if "S_ERROR" in calls(snapshot)) >= 2000
 
 
+@pytest.mark.once
 def test_a_process_that_is_killed_leaves_its_last_snapshot(tmp_path: Path) -> None:
     code = (
         "from dirac_perfpatch.comparison import journal\njournal._SNAPSHOT_SECONDS = 0.2\n"
@@ -273,6 +280,7 @@ def test_a_process_that_is_killed_leaves_its_last_snapshot(tmp_path: Path) -> No
     assert 0 < sum(calls(snapshot)["S_ERROR"].values()) <= int(answer.stdout) + 20
 
 
+@pytest.mark.once
 def test_without_the_library_the_patch_is_on_and_says_so(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['ddsketch'] = None\n"
@@ -289,6 +297,7 @@ print(*(entry["state"] + "," + entry["mode"] for entry in dirac_perfpatch.status
     assert answer.stderr.count("dirac-perfpatch[ab]") == 1
 
 
+@pytest.mark.once
 def test_a_spool_that_cannot_be_written_is_reported_once(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("not a folder")
     answer = run(_LOOP + "print(work(0.3))", **toggles(tmp_path, "error_stack"))
@@ -327,6 +336,7 @@ while time.monotonic() < end:
     assert snapshot["events"]["connection_checkout"]["pings saved"] > 0
 
 
+@pytest.mark.once
 def test_status_shows_a_running_process_whose_patch_has_tripped(tmp_path: Path) -> None:
     environment = toggles(tmp_path)
     code = (

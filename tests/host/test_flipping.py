@@ -13,7 +13,7 @@ import pytest
 
 from lab.mariadb import MariaDB
 
-pytestmark = pytest.mark.patched
+pytestmark = [pytest.mark.patched, pytest.mark.own_lines]
 
 
 def test_patches_that_flip_under_threads_and_forks(proxy: Path, mariadb: MariaDB) -> None:

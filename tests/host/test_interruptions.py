@@ -12,7 +12,7 @@ from conftest import run
 
 from lab.mariadb import MariaDB
 
-pytestmark = [pytest.mark.patched, pytest.mark.once]  # our own lines, which are the same on every host
+pytestmark = [pytest.mark.patched, pytest.mark.own_lines]
 
 WORKER = Path(__file__).with_name("interrupted_worker.py")
 

@@ -253,6 +253,7 @@ def _toggles(path: Path, mode: str, by: str) -> str:
     return str(path)
 
 
+@pytest.mark.once
 @pytest.mark.patched
 @pytest.mark.parametrize(
     ("mode", "by", "recorded"), [("ab", "time", True), ("ab", "call", False), ("on", "time", False)]
