@@ -20,6 +20,7 @@ Two tricks, and what they buy:
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import select
@@ -57,8 +58,6 @@ def tells_socket(connection: Any) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _libc() -> Any:
-    import ctypes  # only in processes that have a connection
-
     # Not CDLL: a call through PyDLL keeps the interpreter's lock.
     return ctypes.PyDLL(None)
 
@@ -71,8 +70,6 @@ class _Socket:
     """
 
     def __init__(self, number: int) -> None:
-        import ctypes
-
         self.number = number
         self._inode = os.fstat(number).st_ino
         poller = select.poll()  # unlike select(), not limited to file descriptors below 1024

@@ -13,6 +13,9 @@ the page back.
 from __future__ import annotations
 
 import contextlib
+
+# Here and not where it is used: a child of a fork would wait for an import that another thread was in the middle of.
+import ctypes
 import os
 import re
 import stat
@@ -136,8 +139,6 @@ def is_local(path: Any, device: int) -> bool:
         device: Its ``st_dev``; the answer is kept for that.
     """
     if device not in _local:
-        import ctypes  # only for the first file on each device
-
         libc = ctypes.CDLL(None, use_errno=True)
         buffer = ctypes.create_string_buffer(512)  # struct statfs is 120 bytes; f_type is its first word
         found = libc.statfs(os.fsencode(path), buffer) == 0

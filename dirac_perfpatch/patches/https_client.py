@@ -48,6 +48,7 @@ at each call, whoever holds the function.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import itertools
 import os
@@ -382,8 +383,6 @@ def _default(names: tuple[str, str]) -> str:
     Raises:
         LookupError: This C library does not tell.
     """
-    import ctypes  # only for the first connection
-
     # As OpenSSL asks: the environment of C, which os.putenv() and libraries change behind the back of os.environ. With
     # PyDLL no other thread of Python changes it meanwhile.
     ask = getattr(ctypes.PyDLL(None), "secure_getenv", None)
