@@ -2,12 +2,14 @@
 
 Stages: style and types; unit tests on every Python there is, simulations on the default one only; a real Prometheus
 that scrapes the exporter; then, for each release of DIRAC in an environment of its own, the host tests with a real
-MariaDB and the service tests with real services; what an uninstallation leaves; and last, the chaos suite in its short
-form.
+MariaDB, and beside them the service tests with real services; what an uninstallation leaves; and last, the chaos suite
+in its short form.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import sys
@@ -19,7 +21,7 @@ from pathlib import Path
 from lab import hosts, processes
 from lab.command import end_when_told, say
 from lab.folder import CHECKOUT, library, make
-from lab.interpreters import python_interpreters
+from lab.interpreters import VERSIONS, python_interpreters
 from lab.machine import ensure_packages
 
 STYLE = ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "wrapt>=1.14", "pytest>=7", "hypothesis>=6"]
@@ -31,6 +33,8 @@ UNIT = [
 MONITORING = [*UNIT, "prometheus_client>=0.20"]
 # The machines that this must pass on have two cores; most tests wait for a third of their time.
 WORKERS, WAITING_WORKERS = 2, 3
+# About files, processes and tables: they run on the oldest, the default and the newest Python.
+NOT_BETWEEN = ("test_editing.py", "test_live.py", "test_outcomes.py", "test_report.py", "test_spool.py")
 # What may depend on the Python as well as on the release.
 SHORT = ("test_loading.py", "test_seventeen_questions.py", "test_taking_off.py", "test_error_stack.py")
 
@@ -89,6 +93,8 @@ def _unit(version: str) -> Stage:
         python = hosts.plain_environment("unit", UNIT, version) / "python"
         # The checkout itself: these tests are about our code, not about how it is installed.
         chosen = [] if version == hosts.DEFAULT_PYTHON else ["-m", "not simulation"]
+        if version not in {VERSIONS[0], hosts.DEFAULT_PYTHON, VERSIONS[-1]}:
+            chosen += [f"--ignore=tests/unit/{name}" for name in NOT_BETWEEN]
         tests = [python, "-m", "pytest", *chosen, "tests/unit"]
         return command(tests, hosts.clean_environment(PYTHONPATH=str(CHECKOUT)))
 
@@ -117,12 +123,15 @@ def _with_host(kind: str, release: str, version: str, modules: Path, files: Sequ
     return Stage(f"{kind} tests, DIRAC {release}, Python {version}", run)
 
 
-def _install(release: str, version: str) -> Stage:
+def _install(pairs: Sequence[tuple[str, str]]) -> Stage:
+    """One after the other: most of it waits for the disk."""
+
     def run() -> tuple[int, str]:
-        hosts.install_plugin(hosts.environment(release, version, label="tests"), CHECKOUT, "ab")
+        for release, version in pairs:
+            hosts.install_plugin(hosts.environment(release, version, label="tests"), CHECKOUT, "ab")
         return 0, ""
 
-    return Stage(f"install, DIRAC {release}, Python {version}", run)
+    return Stage("installations of DIRAC and the plugin", run)
 
 
 def _uninstall(release: str) -> Stage:
@@ -147,12 +156,20 @@ def _uninstall(release: str) -> Stage:
     return Stage(f"uninstall, DIRAC {release}", run)
 
 
-def _run_all(stages: Sequence[Stage], done: list[Stage], workers: int = WORKERS) -> None:
-    """Run stages; the program ends here if one of them fails."""
-    with ThreadPoolExecutor(workers) as pool:
-        good = list(pool.map(lambda stage: stage(), stages))
-    done += stages
-    if not all(good):
+def _run_all(done: list[Stage], *lanes: Sequence[Stage], workers: int = WORKERS) -> None:
+    """Run stages; the program ends here if one of them fails.
+
+    Args:
+        done: Gets them.
+        lanes: Beside each other.
+        workers: The most stages of one lane that run at once.
+    """
+    with contextlib.ExitStack() as stack:
+        pools = [stack.enter_context(ThreadPoolExecutor(workers)) for _ in lanes]
+        answers = [pool.map(Stage.__call__, lane) for pool, lane in zip(pools, lanes)]
+        good = all([*itertools.chain.from_iterable(answers)])
+    done += itertools.chain.from_iterable(lanes)
+    if not good:
         _close(done)
 
 
@@ -166,19 +183,21 @@ def main() -> None:
     end_when_told()
     ensure_packages()
     done: list[Stage] = []
-    _run_all(_style(), done)
-    _run_all([*map(_unit, python_interpreters()), _monitoring()], done, WAITING_WORKERS)
+    _run_all(done, _style())
     matrix = hosts.matrix()
     oldest = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
-    _run_all([_install(*pair) for pair in dict.fromkeys([*matrix, oldest])], done, workers=1)
+    units = [*map(_unit, python_interpreters()), _monitoring()]
+    _run_all(done, [_install(list(dict.fromkeys([*matrix, oldest]))), *units], workers=WAITING_WORKERS)
     modules = library(make("perfpatch-library-") / "library", "lab")
-    with_hosts = [_with_host(kind, *pair, modules) for kind in ("host", "service") for pair in reversed(matrix)]
+    with_host, with_services = (
+        [_with_host(kind, *pair, modules) for pair in reversed(matrix)] for kind in ("host", "service")
+    )
     if oldest not in matrix:
-        with_hosts.append(_with_host("host", *oldest, modules, SHORT))
-    _run_all(with_hosts, done, WAITING_WORKERS)
-    _run_all([_uninstall(release) for release in hosts.RELEASES], done)
+        with_host.append(_with_host("host", *oldest, modules, SHORT))
+    # Services wait for more than half of their time.
+    _run_all(done, with_host, [*with_services, *map(_uninstall, hosts.RELEASES)])
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
-    _run_all([Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))], done)
+    _run_all(done, [Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))])
     _close(done)
 
 
