@@ -77,7 +77,7 @@ def main() -> None:
     end_when_told()
     ensure_packages()
     with temporary_folder("perfpatch-services-") as folder:
-        slots = _measure(folder, plan(asked))
+        slots = _measure(folder, plan(asked), asked.patched)
     measured = {cell: {side: figures.summarize(found) for side, found in by.items()} for cell, by in slots.items()}
     goals = figures.judged(measured)
     print("\n" + figures.table(measured) + "\n")
@@ -106,15 +106,18 @@ def options(words: Sequence[str]) -> argparse.Namespace:
     length.add_argument("--quick", action="store_true", help="a moment of each request to 9.1.8: shows that it works")
     parser.add_argument("--json", type=Path, help="file for the figures (default: services.json in the cache folder)")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw requests per second there, as PNG and SVG")
+    parser.add_argument(
+        "--patched", type=Path, metavar="FOLDER", help="measure this environment of 9.1.8, with the plugin that it has"
+    )
     found = parser.parse_args(words)
     found.json = found.json or hosts.cache_folder() / "services.json"
     return found
 
 
-def _measure(folder: Path, plan: Plan) -> dict[Cell, dict[str, list[dict[str, Any]]]]:
-    """Measure everything. Returns: by condition and side, what each round gave."""
+def _measure(folder: Path, plan: Plan, patched: Path | None) -> dict[Cell, dict[str, list[dict[str, Any]]]]:
+    """Measure everything. patched: see sides.environments(). Returns: by condition and side, what each round gave."""
     say("installing DIRAC and the plugin (the first time takes a minute)")
-    installed = sides.environments(plan.sides)
+    installed = sides.environments(plan.sides, patched)
     modules = library(folder / "library", "lab", "bench")
     slots: dict[Cell, dict[str, list[dict[str, Any]]]] = {cell: {name: [] for name in installed} for cell in plan.cells}
     left = len(slots)

@@ -83,11 +83,18 @@ class Side:
         self.installation.stop()
 
 
-def environments(names: Sequence[str]) -> dict[str, Host]:
-    """The host of each side, by its name. names: as in SIDES. Errors: as for hosts.environment()."""
+def environments(names: Sequence[str], patched: Path | None = None) -> dict[str, Host]:
+    """The host of each side, by its name.
+
+    names: as in SIDES; patched: the environment of PATCHED, which has the plugin; by default one that gets it now.
+    Errors: as for hosts.environment() and install_plugin().
+    """
     found = {}
     for name in names:
         release, plugin = SIDES[name]
+        if name == PATCHED and patched:
+            found[name] = Host(release, hosts.DEFAULT_PYTHON, patched.resolve())
+            continue
         found[name] = hosts.environment(release, label="bench" if plugin else "stock")
         if plugin:
             hosts.install_plugin(found[name], CHECKOUT, "ab")
