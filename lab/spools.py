@@ -130,12 +130,21 @@ class Process:
 
         mixed: as many more that were in no window.
         """
+        self._add_outcomes(patch, arm, method, number, seconds, kind, errors, mixed)
+        self._show_outcomes()
+
+    def _add_outcomes(
+        self, patch: str, arm: str, method: str, number: int, seconds: float, kind: str, errors: int, mixed: int
+    ) -> None:
         named = (kind, method)
         self._mixed[named] = self._mixed.get(named, 0) + mixed
         before = self._totals.get((patch, arm, named))
         counts = (number, errors, number * seconds, 0.8 * number * seconds)
         sums = [one + more for one, more in zip(before[3:], counts)] if before else counts
-        self._totals[patch, arm, named] = OutcomeTotal(patch, arm, list(self._mixed).index(named), *sums)
+        place = before.method if before else list(self._mixed).index(named)
+        self._totals[patch, arm, named] = OutcomeTotal(patch, arm, place, *sums)
+
+    def _show_outcomes(self) -> None:
         methods = [Method(*one, number) for one, number in self._mixed.items()]
         self.snapshot["outcomes"] = RecordedOutcomes(methods, (), list(self._totals.values())).data()
 
@@ -156,7 +165,8 @@ class Process:
             self.event(patch, "misses", calls // 100)
         for number, patch in itertools.product(range(MOST_METHODS), patches):
             for arm in ARMS:
-                self.outcome(patch, arm, f"{self.snapshot['component']} method{number}", 100, 0.01)
+                self._add_outcomes(patch, arm, f"{self.snapshot['component']} {number}", 100, 0.01, REQUEST, 1, 0)
+        self._show_outcomes()
         self.snapshot["blocks"] = [self._block(number, targets).data() for number in range(MOST_BLOCKS)]
 
     def write(self, *, ended: bool = False, written: float | None = None) -> None:

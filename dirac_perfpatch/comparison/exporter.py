@@ -2,7 +2,7 @@
 
 Processes of DIRAC come and go, and their files with them, so no metric names a process: a counter is a sum over the
 processes of a component on a host, and the number of series does not grow with restarts. Nor does it grow with what
-clients ask for: of the methods of a component, ten have series of their own. A counter never decreases: it
+clients ask for: of the methods of a component, six have series of their own. A counter never decreases: it
 keeps what a process counted whose file has vanished. It begins at zero when the exporter starts, which Prometheus sees
 as a reset; if it began with the numbers in the files, Prometheus would take all of them for new.
 """
@@ -47,7 +47,7 @@ _REMEMBERED = 1000
 BOUNDS = tuple(float(f"{digit}e{power}") for power in range(-7, 1) for digit in (1, 3))
 
 # Methods of a component that have their own series; the others are summed up as "other" of their kind.
-MOST_METHODS = 10
+MOST_METHODS = 6
 
 _PREFIX = "dirac_perfpatch_"
 _OF_PATCH = ("host", "component", "patch")
