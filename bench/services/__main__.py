@@ -55,7 +55,7 @@ def plan(asked: argparse.Namespace) -> Plan:
     """What the options ask for."""
     if asked.quick:
         cells = [Cell(4096, LOOPBACK, 1, request) for request in SERVICE_OF] + [Cell(4096, LOOPBACK, 4, "ping")]
-        return Plan((sides.STOCK, sides.PATCHED), cells, 0.0, least_rounds=1, most_rounds=1, seconds={1: 0.2, 4: 0.2})
+        return Plan((sides.STOCK, sides.PATCHED), cells, 0.0, least_rounds=1, most_rounds=1, seconds={1: 0.1, 4: 0.1})
     if asked.short:
         requests = ("ping", *DATABASE_REQUESTS)
         return Plan(tuple(sides.SIDES), [Cell(2048, LOOPBACK, *one) for one in product((1, 4), requests)], 115.0)
