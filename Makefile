@@ -15,6 +15,6 @@ chaos:
 bench:
 	python3 -m bench
 
-# Requests of real clients to real services: stock 9.1.8 and 9.1.22, each without and with the plugin, nine minutes.
+# Requests of real clients to real services: stock 9.1.8 and 9.1.22, each without and with the plugin, ten minutes.
 bench-services:
 	python3 -m bench.services

@@ -6,6 +6,7 @@ The processes are synthetic. Time is compressed: windows last 5 s instead of 60,
 from __future__ import annotations
 
 import json
+import random
 import re
 import threading
 import time
@@ -83,6 +84,10 @@ def _work(spool: Path, done: threading.Event) -> None:
                     continue
                 process.record(patch, target, arm, 160 + 40 * number, errors=number % 3)
                 process.event(patch, "hits" if arm == PATCHED else "misses", 100)
+            for method, typical in (("addFile", 0.03), ("getReplicas", 0.01)):
+                seconds = typical * random.lognormvariate(0, 0.1) / (1.5 if arm == PATCHED else 1.0)
+                name = f"{process.snapshot['component']} {method}"
+                process.outcome(PATCHES[0], arm, name, 30 + number, seconds, errors=number % 2)
             if number == 3 and passed > SECONDS * 0.7:
                 process.snapshot["patches"]["proxy_loading"].update(state="tripped", checked=12, differences=1)
             process.write()

@@ -1,7 +1,7 @@
 """The host's end of lab.worker: calls the functions it is asked to call, until its input ends.
 
-`python -m lab.answering` does nothing else. `python -m lab.answering SERVICE` is `dirac-service SERVICE` with a
-separate thread that answers.
+`python -m lab.answering` does nothing else. `python -m lab.answering SERVICE` is `dirac-service SERVICE`, or
+`tornado-start-all` for a service by HTTPS, with a separate thread that answers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import os
 import sys
 import threading
 from typing import Any, TextIO
+
+from . import https_service
+from .configuration import is_https
 
 
 def _answer(order: bytes) -> dict[str, Any]:
@@ -38,9 +41,13 @@ def main() -> None:
     if not sys.argv[1:]:
         _answer_all(answers)
         return
+    threading.Thread(target=_answer_all, args=(answers,), daemon=True).start()
+    if is_https(sys.argv[1]):
+        sys.argv = ["tornado-start-all"]
+        https_service.serve()
+        return
     from DIRAC.Core.scripts.dirac_service import main as dirac_service
 
-    threading.Thread(target=_answer_all, args=(answers,), daemon=True).start()
     sys.argv[0] = "dirac-service"
     dirac_service()
 

@@ -6,7 +6,8 @@ side, the database password. The server publishes everything else, which can be 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Union
 
@@ -26,9 +27,16 @@ HOST_DN = "/O=Dirac Computing/O=CERN/CN=VOBox"
 DATABASES: dict[str, list[str]] = {
     "Configuration/Server": [],
     "DataManagement/FileCatalog": ["DataManagement/FileCatalogDB"],
+    "DataManagement/TornadoFileCatalog": ["DataManagement/FileCatalogDB"],
     "Accounting/DataStore": ["Accounting/AccountingDB"],
+    "Accounting/ReportGenerator": ["Accounting/AccountingDB"],
     "WorkloadManagement/PilotManager": ["WorkloadManagement/PilotAgentsDB", "WorkloadManagement/JobDB"],
 }
+
+
+def is_https(service: str) -> bool:
+    """Whether clients reach this service by HTTPS, not by DISET."""
+    return service.split("/")[1].startswith("Tornado")
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Layout:
     """The input for the configuration.
 
     ports: per service; database_names: per database ("System/DB"); certificates: folder with the host's certificate
-    and key; levels: whether `Systems` has 8.0's setup and instance levels.
+    and key; levels: whether `Systems` has 8.0's setup and instance levels; options: more ones, by service.
     """
 
     ports: dict[str, int]
@@ -49,9 +57,11 @@ class Layout:
     levels: bool
     sites: int
     users: int
+    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def url(self, service: str) -> str:
-        return f"dips://localhost:{self.ports[service]}/{service}"
+        scheme = "https" if is_https(service) else "dips"
+        return f"{scheme}://localhost:{self.ports[service]}/{service}"
 
     def system_path(self, system: str) -> list[str]:
         """The path of a system's section: ["Systems", ...]."""
@@ -140,6 +150,9 @@ def _add_service(tree: Section, layout: Layout, service: str) -> None:
     if service == "Configuration/Server":
         # The only service whose handler is not named after it.
         section["HandlerPath"] = "DIRAC/ConfigurationSystem/Service/ConfigurationHandler.py"
+    if is_https(service):
+        section["Protocol"] = "https"
+    section.update(layout.options.get(service, {}))
     put(tree, [*path, "Services", name], section)
     put(tree, [*path, "URLs", name], layout.url(service))
 

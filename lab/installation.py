@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Installation:
     prefix: of this installation's database names.
     sites: the number of sites (with two SEs each) in the configuration; users: the number besides the test user.
     key_bits: of the certificates' keys; 0 for the certificates in the host's own wheel, of 4096 bits.
+    options: more options of services, by service.
     database_port: on which the services reach the database, such as a proxy's; by default its own.
     """
 
@@ -45,6 +46,7 @@ class Installation:
         sites: int = 20,
         users: int = 5,
         key_bits: int = 0,
+        options: Mapping[str, Mapping[str, str]] | None = None,
         database_port: int = 0,
     ) -> None:
         self.host = host
@@ -70,10 +72,11 @@ class Installation:
             levels=host.release.startswith("8."),
             sites=sites,
             users=users,
+            options=options or {},
         )
 
     def url(self, service: str) -> str:
-        """The service's dips URL."""
+        """The service's URL, dips or https."""
         return self.layout.url(service)
 
     def log(self, service: str) -> Path:
@@ -86,7 +89,7 @@ class Installation:
         return self.folder / "proxy.pem"
 
     def start(self, timeout: float = 90.0) -> Installation:
-        """Write the files, create the databases, start the services and wait until each answers a DISET ping.
+        """Write the files, create the databases, start the services and wait until each answers a ping.
 
         timeout: seconds, once for the first service and once for the others.
         Errors: RuntimeError with the end of the log of a service that does not answer.
@@ -214,7 +217,9 @@ class Installation:
             time.sleep(0.2)
 
     def _wait_for_listening(self, service: str, deadline: float) -> None:
-        while f"Listening at {self.url(service)}" not in self.log(service).read_text(errors="replace"):
+        port = self.layout.ports[service]
+        wanted = f"Listening on port {port}" if configuration.is_https(service) else f"Listening at {self.url(service)}"
+        while wanted not in self.log(service).read_text(errors="replace"):
             self._check(service, deadline, "does not listen")
             time.sleep(0.05)
 

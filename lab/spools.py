@@ -10,6 +10,7 @@ Both build the types of the schema and give the JSON document, which a test may 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -25,13 +26,16 @@ from ddsketch.mapping import LogarithmicMapping
 
 from dirac_perfpatch.comparison.arms import Comparison
 from dirac_perfpatch.comparison.clock import Clock
-from dirac_perfpatch.comparison.outcomes import Outcomes
+from dirac_perfpatch.comparison.outcomes import MOST_METHODS, Outcomes
 from dirac_perfpatch.comparison.recording import ACCURACY
 from dirac_perfpatch.comparison.snapshot import (
     MOST_BLOCKS,
     REQUEST,
     STATEMENT,
     Block,
+    Method,
+    OutcomeTotal,
+    RecordedOutcomes,
     Series,
     Sketch,
     Snapshot,
@@ -94,6 +98,8 @@ class Process:
         self.path = _path(spool, self.snapshot)
         self.times: dict[tuple[str, str, str], list[float]] = {}
         self._series: dict[tuple[str, str, str], Series] = {}
+        self._totals: dict[tuple[str, str, tuple[str, str]], OutcomeTotal] = {}
+        self._mixed: dict[tuple[str, str], int] = {}
         self._random = random.Random(f"{host} {component} {pid}")
 
     def record(
@@ -108,13 +114,47 @@ class Process:
         self.times.setdefault(place, []).extend(times)
         self.snapshot["series"] = [series.data() for series in self._series.values()]
 
+    def outcome(
+        self,
+        patch: str,
+        arm: str,
+        method: str,
+        number: int,
+        seconds: float,
+        *,
+        kind: str = REQUEST,
+        errors: int = 0,
+        mixed: int = 0,
+    ) -> None:
+        """Requests, SQL statements or cycles that took so many seconds each, of which 0.8 are CPU time.
+
+        mixed: as many more that were in no window.
+        """
+        self._add_outcomes(patch, arm, method, number, seconds, kind, errors, mixed)
+        self._show_outcomes()
+
+    def _add_outcomes(
+        self, patch: str, arm: str, method: str, number: int, seconds: float, kind: str, errors: int, mixed: int
+    ) -> None:
+        named = (kind, method)
+        self._mixed[named] = self._mixed.get(named, 0) + mixed
+        before = self._totals.get((patch, arm, named))
+        counts = (number, errors, number * seconds, 0.8 * number * seconds)
+        sums = [one + more for one, more in zip(before[3:], counts)] if before else counts
+        place = before.method if before else list(self._mixed).index(named)
+        self._totals[patch, arm, named] = OutcomeTotal(patch, arm, place, *sums)
+
+    def _show_outcomes(self) -> None:
+        methods = [Method(*one, number) for one, number in self._mixed.items()]
+        self.snapshot["outcomes"] = RecordedOutcomes(methods, (), list(self._totals.values())).data()
+
     def event(self, patch: str, name: str, count: int) -> None:
         """Add events of a patch."""
         events = self.snapshot["events"].setdefault(patch, {})
         events[name] = events.get(name, 0) + count
 
     def fill(self, patches: Collection[str] = PATCHES, calls: int = 40_000) -> None:
-        """Make the snapshot as large as it can get with these patches set to `ab`: wide sketches, and all blocks."""
+        """Make the snapshot large, with these patches set to `ab`: wide sketches, all blocks, and many methods."""
         for patch in set(PATCHES).difference(patches):
             self.snapshot["patches"][patch] = State("applied", "", "on", 0).data()
         targets = [target for target in TARGETS if target[0] in patches]
@@ -123,6 +163,10 @@ class Process:
                 self.record(patch, target, arm, calls, errors=calls // 1000, spread=0.5)
             self.event(patch, "hits", calls)
             self.event(patch, "misses", calls // 100)
+        for number, patch in itertools.product(range(MOST_METHODS), patches):
+            for arm in ARMS:
+                self._add_outcomes(patch, arm, f"{self.snapshot['component']} {number}", 100, 0.01, REQUEST, 1, 0)
+        self._show_outcomes()
         self.snapshot["blocks"] = [self._block(number, targets).data() for number in range(MOST_BLOCKS)]
 
     def write(self, *, ended: bool = False, written: float | None = None) -> None:

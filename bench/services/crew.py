@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -18,27 +19,44 @@ from lab import clients
 
 FOLDERS = [f"/fakevo/bench/{number}" for number in range(5)]
 LFNS = 10
+RECORDS = 10
+CATALOG, HTTPS_CATALOG = "DataManagement/FileCatalog", "DataManagement/TornadoFileCatalog"
+DATA_STORE, REPORTS = "Accounting/DataStore", "Accounting/ReportGenerator"
+CONFIGURATION = "Configuration/Server"
 # By name of the request: the service that answers it.
 SERVICE_OF = {
-    "ping": "DataManagement/FileCatalog",
-    "exists": "DataManagement/FileCatalog",
-    "getDirectorySize": "DataManagement/FileCatalog",
-    "configuration": "Configuration/Server",
+    "ping": CATALOG,
+    "exists": CATALOG,
+    "getDirectorySize": CATALOG,
+    "configuration": CONFIGURATION,
+    "https ping": HTTPS_CATALOG,
+    "https exists": HTTPS_CATALOG,
+    "accounting commit": DATA_STORE,
+    "accounting report": REPORTS,
 }
 # Seconds from the order until the clients begin, in which they are forked and make one request each.
 _HEAD_START = 0.15
+# The records that reports are about: one per hour, over some days.
+_REPORTED = 100
+_Request = Callable[[], Any]
 
 
 def prepare(urls: dict[str, str]) -> None:
-    """Fill the catalogue and make each request once. urls: of the services. Errors: RuntimeError if one fails."""
+    """Fill the catalogue and the accounting. urls: of the services. Errors: RuntimeError if a request fails."""
     clients.initialize()
+    _urls.update(urls)
     from DIRAC.Resources.Catalog.FileCatalogClient import FileCatalogClient
 
-    catalog = FileCatalogClient("DataManagement/FileCatalog")
-    _urls.update(urls)
+    catalog = FileCatalogClient(CATALOG)
     for folder in FOLDERS:
         _require(catalog.createDirectory(folder))
         _require(catalog.addFile(clients.files(folder, LFNS)))
+    if DATA_STORE in urls:
+        _require(clients.commit(_records(_REPORTED)))
+
+
+def warm_up() -> None:
+    """Make each request a few times. Errors: RuntimeError if one fails."""
     for request in _requests().values():
         for _ in range(3):
             _require(request())
@@ -59,21 +77,50 @@ _urls: dict[str, str] = {}
 
 
 @functools.cache
-def _requests() -> dict[str, Callable[[], Any]]:
+def _requests() -> dict[str, _Request]:
+    """By name, those whose service is there."""
     from DIRAC.ConfigurationSystem.Client.ConfigurationClient import ConfigurationClient
     from DIRAC.Core.Base.Client import Client
     from DIRAC.Resources.Catalog.FileCatalogClient import FileCatalogClient
 
-    catalog = FileCatalogClient("DataManagement/FileCatalog")
-    service = Client(url=_urls["DataManagement/FileCatalog"])
-    configuration = ConfigurationClient(url=_urls["Configuration/Server"])
+    catalog = FileCatalogClient(CATALOG)
+    service = Client(url=_urls[CATALOG])
+    configuration = ConfigurationClient(url=_urls[CONFIGURATION])
     lfns = list(clients.files(FOLDERS[0], LFNS))
-    return {
+    # What scripts do: a client object per request, which trusts the server only if its certificate is right.
+    https = {"url": _urls.get(HTTPS_CATALOG, ""), "skipCACheck": False}
+    found: dict[str, _Request] = {
         "ping": service.ping,
         "exists": lambda: catalog.exists(lfns),
         "getDirectorySize": lambda: catalog.getDirectorySize(FOLDERS),
         "configuration": configuration.getCompressedData,
+        "https ping": lambda: Client(**https).ping(),
+        "https exists": lambda: FileCatalogClient(**https).exists(lfns),
+        "accounting commit": partial(clients.commit, _records(RECORDS)),
+        "accounting report": _report,
     }
+    return {name: request for name, request in found.items() if SERVICE_OF[name] in _urls}
+
+
+def _records(number: int) -> list[Any]:
+    """Accounting records of the jobs of the test user, one per hour, the newest first."""
+    now = datetime.utcnow().replace(microsecond=0)
+    return [
+        clients.job_record(now - timedelta(hours=hour), 3600, str(hour % 7), User="MrUser", UserGroup="fakevo_user")
+        for hour in range(number)
+    ]
+
+
+def _report() -> Any:
+    from DIRAC.AccountingSystem.Client.ReportsClient import ReportsClient
+
+    end = datetime.utcnow()
+    # The service keeps what it has read from the database, by all arguments.
+    unlike = {"request": os.urandom(8).hex()}
+    answer = ReportsClient().getReport("Job", "CPUUsed", end - timedelta(days=2), end, {}, "Site", unlike)
+    if answer["OK"] and not answer["Value"]["data"]:
+        raise RuntimeError("a report without data")
+    return answer
 
 
 def _client(request: Callable[[], Any], start: float, seconds: float) -> dict[str, Any]:

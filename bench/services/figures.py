@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from lab.table import Row, aligned
 
 from ..result import number
-from .sides import PATCHED, STOCK
+from .sides import IN_TREE, PATCHED, STOCK
 
 Figures = dict[str, float]
 LOOPBACK = 0.0
@@ -70,41 +70,53 @@ def percentile(values: Sequence[float], part: float) -> float:
 
 @dataclass(frozen=True)
 class Goal:
-    """What the patched side is to reach, compared with stock.
+    """What the patched side is to reach, compared with another one.
 
-    cell: the condition; figure: "rate" or "server"; limit: the ratio, at least for a rate and at most for CPU.
+    cell: the condition; figure: "rate" or "server"; limit: the ratio, at least for a rate and at most for CPU; than:
+    the other side; reason: why it is out of reach, shown if it is missed.
     """
 
     cell: Cell
     figure: str
     limit: float
+    than: str = STOCK
+    reason: str = ""
 
     def words(self) -> str:
         """In words, for a table."""
         what = "requests a second" if self.figure == "rate" else "server CPU per request"
-        return f"{what}: {'>=' if self.figure == 'rate' else '<='} {self.limit} x stock"
+        return f"{what}: {'>=' if self.figure == 'rate' else '<='} {self.limit} x {self.than}"
 
     def is_met(self, ratio: float) -> bool:
-        """Whether this ratio of patched to stock reaches the goal."""
+        """Whether this ratio of patched to the other side reaches the goal."""
         return ratio >= self.limit if self.figure == "rate" else ratio <= self.limit
 
+    def verdict(self, ratio: float) -> str:
+        """In words, for a table."""
+        if self.is_met(ratio):
+            return "met"
+        return f"MISSED: {self.reason}" if self.reason else "MISSED"
 
+
+_REST = "accepting, the handshake, a thread, logging and the SQL itself are the rest, and stay"
 GOALS = (
     Goal(Cell(4096, LOOPBACK, 1, "ping"), "rate", 3.0),
     Goal(Cell(2048, LOOPBACK, 1, "ping"), "rate", 3.5),
     Goal(Cell(4096, LOOPBACK, 4, "ping"), "rate", 1.7),
-    Goal(Cell(2048, LOOPBACK, 4, "exists"), "server", 0.7),
-    Goal(Cell(2048, LOOPBACK, 4, "getDirectorySize"), "server", 0.7),
+    Goal(Cell(2048, LOOPBACK, 4, "exists"), "server", 0.7, reason=_REST),
+    Goal(Cell(2048, LOOPBACK, 4, "getDirectorySize"), "server", 0.7, reason=_REST),
+    Goal(Cell(2048, LOOPBACK, 4, "getDirectorySize"), "server", 1.0, IN_TREE),
+    Goal(Cell(2048, LOOPBACK, 1, "https ping"), "rate", 2.0),
 )
 
 
 def judged(figures: dict[Cell, dict[str, Figures]]) -> list[tuple[Goal, float]]:
-    """The goals of the cells that were measured, each with its ratio. figures: by cell and side."""
+    """The goals of the cells and sides that were measured, each with its ratio. figures: by cell and side."""
     found = []
     for goal in GOALS:
-        if goal.cell in figures:
-            patched, stock = (figures[goal.cell][side][goal.figure] for side in (PATCHED, STOCK))
-            found.append((goal, patched / stock))
+        sides = figures.get(goal.cell, {})
+        if goal.than in sides:
+            found.append((goal, sides[PATCHED][goal.figure] / sides[goal.than][goal.figure]))
     return found
 
 
@@ -139,7 +151,5 @@ def table(figures: dict[Cell, dict[str, Figures]]) -> str:
 def goals_table(found: Sequence[tuple[Goal, float]]) -> str:
     """The goals and what was reached. found: of judged()."""
     rows: list[Row] = [("goal for 9.1.8 + plugin", "", "reached", "")]
-    for goal, ratio in found:
-        verdict = "met" if goal.is_met(ratio) else "MISSED"
-        rows.append((goal.cell.label(), goal.words(), f"{ratio:.2f} x", verdict))
+    rows += [(goal.cell.label(), goal.words(), f"{ratio:.2f} x", goal.verdict(ratio)) for goal, ratio in found]
     return aligned(rows, left=(0, 1, 3))

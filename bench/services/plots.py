@@ -46,7 +46,8 @@ def _draw(cells: list[dict[str, Any]], bits: int) -> Any:
     drawing, panels = pyplot.subplots(1, len(grown), figsize=(4 * len(grown), 4), layout="constrained", squeeze=False)
     for axes, (name, found) in zip(panels[0], grown.items()):
         clients = [cell["clients"] for cell in found]
-        for side, (colour, marker, line) in STYLES.items():
+        for side in found[0]["sides"]:
+            colour, marker, line = STYLES[side]
             rates = [cell["sides"][side]["rate"] for cell in found]
             axes.plot(clients, rates, color=colour, marker=marker, linestyle=line, label=side)
         axes.set(xscale="log", title=name, xlabel="clients", ylim=(0, None))

@@ -1,13 +1,15 @@
 """Serves the spool of a host to Prometheus.
 
 Processes of DIRAC come and go, and their files with them, so no metric names a process: a counter is a sum over the
-processes of a component on a host, and the number of series does not grow with restarts. A counter never decreases: it
+processes of a component on a host, and the number of series does not grow with restarts. Nor does it grow with what
+clients ask for: of the methods of a component, six have series of their own. A counter never decreases: it
 keeps what a process counted whose file has vanished. It begins at zero when the exporter starts, which Prometheus sees
 as a reset; if it began with the numbers in the files, Prometheus would take all of them for new.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
@@ -23,9 +25,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dirac_perfpatch.comparison.snapshot import Snapshot, Unusable
+from dirac_perfpatch.comparison.outcomes import OTHER
+from dirac_perfpatch.comparison.snapshot import RecordedOutcomes, Snapshot, Unusable
 from dirac_perfpatch.comparison.spool_reading import list_files, read_file
-from dirac_perfpatch.patching import TRIPPED
+from dirac_perfpatch.patching import FAILED, STOOD_DOWN, TRIPPED
 
 # Not from 9100 to 9999: Prometheus's list of ports has assigned them all, and DIRAC services use some.
 PORT = 18524
@@ -43,9 +46,13 @@ _REMEMBERED = 1000
 # Upper bounds of the histogram's buckets, in seconds. Only two per power of ten: each is a series per target and arm.
 BOUNDS = tuple(float(f"{digit}e{power}") for power in range(-7, 1) for digit in (1, 3))
 
+# Methods of a component that have their own series; the others are summed up as "other" of their kind.
+MOST_METHODS = 6
+
 _PREFIX = "dirac_perfpatch_"
 _OF_PATCH = ("host", "component", "patch")
 _OF_ARM = (*_OF_PATCH, "target", "arm")
+_OF_OUTCOME = (*_OF_PATCH, "arm", "kind", "method")
 _COUNTERS = {
     "calls": ("Calls of a patch's target in an arm, since the exporter started.", _OF_ARM),
     "errors": ("Of these, those that raised or returned S_ERROR.", _OF_ARM),
@@ -53,6 +60,14 @@ _COUNTERS = {
     "checks": ("Calls whose answer was compared with that of stock.", _OF_PATCH),
     "differences": ("Of these, those where stock answered differently.", _OF_PATCH),
     "events": ("Events of a patch's own, such as hits and misses.", (*_OF_PATCH, "event")),
+    "outcomes": ("Requests, SQL statements and cycles of agents in compared windows of an arm.", _OF_OUTCOME),
+    "outcome_errors": ("Of these, those that raised or answered with an error.", _OF_OUTCOME),
+    "outcome_seconds": ("How long these took, in all.", _OF_OUTCOME),
+    "outcome_cpu_seconds": ("CPU time of their threads.", _OF_OUTCOME),
+    "mixed_outcomes": (
+        "Requests, statements and cycles that lasted beyond their window, so they are in no arm.",
+        ("host", "component", "kind", "method"),
+    ),
 }
 
 Labels = tuple[str, ...]
@@ -68,6 +83,7 @@ class Totals:
         self._sums: defaultdict[_Name, float] = defaultdict(float)
         self._seen: OrderedDict[tuple[str, int, float], Mapping[_Name, float]] = OrderedDict()
         self._names: dict[_Name, _Name] = {}
+        self._methods: defaultdict[Labels, set[Labels]] = defaultdict(set)
 
     def update(self, changed: Iterable[Snapshot], present: Collection[Snapshot]) -> None:
         """Add what is new.
@@ -77,8 +93,11 @@ class Totals:
             present: All processes that have a file.
         """
         for process in changed:
-            # One object for each name: thousands of ended processes are remembered.
-            now = {self._names.setdefault(name, name): number for name, number in _counted(process)}
+            now = dict[_Name, float]()
+            for name, number in itertools.chain(_counted(process), self._outcomes(process)):
+                # One object for each name: thousands of ended processes are remembered.
+                one = self._names.setdefault(name, name)
+                now[one] = now.get(one, 0.0) + number
             before = self._seen.get(process.key)
             if before is None:
                 # What it counted before the exporter started does not count.
@@ -90,6 +109,36 @@ class Totals:
             self._seen.move_to_end(process.key)
         while len(self._seen) > len(present) + _REMEMBERED:
             self._seen.popitem(last=False)
+
+    def _outcomes(self, process: Snapshot) -> Iterator[tuple[_Name, float]]:
+        """The requests, statements and cycles that a process has counted since it started."""
+        place, found = (process.host, process.component), process.outcomes
+        often = Counter[int]()
+        for total in found.totals:
+            often[total.method] += total.number
+        # What is frequent first, while there is room.
+        order = sorted(range(len(found.methods)), key=lambda number: -often[number])
+        labels = {number: self._method(place, *found.methods[number][:2]) for number in order}
+        for number, method in enumerate(found.methods):
+            yield ("mixed_outcomes", (*place, *labels[number]), 0), method.mixed
+        for total in found.totals:
+            if total.patch in process.patches and process.patches[total.patch].state in (STOOD_DOWN, FAILED):
+                continue  # both arms are the host's own
+            own = (*place, total.patch, total.arm, *labels[total.method])
+            yield ("outcomes", own, 0), total.number
+            yield ("outcome_errors", own, 0), total.errors
+            yield ("outcome_seconds", own, 0), total.seconds
+            yield ("outcome_cpu_seconds", own, 0), total.cpu_seconds
+
+    def _method(self, place: Labels, kind: str, name: str) -> Labels:
+        """The labels of a method, for as long as this exporter runs."""
+        known = self._methods[place]
+        if (kind, name) in known:
+            return kind, name
+        if name == OTHER or len(known) >= MOST_METHODS:
+            return kind, OTHER
+        known.add((kind, name))
+        return kind, name
 
     def of(self, counter: str) -> dict[Labels, dict[int, float]]:
         """The sums of a counter, by labels and bucket."""
@@ -181,7 +230,8 @@ class SpoolCollector(Collector):
                 known = before.get(path)
                 if known is None or known[0] != signature:
                     changed.append(read_file(path, blocks=False))
-                    known = (signature, changed[-1]._replace(series=(), events={}))
+                    kept = changed[-1]._replace(series=(), events={}, outcomes=RecordedOutcomes())
+                    known = (signature, kept)
                 self._known[path] = known
             except Unusable:
                 self._known[path] = (signature, None)

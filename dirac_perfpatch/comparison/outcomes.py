@@ -6,7 +6,8 @@ window has met more than one arm: it is counted as *mixed*, and not compared.
 
 Windows times methods times patches would be too many series for a snapshot. So a window has one row per method, and
 the arm of each patch once. There is a bound on the methods, of which the others are summed up, and on the rows of a
-process, of which the oldest are dropped.
+process, of which the oldest are dropped. For the exporter there are also totals by patch, arm and method, of all
+windows.
 
 Thread safety: who makes a request reads one attribute and appends to one ``deque``. Everything else belongs to the
 journal's thread. After a fork, a child begins at zero; an outcome that began in the parent is mixed.
@@ -22,7 +23,7 @@ from typing import Any
 
 from dirac_perfpatch.comparison.clock import Clock, Window
 from dirac_perfpatch.comparison.recording import median
-from dirac_perfpatch.comparison.snapshot import Method, Outcome, OutcomeWindow, RecordedOutcomes
+from dirac_perfpatch.comparison.snapshot import Method, Outcome, OutcomeTotal, OutcomeWindow, RecordedOutcomes
 
 # Methods with rows of their own, besides one "other" of each kind.
 MOST_METHODS = 40
@@ -51,6 +52,7 @@ class Outcomes:
         self._mixed_by_method: Counter[int] = Counter()
         self._ended: deque[OutcomeWindow] = deque()
         self._rows = 0
+        self._totals: dict[tuple[str, str, int], _Counted] = {}
 
     def begin(self) -> Begun:
         """Note the beginning of an outcome. In the thread that makes it."""
@@ -91,7 +93,7 @@ class Outcomes:
     def recorded(self) -> RecordedOutcomes:
         """For a snapshot. In the journal's thread."""
         methods = [Method(kind, name, self._mixed_by_method[place]) for (kind, name), place in self._methods.items()]
-        return RecordedOutcomes(methods, list(self._ended))
+        return RecordedOutcomes(methods, list(self._ended), [one.total(*key) for key, one in self._totals.items()])
 
     def _method(self, kind: str, name: str) -> int:
         found = self._methods.get((kind, name))
@@ -116,13 +118,16 @@ class Outcomes:
             return
         pair, seconds = window.block // 2, _short(window.seconds)
         self._ended.append(OutcomeWindow(window.block, pair, window.start, seconds, window.together, window.arms, rows))
+        for patch, arm in window.arms.items():
+            for place, counted in window.counted.items():
+                self._totals.setdefault((patch, arm, place), _Counted()).add_all(counted)
         self._rows += len(rows)
         while self._rows > MOST_ROWS:
             self._rows -= len(self._ended.popleft().rows)
 
 
 class _Counted:
-    """The outcomes of a method in a window."""
+    """Outcomes of a method."""
 
     def __init__(self) -> None:
         self.count = self.errors = 0
@@ -138,6 +143,17 @@ class _Counted:
             self._sample.append((seconds, cpu))
         elif (place := random.randrange(self.count)) < _SAMPLE:
             self._sample[place] = (seconds, cpu)
+
+    def add_all(self, other: _Counted) -> None:
+        """Add others, but not to the sample."""
+        self.count += other.count
+        self.errors += other.errors
+        self._seconds += other._seconds
+        self._cpu += other._cpu
+
+    def total(self, patch: str, arm: str, method: int) -> OutcomeTotal:
+        # In whole microseconds, which is half the text.
+        return OutcomeTotal(patch, arm, method, self.count, self.errors, round(self._seconds, 6), round(self._cpu, 6))
 
     def row(self, method: int) -> Outcome:
         seconds, cpu = (self._seconds / self.count, self._cpu / self.count)

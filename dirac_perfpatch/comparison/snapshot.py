@@ -258,20 +258,36 @@ class OutcomeWindow(NamedTuple):
     rows: Annotated[Sequence[Outcome], _listed(_listed_as(Outcome))]
 
 
+class OutcomeTotal(NamedTuple):
+    """The outcomes of a method in one arm of a patch since the process started; a list in JSON."""
+
+    patch: Text
+    arm: Arm
+    method: Count  # its place among the methods
+    number: Count
+    errors: Count
+    seconds: Number  # the sum of their times
+    cpu_seconds: Number
+
+
 class RecordedOutcomes(NamedTuple):
     """The outcomes of a process."""
 
     methods: Annotated[Sequence[Method], _listed(_listed_as(Method))] = ()
     windows: Annotated[Sequence[OutcomeWindow], _listed(functools.partial(_made, OutcomeWindow))] = ()
+    totals: Annotated[Sequence[OutcomeTotal], _listed(_listed_as(OutcomeTotal))] = ()
 
     def data(self) -> dict[str, Any]:
         """As JSON."""
-        return {"methods": self.methods, "windows": [window._asdict() for window in self.windows]}
+        return {**self._asdict(), "windows": [window._asdict() for window in self.windows]}
 
 
 def _recorded(found: Any, key: str) -> RecordedOutcomes:
-    recorded: RecordedOutcomes = _made(RecordedOutcomes, _mapping(found, key))
-    if any(row.method >= len(recorded.methods) for window in recorded.windows for row in window.rows):
+    # The file of an older plugin has no totals.
+    recorded: RecordedOutcomes = _made(RecordedOutcomes, {"totals": [], **_mapping(found, key)})
+    methods = [total.method for total in recorded.totals]
+    methods += [row.method for window in recorded.windows for row in window.rows]
+    if max(methods, default=-1) >= len(recorded.methods):
         raise Unusable("an outcome has no method")
     return recorded
 
@@ -339,7 +355,7 @@ def parse(content: bytes, *, blocks: bool = True) -> Snapshot:
 
     Args:
         content: Of the file.
-        blocks: Whether to read the blocks and the outcomes, which take most of the time.
+        blocks: Whether to read the blocks and the outcomes of each window, which take most of the time.
 
     Raises:
         Unusable: It is no snapshot; the text says why.
@@ -353,5 +369,7 @@ def parse(content: bytes, *, blocks: bool = True) -> Snapshot:
     if found.get("format") != FORMAT:
         name = "" if isinstance(found.get("format"), (list, dict)) else f" {found.get('format')!r:.20}"
         raise Unusable(f"has the format{name}; this version reads {FORMAT}")
-    left_out = {} if blocks else {"blocks": [], "outcomes": _NO_OUTCOMES}
-    return _made(Snapshot, {"events": {}, "outcomes": _NO_OUTCOMES, **found, **left_out})
+    found = {"events": {}, "outcomes": _NO_OUTCOMES, **found}
+    if not blocks:
+        found.update(blocks=[], outcomes={**_mapping(found, "outcomes"), "windows": []})
+    return _made(Snapshot, found)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from conftest import Exporter
 
@@ -24,7 +25,7 @@ from dirac_perfpatch.comparison.journal import Journal
 from dirac_perfpatch.comparison.recording import Recorder
 from dirac_perfpatch.comparison.snapshot import State
 from dirac_perfpatch.comparison.spool import Spool, host_name
-from lab.spools import TARGETS, Process
+from lab.spools import TARGETS, Process, felt, write
 
 ERROR_STACK = ("error_stack", "S_ERROR")
 CATALOG = "DataManagement/FileCatalog"
@@ -119,6 +120,119 @@ def test_a_snapshot_of_the_plugin_s_own_is_read(spool: Path, exporter: Exporter)
     assert exporter.value("calls_total", **labels) == exporter.value("errors_total", **labels) == 100
     assert exporter.value("call_seconds_count", **labels) == series.timed > 0
     assert exporter.value("call_seconds_sum", **labels) == pytest.approx(series.seconds)
+
+
+# Requests, statements and cycles
+
+
+def _felt(process: Process, method: str, number: int, patch: str = "error_stack", **more: Any) -> None:
+    for arm, seconds in (("stock", 0.02), ("patched", 0.01)):
+        process.outcome(patch, arm, method, number, seconds, **more)
+
+
+def test_outcomes_are_sums_over_the_processes_of_a_component(spool: Path, exporter: Exporter) -> None:
+    for pid, component in enumerate([CATALOG, CATALOG, STORE]):
+        process = Process(spool, component, pid=pid)
+        _felt(process, f"{component} ping", 100, errors=3, mixed=2)
+        _felt(process, "SQL", 500, kind="statement")
+        _felt(process, f"{component} ping", 10, patch="proxy_loading")
+        process.write()
+    ping = {"component": CATALOG, "method": f"{CATALOG} ping", "kind": "request"}
+    mine = {**ping, "patch": "error_stack", "arm": "patched", "host": "h1.example.org"}
+    assert exporter.value("outcomes_total", **mine) == 200
+    assert exporter.value("outcome_errors_total", **mine) == 6
+    assert exporter.value("outcome_seconds_total", **mine) == pytest.approx(2)
+    assert exporter.value("outcome_cpu_seconds_total", **mine) == pytest.approx(1.6)
+    assert exporter.value("outcome_seconds_total", **{**mine, "arm": "stock"}) == pytest.approx(4)
+    assert exporter.value("outcomes_total", **{**mine, "patch": "proxy_loading"}) == 20
+    assert exporter.value("outcomes_total", component=CATALOG, kind="statement", method="SQL", arm="stock") == 1000
+    assert exporter.value("mixed_outcomes_total", **ping) == 8
+    assert not [key for key in exporter.scrape() if "pid" in dict(key[1])]
+
+
+def test_what_a_process_served_stays_when_its_file_goes(spool: Path, exporter: Exporter) -> None:
+    first = Process(spool, CATALOG, pid=1)
+    _felt(first, "ping", 100)
+    first.write()
+    assert exporter.value("outcomes_total", arm="stock") == 100
+    first.path.unlink()
+    second = Process(spool, CATALOG, pid=2)
+    _felt(second, "ping", 10)
+    second.write()
+    assert exporter.value("outcomes_total", arm="stock") == 110
+    _felt(second, "ping", 5)
+    second.write()
+    assert exporter.value("outcomes_total", arm="stock") == 115
+
+
+def test_a_restarted_exporter_counts_new_outcomes_only(spool: Path, export: Callable[[Path], Exporter]) -> None:
+    process = Process(spool, CATALOG)
+    _felt(process, "ping", 100)
+    process.write()
+    time.sleep(0.01)
+    exporter = export(spool)
+    assert [v for (n, _), v in exporter.scrape().items() if n == "dirac_perfpatch_outcomes_total"] == [0, 0]
+    _felt(process, "ping", 7)
+    process.write()
+    assert exporter.value("outcomes_total", arm="stock") == 7
+
+
+def test_a_component_has_a_bounded_number_of_methods_the_frequent_first(spool: Path, exporter: Exporter) -> None:
+    process = Process(spool, CATALOG, pid=1)
+    for number in range(30):
+        _felt(process, f"method{number}", 1 + number)
+    _felt(process, "SQL", 1000, kind="statement")
+    process.write()
+    other = Process(spool, STORE, pid=2)
+    _felt(other, "commit", 1)
+    other.write()
+
+    def methods() -> dict[str, float]:
+        return {
+            dict(labels)["method"]: value
+            for (name, labels), value in exporter.scrape().items()
+            if name == "dirac_perfpatch_outcomes_total" and {("arm", "stock"), ("component", CATALOG)} <= labels
+        }
+
+    found = methods()
+    rare = 30 - (exporting.MOST_METHODS - 1)
+    assert set(found) == {"SQL", "other", *(f"method{number}" for number in range(rare, 30))}
+    assert found["other"] == sum(range(1, rare + 1))
+    assert exporter.value("outcomes_total", method="commit", arm="stock") == 1
+    # Whatever becomes frequent later, and whoever invents names: the series stay those, and nothing is lost.
+    for number in range(3, 6):
+        later = Process(spool, CATALOG, pid=number)
+        for name in ("method0", f"invented{number}"):
+            _felt(later, name, 100_000)
+        later.write()
+    assert set(methods()) == set(found)
+    assert methods()["other"] == found["other"] + 600_000
+    assert sum(methods().values()) == sum(found.values()) + 600_000
+
+
+def test_a_patch_that_stands_down_has_no_arms(spool: Path, exporter: Exporter) -> None:
+    process = Process(spool, CATALOG)
+    for patch in ("error_stack", "proxy_loading"):
+        _felt(process, "ping", 10, patch=patch)
+    process.snapshot["patches"]["error_stack"].update(state="stood down")
+    process.write()
+    assert exporter.value("outcomes_total", patch="proxy_loading", arm="stock") == 10
+    assert exporter.value("outcomes_total") == 20
+
+
+def test_outcomes_that_the_plugin_recorded_are_served(spool: Path, exporter: Exporter) -> None:
+    document = felt(numpy.random.default_rng(1), {"error_stack": 2.0}, pairs=30)
+    document.update(started=time.time(), written=time.time())
+    write(spool, [document])
+    seconds = {
+        arm: exporter.value("outcome_seconds_total", arm=arm, kind="request", method=f"{CATALOG} addFile")
+        / exporter.value("outcomes_total", arm=arm, kind="request", method=f"{CATALOG} addFile")
+        for arm in ("stock", "patched")
+    }
+    assert 1.4 < seconds["stock"] / seconds["patched"] < 2.8
+    windows = document["outcomes"]["windows"]
+    assert exporter.value("outcomes_total") == sum(row[1] for window in windows for row in window["rows"])
+    assert exporter.value("spool_unreadable_files") == 0
 
 
 # Counters never decrease

@@ -118,6 +118,8 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
                         process.record(patch, target, arm, 160, errors=1)
                     process.event(patch, "hits", 10)
                     process.snapshot["patches"][patch]["checked"] += 1
+                for arm, seconds in zip(ARMS, (0.03, 0.01)):
+                    process.outcome("error_stack", arm, f"{process.snapshot['component']} ping", 50, seconds, errors=1)
                 process.write()
 
     thread = threading.Thread(target=work)
@@ -166,6 +168,15 @@ def test_the_ratio_is_that_of_the_times(busy: Prometheus) -> None:
     assert set(ratios) == set(TARGETS)
     for target, (stock, patched) in TARGETS.items():
         assert ratios[target] == pytest.approx(stock / patched, rel=0.2)
+
+
+def test_the_ratio_of_requests_is_that_of_the_times(busy: Prometheus) -> None:
+    panels = [panel for panel in _panels() if panel["title"].startswith("Requests: ratio")]
+    assert len(panels) == 2
+    for panel in panels:
+        found = busy.query(_filled(panel["targets"][0]["expr"]))
+        assert {one["metric"]["method"] for one in found} == {f"{component} ping" for component in COMPONENTS}
+        assert all(float(one["value"][1]) == pytest.approx(3, rel=0.05) for one in found)
 
 
 def test_the_percentile_is_right_to_within_a_bucket(busy: Prometheus) -> None:

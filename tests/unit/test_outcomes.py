@@ -181,6 +181,18 @@ def test_what_a_window_has_of_a_method(clock: Clock) -> None:
     assert len({window.pair for window in found.windows}) == 1
 
 
+def test_totals_by_patch_arm_and_method_outlive_the_windows(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared(clock, "q", "process", patched=False)
+    monkeypatch.setattr(recording, "MOST_ROWS", 2)
+    requests = [(REQUEST, "x", False, 1.0, 0.5), (REQUEST, "x", True, 2.0, 0.5), (STATEMENT, "SQL", False, 0.25, 0.0)]
+    found = recorded(clock, 20, *requests).recorded()
+    assert len(found.windows) == 1
+    half, whole = [(0, 20, 10, 30.0, 10.0), (1, 10, 0, 2.5, 0.0)], [(0, 40, 20, 60.0, 20.0), (1, 20, 0, 5.0, 0.0)]
+    expected = [("p", arm, *one) for arm in (PATCHED, STOCK) for one in half] + [("q", STOCK, *one) for one in whole]
+    assert sorted(found.totals) == expected
+    assert found.methods == [Method(REQUEST, "x", 0), Method(STATEMENT, "SQL", 0)]
+
+
 def test_time_and_cpu_time_are_those_of_the_thread(clock: Clock) -> None:
     outcomes = Outcomes()
     clock.tick(0.0, 0.0)
@@ -216,7 +228,7 @@ def test_nothing_is_recorded_without_a_window() -> None:
     outcomes = Outcomes()
     outcomes.end(outcomes.begin(), REQUEST, "x", False)
     outcomes.follow([])
-    assert outcomes.recorded() == ([], [])
+    assert outcomes.recorded() == ([], [], [])
 
 
 def test_methods_and_rows_have_bounds(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,9 +345,8 @@ def test_a_snapshot_is_read_as_it_was_written() -> None:
     assert json.loads(json.dumps(found.data())) == written
     assert len(found.outcomes.windows) == 8
     assert found.outcomes.windows[0].arms.keys() == {"a", "b"}
-    assert parse(json.dumps(written).encode(), blocks=False).outcomes == ((), ())
     del written["outcomes"]
-    assert parse(json.dumps(written).encode()).outcomes == ((), ()), "an older plugin's"
+    assert parse(json.dumps(written).encode()).outcomes == ((), (), ()), "an older plugin's"
 
 
 @pytest.mark.parametrize(
@@ -349,6 +360,9 @@ def test_a_snapshot_is_read_as_it_was_written() -> None:
         (lambda found: found["windows"][0]["rows"].append([0, 1]), "Outcome is not a list of 7 values"),
         (lambda found: found["windows"][0]["rows"].append([0, -1, 0, 1, 1, 1, 1]), "number is not a number from"),
         (lambda found: found["windows"][0]["rows"].append([0, 1, 0, "1", 1, 1, 1]), "mean is not a number"),
+        (lambda found: found.update(totals={}), "totals is not a list"),
+        (lambda found: found["totals"].append(["a", "both", 0, 1, 0, 1, 1]), "arm is none of patched, stock"),
+        (lambda found: found["totals"].append(["a", "stock", 99, 1, 0, 1, 1]), "an outcome has no method"),
     ],
 )
 def test_what_is_damaged_is_not_used(change: Callable[[Any], Any], complaint: str) -> None:
@@ -356,6 +370,24 @@ def test_what_is_damaged_is_not_used(change: Callable[[Any], Any], complaint: st
     change(found["outcomes"])
     with pytest.raises(Unusable, match=complaint):
         parse(json.dumps(found).encode())
+
+
+def test_without_blocks_only_the_totals_are_read() -> None:
+    found = document()
+    text = json.dumps(found).encode()
+    less, whole = parse(text, blocks=False).outcomes, parse(text).outcomes
+    assert (less.methods, less.totals) == (whole.methods, whole.totals)
+    assert whole.totals
+    assert (less.windows, len(whole.windows)) == ((), 8)
+    assert sum(one.number for one in whole.totals) == 2 * sum(r.number for one in whole.windows for r in one.rows)
+
+
+def test_the_file_of_an_older_plugin_has_no_totals() -> None:
+    found = json.loads(json.dumps(document()))
+    del found["outcomes"]["totals"]
+    outcomes = parse(json.dumps(found).encode()).outcomes
+    assert outcomes.totals == ()
+    assert outcomes.windows
 
 
 def test_a_snapshot_stays_small() -> None:
