@@ -6,7 +6,7 @@ a proxy, 0.4 ms for a host certificate; 5.1 and 2.2 ms on 8.0) and makes an Open
 seen. Then they take 35 to 70 us each, of which the host's search for the files takes 10 to 30.
 
 Each is still the host's own code, and so are the locations, the messages, the errors and what differs between releases.
-It is run as a copy that finds objects of ours under a few names (:func:`_finding`):
+It is run as a copy that finds objects of ours under a few names (:class:`_Borrowed`):
 
 - ``checkSanity`` is run at every call. Under the names of the two classes that it loads files with, it finds a class
   that answers from what was kept of the file: the subject, the group, and when the first of its certificates expires.
@@ -51,13 +51,12 @@ No lock, as in ``_files.py``. What two threads make at once is the same.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import timezone
 from functools import partial, update_wrapper
-from types import FunctionType, SimpleNamespace
+from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from dirac_perfpatch.patches import _files
@@ -84,26 +83,47 @@ _TEXT = (str, type(None))
 # What checkSanity loads a file with, and asks it.
 _CLASSES = ("X509Chain", "X509Certificate")
 _ANSWERS = ("hasExpired", "getDIRACGroup", "getIssuerCert", "getSubjectDN")
+# What Python itself looks for in a function's module: for built-in functions, imports, and warnings.
+_OF_ANY_MODULE = ("__builtins__", "__name__", "__package__", "__spec__", "__file__", "__loader__", "__path__")
 
 _File = tuple[str, _files.State]
 
 
-def _finding(function: FunctionType, **names: Any) -> Any:
-    """A copy of a host's function, and of those of its module that it calls, that finds other objects under some names.
+class _Borrowed:
+    """A host's function, to be run with other objects under some of the names that it finds in its module.
 
-    Made for one call: its module's other names are those of now.
+    Args:
+        function: The function. Those of its module that it calls find the same objects.
     """
-    found = {**function.__globals__, **names}
-    for name, value in list(found.items()):
-        if type(value) is FunctionType and value.__globals__ is function.__globals__ and name not in names:
-            found[name] = _copy(value, found)
-    return _copy(function, found)
+
+    def __init__(self, function: FunctionType) -> None:
+        self._function = function
+        self._used: dict[CodeType, tuple[str, ...]] = {}
+
+    def finding(self, names: dict[str, Any]) -> Any:
+        """A copy for one call. What it finds under all other names is what its module has now."""
+        return self._copy(self._function, names)
+
+    def _copy(self, function: FunctionType, found: dict[str, Any]) -> FunctionType:
+        code, module = function.__code__, function.__globals__
+        for name in self._used.get(code) or self._names_in(code):
+            if name in module and name not in found:
+                value = found[name] = module[name]
+                if type(value) is FunctionType and value.__globals__ is module:
+                    found[name] = self._copy(value, found)
+        copied = FunctionType(code, found, function.__name__, function.__defaults__, function.__closure__)
+        copied.__kwdefaults__ = function.__kwdefaults__
+        return copied
+
+    def _names_in(self, code: CodeType) -> tuple[str, ...]:
+        used = self._used[code] = tuple({*_OF_ANY_MODULE, *_names_in(code)})
+        return used
 
 
-def _copy(function: FunctionType, names: dict[str, Any]) -> FunctionType:
-    copied = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
-    copied.__kwdefaults__ = function.__kwdefaults__
-    return copied
+def _names_in(code: CodeType) -> set[str]:
+    """The names that code uses, and the code of functions within it. Some are only those of attributes."""
+    inner = (_names_in(constant) for constant in code.co_consts if type(constant) is CodeType)
+    return set(code.co_names).union(*inner)
 
 
 class _Identity:
@@ -141,14 +161,14 @@ class _Identities:
         self._new_answer = fitting.resolve("S_OK")
         self._guard = fitting.guard
         self._kept: _files.Kept[_Identity | None] = _files.Kept(_MOST_IDENTITIES)
-        self.clear = self._kept.clear
+        self._kept.until_off(fitting)
 
     def of(self, host_class: Any, path: Any) -> _Identity | None:
         """What was kept of a file, or None if the host must load it."""
         if not isinstance(path, _PATHS):
             return None
         try:
-            identity = self._kept.get_from(
+            identity = self._kept.get(
                 lambda: (host_class, _files.readable_state(path)), partial(self._make, path), lambda: None
             )
         except Exception as error:
@@ -159,7 +179,7 @@ class _Identities:
     def _make(self, path: Any, key: tuple[Any, _files.State]) -> _Identity | None:
         host_class, seen = key
         try:
-            with _files.opened_in(seen, path) as descriptor, open(descriptor, closefd=False) as stream:
+            with _files.opened(path, seen) as descriptor, open(descriptor, closefd=False) as stream:
                 text = stream.read()
             loaded = host_class()
             is_chain = hasattr(loaded, "loadChainFromString")
@@ -209,12 +229,14 @@ def _put_on_check(fitting: Fitting) -> None:
     guard, identities = fitting.guard, _Identities(fitting)
 
     def make(stock: Any) -> Callable[..., Any]:
+        borrowed = _Borrowed(stock)
+
         def checkSanity(urlTuple: Any, kwargs: Any) -> Any:
             run = stock
             if not guard.off:
                 try:
-                    names = {name: partial(_StandIn, identities, stock.__globals__[name]) for name in _CLASSES}
-                    run = _finding(stock, **names)
+                    classes = {name: partial(_StandIn, identities, stock.__globals__[name]) for name in _CLASSES}
+                    run = borrowed.finding(classes)
                 except Exception as error:
                     guard.failed(error)
             return run(urlTuple, kwargs)
@@ -222,7 +244,6 @@ def _put_on_check(fitting: Fitting) -> None:
         return checkSanity
 
     fitting.take_over("checkSanity", make, _same_check)
-    fitting.undoing.append(identities.clear)
 
 
 class _Seen(NamedTuple):
@@ -244,7 +265,7 @@ class _Contexts:
     """
 
     def __init__(self, stock: FunctionType) -> None:
-        self._stock = stock
+        self._borrowed = _Borrowed(stock)
         self._names = stock.__globals__
         self._cas = _files.CAFolder()
         self.kept: _files.Kept[Any] = _files.Kept(_MOST_CONTEXTS)
@@ -256,7 +277,7 @@ class _Contexts:
             kwargs: As given to the host's function.
             failed: Gets the error, if the host's code failed with what it found under our names.
         """
-        return self.kept.get_from(partial(self._look, kwargs), partial(self._make, kwargs, failed), lambda: None)
+        return self.kept.get(partial(self._look, kwargs), partial(self._make, kwargs, failed), lambda: None)
 
     def _look(self, kwargs: dict[str, Any]) -> _Seen | None:
         names = self._names
@@ -293,19 +314,23 @@ class _Contexts:
 
     def _make(self, kwargs: dict[str, Any], failed: list[Exception], seen: _Seen) -> Any:
         with contextlib.ExitStack() as opened:
+
+            def pinned(file: _File) -> str:
+                return opened.enter_context(_files.pinned(*file))
+
             try:
-                certificate = seen.certificate and tuple(_pinned(opened, file) for file in seen.certificate)
-                proxy = seen.proxy and _pinned(opened, seen.proxy)
+                certificate = seen.certificate and tuple(map(pinned, seen.certificate))
+                proxy = seen.proxy and pinned(seen.proxy)
             except (OSError, LookupError):  # gone or changed: the host knows what to answer
                 return None
-            pinned = {**kwargs, "proxyLocation": proxy} if kwargs.get("proxyLocation") else kwargs
+            given = {**kwargs, "proxyLocation": proxy} if kwargs.get("proxyLocation") else kwargs
             locations = SimpleNamespace(
                 getHostCertificateAndKeyLocation=lambda: certificate,
                 getProxyLocation=lambda: proxy,
                 getCAsLocation=lambda: seen.cas and seen.cas.path,
             )
             try:
-                context = _finding(self._stock, Locations=locations)(**pinned)
+                context = self._borrowed.finding({"Locations": locations})(**given)
             except Exception as error:
                 with contextlib.suppress(OSError, ValueError, LookupError):
                     if self._look(kwargs) == seen:  # not, because a file was just being written
@@ -317,16 +342,6 @@ class _Contexts:
 
 def _file(path: str) -> _File:
     return path, _files.readable_state(path)
-
-
-def _pinned(opened: contextlib.ExitStack, file: _File) -> str:
-    """A path of the file that was looked at, whatever its own path leads to by now."""
-    path, seen = file
-    descriptor = opened.enter_context(_files.opened_in(seen, path))
-    pinned = f"/proc/self/fd/{descriptor}"
-    if not os.path.samestat(os.stat(pinned), os.fstat(descriptor)):
-        raise LookupError(path)
-    return pinned
 
 
 def _free(free: Callable[[Any], None], process: int, context: Any, getpid: Callable[[], int] = os.getpid) -> None:
@@ -365,8 +380,7 @@ def _put_on_context(fitting: Fitting) -> None:
 
     called = fitting.compared("getM2SSLContext", getM2SSLContext, stock, _same_context)
     fitting.replace("getM2SSLContext", update_wrapper(called, stock))
-    gc.callbacks.append(contexts.kept.collected)
-    fitting.undoing.extend((contexts.kept.clear, partial(gc.callbacks.remove, contexts.kept.collected)))
+    contexts.kept.until_off(fitting)
 
 
 def _look_at_check(fitting: Fitting) -> None:
