@@ -6,7 +6,7 @@ a proxy, 0.4 ms for a host certificate; 5.1 and 2.2 ms on 8.0) and makes an Open
 seen. Then they take 35 to 70 us each, of which the host's search for the files takes 10 to 30.
 
 Each is still the host's own code, and so are the locations, the messages, the errors and what differs between releases.
-It is run as a copy that finds objects of ours under a few names (:class:`_Borrowed`):
+It is run as a copy that finds objects of ours under a few names:
 
 - ``checkSanity`` is run at every call. Under the names of the two classes that it loads files with, it finds a class
   that answers from what was kept of the file: the subject, the group, and when the first of its certificates expires.
@@ -56,7 +56,8 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timezone
 from functools import partial, update_wrapper
-from types import CodeType, FunctionType, SimpleNamespace
+from operator import is_
+from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from dirac_perfpatch.patches import _files
@@ -83,75 +84,38 @@ _TEXT = (str, type(None))
 # What checkSanity loads a file with, and asks it.
 _CLASSES = ("X509Chain", "X509Certificate")
 _ANSWERS = ("hasExpired", "getDIRACGroup", "getIssuerCert", "getSubjectDN")
-# What Python itself looks for in a function's module: for built-in functions, imports, and warnings.
-_OF_ANY_MODULE = ("__builtins__", "__name__", "__package__", "__spec__", "__file__", "__loader__", "__path__")
 
 _File = tuple[str, _files.State]
 
 
-class _Borrowed:
-    """A host's function, to be run with other objects under some of the names that it finds in its module.
+def _finding(function: FunctionType, **names: Any) -> Any:
+    """A copy of a host's function, and of those of its module that it calls, that finds other objects under some names.
 
-    Args:
-        function: The function. Those of its module that it calls find the same objects.
+    Made for one call: its module's other names are those of now.
     """
-
-    def __init__(self, function: FunctionType) -> None:
-        self._function = function
-        self._used: dict[CodeType, tuple[str, ...]] = {}
-
-    def finding(self, names: dict[str, Any]) -> Any:
-        """A copy for one call. What it finds under all other names is what its module has now."""
-        return self._copy(self._function, names)
-
-    def _copy(self, function: FunctionType, found: dict[str, Any]) -> FunctionType:
-        code, module = function.__code__, function.__globals__
-        for name in self._used.get(code) or self._names_in(code):
-            if name in module and name not in found:
-                value = found[name] = module[name]
-                if type(value) is FunctionType and value.__globals__ is module:
-                    found[name] = self._copy(value, found)
-        copied = FunctionType(code, found, function.__name__, function.__defaults__, function.__closure__)
-        copied.__kwdefaults__ = function.__kwdefaults__
-        return copied
-
-    def _names_in(self, code: CodeType) -> tuple[str, ...]:
-        used = self._used[code] = tuple({*_OF_ANY_MODULE, *_names_in(code)})
-        return used
+    found = {**function.__globals__, **names}
+    for name, value in list(found.items()):
+        if type(value) is FunctionType and value.__globals__ is function.__globals__ and name not in names:
+            found[name] = _copy(value, found)
+    return _copy(function, found)
 
 
-def _names_in(code: CodeType) -> set[str]:
-    """The names that code uses, and the code of functions within it. Some are only those of attributes."""
-    inner = (_names_in(constant) for constant in code.co_consts if type(constant) is CodeType)
-    return set(code.co_names).union(*inner)
+def _copy(function: FunctionType, names: dict[str, Any]) -> FunctionType:
+    copied = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
 
 
-class _Identity:
+class _Identity(NamedTuple):
     """What checkSanity asks of a chain or certificate that has not expired.
 
     Args:
         expires: When the first of its certificates does, as ``time.time()``.
-        group: Its DIRAC group, or what the host has instead.
-        dn: The subject that checkSanity takes.
+        answers: The methods that it asks; each returns a new answer.
     """
 
-    def __init__(self, new_answer: Callable[..., Any], expires: float, group: Any, dn: str) -> None:
-        self.expires = expires
-        self._new_answer = new_answer
-        self._group = group
-        self._dn = dn
-
-    def hasExpired(self) -> Any:
-        return self._new_answer(False)
-
-    def getDIRACGroup(self, ignoreDefault: bool) -> Any:
-        return self._new_answer(self._group)
-
-    def getIssuerCert(self) -> Any:
-        return self._new_answer(self)
-
-    def getSubjectDN(self) -> Any:
-        return self._new_answer(self._dn)
+    expires: float
+    answers: dict[str, Callable[..., Any]]
 
 
 class _Identities:
@@ -187,12 +151,21 @@ class _Identities:
             if not answer["OK"] or loaded.hasExpired()["Value"]:
                 return None
             expires = loaded.getNotAfterDate()["Value"].replace(tzinfo=timezone.utc).timestamp()
-            group = loaded.getDIRACGroup(ignoreDefault=True)
+            group_or_error = loaded.getDIRACGroup(ignoreDefault=True)
+            group = group_or_error["Value"] if group_or_error["OK"] else False
             subject = loaded.getIssuerCert()["Value"] if is_chain else loaded
             dn = subject.getSubjectDN()["Value"]
         except Exception:  # gone, changed, no certificate: the host finds out, too, and answers
             return None
-        return _Identity(self._new_answer, expires, group["Value"] if group["OK"] else False, dn)
+        new_answer = self._new_answer
+        tells_dn = partial(new_answer, dn)
+        answers: dict[str, Callable[..., Any]] = {
+            "hasExpired": partial(new_answer, False),
+            "getDIRACGroup": lambda ignoreDefault: new_answer(group),
+            "getIssuerCert": partial(new_answer, SimpleNamespace(getSubjectDN=tells_dn)),
+            "getSubjectDN": tells_dn,
+        }
+        return _Identity(expires, answers)
 
 
 class _StandIn:
@@ -215,8 +188,7 @@ class _StandIn:
         if identity is None:
             return load(path)
         self._load = partial(load, path)
-        for name in _ANSWERS:
-            setattr(self, name, getattr(identity, name))
+        vars(self).update(identity.answers)
         return None  # checkSanity does not look at the answer
 
     def __getattr__(self, name: str) -> Any:
@@ -225,18 +197,44 @@ class _StandIn:
         return getattr(self._object, name)
 
 
+class _Copies:
+    """Copies of checkSanity that find ours under the names of the two classes.
+
+    One is used for as long as the module's names mean what they meant when it was copied. A copy for each call would
+    take 9 us more: Python forgets what it has learnt of a function's names. A function of the module that checkSanity
+    may call is not copied, so it finds the host's classes, which is slower and as right.
+    """
+
+    def __init__(self, stock: FunctionType, identities: _Identities) -> None:
+        self._stock = stock
+        self._identities = identities
+        self._latest: tuple[list[Any], Any] = ([], None)
+
+    def current(self) -> Any:
+        """The copy for a call that begins now."""
+        names = self._stock.__globals__.copy()  # in one step
+        meant = [*names, *names.values()]
+        known, copied = self._latest
+        # Not ==: what wraps an object may claim to be equal to it.
+        if len(known) != len(meant) or not all(map(is_, known, meant)):
+            for name in _CLASSES:
+                names[name] = partial(_StandIn, self._identities, names[name])
+            copied = _copy(self._stock, names)
+            self._latest = meant, copied
+        return copied
+
+
 def _put_on_check(fitting: Fitting) -> None:
     guard, identities = fitting.guard, _Identities(fitting)
 
     def make(stock: Any) -> Callable[..., Any]:
-        borrowed = _Borrowed(stock)
+        copies = _Copies(stock, identities)
 
         def checkSanity(urlTuple: Any, kwargs: Any) -> Any:
             run = stock
             if not guard.off:
                 try:
-                    classes = {name: partial(_StandIn, identities, stock.__globals__[name]) for name in _CLASSES}
-                    run = borrowed.finding(classes)
+                    run = copies.current()
                 except Exception as error:
                     guard.failed(error)
             return run(urlTuple, kwargs)
@@ -265,7 +263,7 @@ class _Contexts:
     """
 
     def __init__(self, stock: FunctionType) -> None:
-        self._borrowed = _Borrowed(stock)
+        self._stock = stock
         self._names = stock.__globals__
         self._cas = _files.CAFolder()
         self.kept: _files.Kept[Any] = _files.Kept(_MOST_CONTEXTS)
@@ -330,7 +328,7 @@ class _Contexts:
                 getCAsLocation=lambda: seen.cas and seen.cas.path,
             )
             try:
-                context = self._borrowed.finding({"Locations": locations})(**given)
+                context = _finding(self._stock, Locations=locations)(**given)
             except Exception as error:
                 with contextlib.suppress(OSError, ValueError, LookupError):
                     if self._look(kwargs) == seen:  # not, because a file was just being written

@@ -311,7 +311,7 @@ class _Contexts:
         return context
 
 
-def _pinned(path: Any, seen: _files.State | None) -> contextlib.AbstractContextManager[str | None]:
+def _pinned(path: Any, seen: _files.State | None) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if seen is None else _files.pinned(path, seen)
 
 

@@ -51,7 +51,7 @@ from __future__ import annotations
 import calendar
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from dirac_perfpatch.patches import _files
@@ -180,7 +180,7 @@ class _Loader:
 
     def __init__(self, fitting: Fitting) -> None:
         self.kept: _files.Kept[_Parsed] = _files.Kept(fitting.options["max_proxies"])
-        self.serve: Any = None  # the fast way, once there is one
+        self.give = _giving(fitting)
         self._guard = fitting.guard
         self._original = fitting.unbound("X509Chain.loadProxyFromFile")
         self._certificate_class = fitting.resolve("X509Certificate")
@@ -207,31 +207,58 @@ class _Loader:
         if text is None:
             return self._original(chain, path)
         answer = chain.loadProxyFromString(text)
-        if answer["OK"] and self._keep(entry, chain):
-            return self.serve(chain, path)  # what we keep, the caller must not have
+        if answer["OK"]:
+            try:
+                if self._keep(entry, chain):
+                    return self.give(chain, entry.made)  # what we keep, the caller must not have
+            except Exception as error:
+                self._guard.failed(error)
+                return self._original(chain, path)
         return answer
 
     def _keep(self, entry: _files.Entry[_Parsed], chain: Any) -> bool:
         """Keep what a parse has made, if it is what we know how to share. Returns: whether it is kept."""
-        try:
-            if type(chain._keyObj) is not self._key_class:
-                return False
-            for certificate in chain._certList:
-                if type(certificate) is not self._certificate_class or vars(certificate).keys() != _ATTRIBUTES:
-                    return False
-            certificates = [certificate._X509Certificate__certObj for certificate in chain._certList]
-            entry.expires = min(_expires(self._m2crypto, certificate) for certificate in certificates)
-            entry.made = _Parsed(
-                certificates,
-                chain._keyObj,
-                chain._X509Chain__isProxy,
-                chain._X509Chain__isLimitedProxy,
-                chain._X509Chain__firstProxyStep,
-            )
-            return True
-        except Exception as error:
-            self._guard.failed(error)
+        if type(chain._keyObj) is not self._key_class:
             return False
+        for certificate in chain._certList:
+            if type(certificate) is not self._certificate_class or vars(certificate).keys() != _ATTRIBUTES:
+                return False
+        certificates = [certificate._X509Certificate__certObj for certificate in chain._certList]
+        entry.expires = min(_expires(self._m2crypto, certificate) for certificate in certificates)
+        entry.made = _Parsed(
+            certificates,
+            chain._keyObj,
+            chain._X509Chain__isProxy,
+            chain._X509Chain__isLimitedProxy,
+            chain._X509Chain__firstProxyStep,
+        )
+        return True
+
+
+def _giving(fitting: Fitting) -> Callable[[Any, Any], Any]:
+    """What gives a chain its own copy of a parse, and returns the host's answer."""
+    new_certificate = _certificate_class(fitting.resolve("X509Certificate"), fitting.resolve("M2Crypto").X509)
+    new_key = _key_class(fitting.resolve("M2Crypto").EVP.PKey)
+    new_answer = fitting.resolve("S_OK")().copy
+
+    def give(chain: Any, parsed: Any) -> Any:
+        x509s, shared, is_proxy, is_limited, first_proxy_step = parsed
+        certificates = []
+        for x509 in x509s:
+            certificate = new_certificate()
+            certificate._X509Certificate__certObj = x509
+            certificates.append(certificate)
+        key = new_key()
+        key._shared = shared
+        chain._certList = certificates
+        chain._keyObj = key
+        chain._X509Chain__isProxy = is_proxy
+        chain._X509Chain__isLimitedProxy = is_limited
+        chain._X509Chain__firstProxyStep = first_proxy_step
+        chain._X509Chain__hash = False
+        return new_answer()
+
+    return give
 
 
 def _fast(fitting: Fitting, loader: _Loader) -> Any:
@@ -239,11 +266,8 @@ def _fast(fitting: Fitting, loader: _Loader) -> Any:
 
     One function with local names, because clients call it for every connection.
     """
-    guard, kept, find, slow = fitting.guard, loader.kept, loader.kept.find, loader.load
+    guard, kept, find, give, slow = fitting.guard, loader.kept, loader.kept.find, loader.give, loader.load
     original = fitting.unbound("X509Chain.loadProxyFromFile")
-    new_certificate = _certificate_class(fitting.resolve("X509Certificate"), fitting.resolve("M2Crypto").X509)
-    new_key = _key_class(fitting.resolve("M2Crypto").EVP.PKey)
-    new_answer = fitting.resolve("S_OK")().copy
     stat_of, access, effective_user, monotonic = os.stat, os.access, os.geteuid, time.monotonic
 
     def loadProxyFromFile(self: Any, chainLocation: Any) -> Any:
@@ -261,21 +285,7 @@ def _fast(fitting: Fitting, loader: _Loader) -> Any:
                     entry.used = now = monotonic()
                     if now >= kept.next_sweep:
                         kept.sweep()
-                    x509s, shared, is_proxy, is_limited, first_proxy_step = parsed
-                    certificates = []
-                    for x509 in x509s:
-                        certificate = new_certificate()
-                        certificate._X509Certificate__certObj = x509
-                        certificates.append(certificate)
-                    key = new_key()
-                    key._shared = shared
-                    self._certList = certificates
-                    self._keyObj = key
-                    self._X509Chain__isProxy = is_proxy
-                    self._X509Chain__isLimitedProxy = is_limited
-                    self._X509Chain__firstProxyStep = first_proxy_step
-                    self._X509Chain__hash = False
-                    return new_answer()
+                    return give(self, parsed)
             except (OSError, ValueError):  # no such file, or no such path
                 pass
             except Exception as error:
@@ -295,8 +305,7 @@ def _look(fitting: Fitting) -> None:
 
 def _put_on(fitting: Fitting) -> None:
     loader = _Loader(fitting)
-    loader.serve = _fast(fitting, loader)
-    fitting.stand_in("X509Chain.loadProxyFromFile", loader.serve, _same_chain)
+    fitting.stand_in("X509Chain.loadProxyFromFile", _fast(fitting, loader), _same_chain)
     loader.kept.until_off(fitting)
 
 
