@@ -48,8 +48,10 @@ _LOCAL_TYPES = frozenset(
         0xF2F52010,  # f2fs
     }
 )
-# What OpenSSL looks up in a folder of CAs: the hash of a subject, and a number. (The host checks no revocation lists.)
-_HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
+# What OpenSSL looks up in a folder of CAs: the hash of a subject, and a number. by_dir.c opens files by names in small
+# letters. In the system's folder, OpenSSL 3 also searches by file_name_check() of file_store.c, which ignores case.
+# Revocation lists, whose number follows an r, are read only if the verify flags ask for them.
+_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+", re.IGNORECASE)
 # The most links that Linux follows (path_resolution(7)).
 _MOST_LINKS = 40
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK

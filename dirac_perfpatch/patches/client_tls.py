@@ -417,18 +417,29 @@ def _test_identity() -> Iterator[str]:
     certificates = os.path.join(os.path.dirname(DIRAC.__file__), "Core", "Security", "test", "certs")
     if not os.path.isdir(certificates):
         raise NotAsked("this host came without its test certificates")
-    with tempfile.TemporaryDirectory(prefix="perfpatch-") as folder, contextlib.ExitStack() as restoring:
+    with tempfile.TemporaryDirectory(prefix="perfpatch-") as folder, contextlib.ExitStack() as opened:
         path = os.path.join(folder, "identity.pem")
         with open(path, "w") as identity:
             for name in ("usercert.pem", "userkey.pem"):
                 with open(os.path.join(certificates, "user", name)) as part:
                     identity.write(part.read())
         if not os.path.isdir(Locations.getCAsLocation() or ""):
-            before = os.environ.pop("X509_CERT_DIR", None)
-            restoring.callback(os.environ.update, {} if before is None else {"X509_CERT_DIR": before})
-            restoring.callback(os.environ.pop, "X509_CERT_DIR", None)
-            os.environ["X509_CERT_DIR"] = os.path.join(certificates, "ca")
+            opened.enter_context(_variable("X509_CERT_DIR", os.path.join(certificates, "ca")))
         yield path
+
+
+@contextlib.contextmanager
+def _variable(name: str, value: str) -> Iterator[str]:
+    """An environment variable with this value for a while."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield value
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _ask(database: Database | None) -> Any:
@@ -453,9 +464,18 @@ def _check(size: int, database: Database | None, timed: Timed) -> Iterator[Meter
 
 
 def _context(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
-    from DIRAC.Core.DISET.private.Transports import M2SSLTransport
+    """A context with a folder of ``size`` CAs."""
+    import shutil
 
-    with _test_identity() as path:
+    from DIRAC.Core.DISET.private.Transports import M2SSLTransport
+    from DIRAC.Core.Security import Locations
+
+    with _test_identity() as path, _variable("X509_CERT_DIR", os.path.join(os.path.dirname(path), "CAs")) as folder:
+        if Locations.getCAsLocation() != folder:
+            raise NotAsked("this host's configuration says where the CAs are")
+        os.mkdir(folder)
+        for number in range(size):
+            shutil.copyfile(path, os.path.join(folder, f"{number:08x}.0"))
         yield lambda number: timed(lambda: M2SSLTransport.getM2SSLContext(proxyLocation=path), number)
 
 
@@ -470,6 +490,6 @@ PATCH = Patch(
     ask=_ask,
     cases=(
         Case("checkSanity", _check, growth=(1,), settle_seconds=_SETTLE_SECONDS),
-        Case("client's TLS context", _context, growth=(1,), settle_seconds=_SETTLE_SECONDS),
+        Case("client's TLS context", _context, (1, 100), (1,), "CAs", settle_seconds=_SETTLE_SECONDS),
     ),
 )

@@ -20,7 +20,7 @@ The same answer, so that a wrong identity or a stale CA is impossible rather tha
   it was looked at, so has its state, and nobody gets this context again.
 - The settings that DIRAC and urllib3 use are in the key, named one by one. Whatever else is called or set on the
   session's context, also what later versions of Python add, is done to it and to one that is made for it alone. So are
-  CAs that are given as data, keys with a password, and files on network file systems.
+  CAs that are given as data, keys with a password, revocation lists, and files on network file systems.
 - Sessions of TLS are not resumed: OpenSSL's clients do that only if they are told to.
 - If ``ssl.create_default_context`` or ``ssl.SSLContext`` has been replaced (truststore does that), or SSLKEYLOGFILE is
   set, stock answers.
@@ -31,8 +31,7 @@ used. An error in a certificate or key is raised when the socket is opened, a mo
 raises it, and urllib3 handles both in the same way.
 
 Not seen: SSL_CERT_FILE or SSL_CERT_DIR leading through a link that is switched while a context is made or used, and
-switched back; a file in SSL_CERT_DIR with a hash in capitals that is rewritten in place; a process that may read fewer
-CAs than before although its user and groups are the same.
+switched back; a process that may read fewer CAs than before although its user and groups are the same.
 
 No lock, see :class:`dirac_perfpatch.patches._files.Kept`. Two threads that want the same at once make it twice.
 
@@ -267,6 +266,9 @@ class _Contexts:
         Raises:
             OSError, ValueError, LookupError: It cannot be kept.
         """
+        flags = wanted.settings.others[_SETTINGS.index("verify_flags")]
+        if flags & ssl.VERIFY_CRL_CHECK_LEAF:  # VERIFY_CRL_CHECK_CHAIN has that bit, too
+            raise LookupError("revocation lists")
         user = (os.geteuid(), os.getegid(), tuple(os.getgroups()))
         defaults = self._look_at_defaults() if wanted.defaults else None
         locations = tuple(map(self._look_at_location, wanted.locations))

@@ -473,6 +473,35 @@ def test_the_cas_of_the_system(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> N
     assert grid.ask() == removed
 
 
+@pytest.mark.parametrize("capitals", [False, True])
+def test_a_ca_of_the_system_that_is_rewritten_in_place(capitals: bool, grid: Grid) -> None:
+    """In capitals, OpenSSL 3 finds it all the same. It stays in the context in which a handshake has read it."""
+    name = f"{grid.system.hash}.0"
+    hashed = grid.system_folder / (name.upper() if capitals else name)
+    hashed.write_bytes(grid.system.pem)
+    grid.system_file.write_bytes(grid.authority.pem)
+    grid.serve_with(grid.system)
+    trusted = grid.warm()
+    assert trusted == grid.in_stock()
+    assert capitals or trusted == "alice TLSv1.3"
+    other = Authority("system", grid.keys[1])  # the same name with another key
+    rewrite_with_the_same_times(hashed, other.pem)
+    rewritten = grid.ask()
+    assert "CERTIFICATE_VERIFY_FAILED" in rewritten and rewritten == grid.in_stock()
+
+
+def test_revocation_lists(grid: Grid) -> None:
+    """OpenSSL keeps those that it has read, whose states are not in the key."""
+    before = made()
+    for _ in range(3):
+        context = new_context()
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+        with pytest.raises(ssl.SSLCertVerificationError, match="CRL"):
+            _seen(grid, context)
+        time.sleep(0.06)
+    assert made() == before
+
+
 def test_settings_belong_to_their_sessions(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     grid.warm()
     for variable, value in (
