@@ -26,6 +26,7 @@ from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMe
 extensionsByPriority()
 import dirac_perfpatch  # noqa: E402
 from dirac_perfpatch import loading  # noqa: E402
+from dirac_perfpatch.patches import _files  # noqa: E402
 from dirac_perfpatch.patches.proxy_loading import test_proxy  # noqa: E402
 from lab.configuration import HOST_DN  # noqa: E402
 
@@ -118,6 +119,40 @@ def _certificate() -> Callable[[], None]:
     return decode
 
 
+def _clients(path: str) -> Callable[[], None]:
+    """What a client of either kind makes before it connects."""
+    import ssl
+
+    from DIRAC.Core.DISET.private.Transports import M2SSLTransport, SSLTransport
+    from DIRAC.Core.Tornado.Client.private.TornadoBaseClient import _create_session
+
+    certificates = Path(test_proxy()).parents[1]
+    folder = tempfile.mkdtemp(prefix="perfpatch-")
+    cas = os.path.join(folder, "cas")
+    os.mkdir(cas)
+    ca = shutil.copyfile(certificates / "ca" / "ca.cert.pem", os.path.join(cas, "01234567.0"))
+    host = {
+        f"DIRAC_X509_HOST_{name.upper()}": str(certificates / "host" / f"host{name}.pem") for name in ("cert", "key")
+    }
+    os.environ.update(X509_CERT_DIR=cas, SSL_CERT_FILE=ca, SSL_CERT_DIR=os.path.join(folder, "none"), **host)
+
+    def make() -> None:
+        fresh = shutil.copyfile(path, os.path.join(folder, str(next(_number))))
+        for kwargs in ({"proxyLocation": fresh}, {"proxyLocation": path}, {"useCertificates": True}):
+            assert SSLTransport.checkSanity(("localhost", 1), kwargs)["OK"]
+            assert M2SSLTransport.getM2SSLContext(**kwargs).get_verify_depth()
+        for place in (fresh, path):
+            context = _create_session(verified=False)["Value"].get_adapter("https://").ssl_context
+            # As urllib3 does it.
+            context.load_verify_locations(None, cas)
+            context.load_cert_chain(place)
+            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")
+
+    # What is made from files is kept at once, or each call would take 0.1 s.
+    _files.TICK = _files.COARSE_TICK = -1.0
+    return make
+
+
 def _pool(host: str, port: str) -> Callable[[], None]:
     from DIRAC.Core.Utilities.MySQL import MySQL
 
@@ -187,6 +222,7 @@ DONE = {
     "sites": _sites,
     "registry": _registry,
     "certificate": _certificate,
+    "clients": _clients,
     "pool": _pool,
     "recorded": _recorded,
     "status": _status,

@@ -16,14 +16,13 @@ pytestmark = [pytest.mark.patched, pytest.mark.own_lines]
 
 WORKER = Path(__file__).with_name("interrupted_worker.py")
 
-
-DONE = ["extensions", "proxy", "subject", "error", "sites", "registry", "certificate", "pool", "recorded"]
-DONE += ["status", "switching"]
+DONE = ["extensions", "proxy", "subject", "error", "sites", "registry", "certificate", "clients", "pool"]
+DONE += ["recorded", "status", "switching"]
 
 
 @pytest.mark.parametrize(
     ("what", "done"),
-    [(what, done) for what in ("signal", "fork") for done in DONE] + [("exception", done) for done in DONE[1:9]],
+    [(what, done) for what in ("signal", "fork") for done in DONE] + [("exception", done) for done in DONE[1:10]],
 )
 def test_an_interruption_at_any_line_hangs_nothing(what: str, done: str, proxy: Path, mariadb: MariaDB) -> None:
     """The handler, or the child, makes the same call that its thread, or a thread of its parent, is in the middle of.
@@ -31,7 +30,8 @@ def test_an_interruption_at_any_line_hangs_nothing(what: str, done: str, proxy: 
     After an exception from a handler, the same call succeeds.
     """
     database = [mariadb.host, str(mariadb.port)]
-    needs = {"proxy": [str(proxy)], "subject": [str(proxy)], "pool": database, "recorded": database}
+    needs = dict.fromkeys(("pool", "recorded"), database)
+    needs.update(dict.fromkeys(("proxy", "subject", "clients"), [str(proxy)]))
     answer = subprocess.run(
         [sys.executable, str(WORKER), what, done, *needs.get(done, [])],
         env=dict(os.environ),
