@@ -136,17 +136,21 @@ def _clients(path: str) -> Callable[[], None]:
     }
     os.environ.update(X509_CERT_DIR=cas, SSL_CERT_FILE=ca, SSL_CERT_DIR=os.path.join(folder, "none"), **host)
 
+    fresh: list[str] = []  # the proxies of the calls in progress: an interruption asks for the one that is being loaded
+
     def make() -> None:
-        fresh = shutil.copyfile(path, os.path.join(folder, str(next(_number))))
-        for kwargs in ({"proxyLocation": fresh}, {"proxyLocation": path}, {"useCertificates": True}):
-            assert SSLTransport.checkSanity(("localhost", 1), kwargs)["OK"]
+        fresh.append(fresh[-1] if fresh else shutil.copyfile(path, os.path.join(folder, str(next(_number)))))
+        try:
+            for kwargs in ({"useCertificates": True}, {"proxyLocation": fresh[-1]}):
+                assert SSLTransport.checkSanity(("localhost", 1), kwargs)["OK"]
             assert M2SSLTransport.getM2SSLContext(**kwargs).get_verify_depth()
-        for place in (fresh, path):
             context = _create_session(verified=False)["Value"].get_adapter("https://").ssl_context
             # As urllib3 does it.
             context.load_verify_locations(None, cas)
-            context.load_cert_chain(place)
+            context.load_cert_chain(fresh[-1])
             context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")
+        finally:
+            fresh.pop()
 
     # What is made from files is kept at once, or each call would take 0.1 s.
     _files.TICK = _files.COARSE_TICK = -1.0
