@@ -27,7 +27,8 @@ DONE += ["recorded", "status", "switching"]
 def test_an_interruption_at_any_line_hangs_nothing(what: str, done: str, proxy: Path, mariadb: MariaDB) -> None:
     """The handler, or the child, makes the same call that its thread, or a thread of its parent, is in the middle of.
 
-    After an exception from a handler, the same call succeeds.
+    After an exception from a handler, the same call succeeds. No call imports anything, not even the first one: a child
+    of a fork would wait for an import that another thread was in the middle of.
     """
     database = [mariadb.host, str(mariadb.port)]
     needs = dict.fromkeys(("pool", "recorded"), database)
