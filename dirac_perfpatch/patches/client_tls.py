@@ -3,7 +3,7 @@
 For each remote call, a client of the host checks its proxy or certificate (``checkSanity`` parses the file: 1.0 ms for
 a proxy, 0.4 ms for a host certificate; 5.1 and 2.2 ms on 8.0) and makes an OpenSSL context (``getM2SSLContext``, 1.0 to
 1.3 ms). We keep what the two make from files for as long as the files stay as they are; ``_files.py`` says how that is
-seen. Then they take 35 to 70 us each, of which the host's search for the files takes 10 to 30.
+seen. Then they take 30 to 65 us each, of which the host's search for the files takes 10 to 30.
 
 Each is still the host's own code, and so are the locations, the messages, the errors and what differs between releases.
 It is run as a copy that finds objects of ours under a few names:
@@ -24,7 +24,8 @@ What a kept context depends on, and how its key sees that:
   proxy are given, both are, because releases differ in which they take.
 - The CAs: OpenSSL keeps each CA that it has read from the folder, so the state of every file that it may read there is
   in the key, and whether this thread may read it (:class:`_files.CAFolder`). That is one ``stat`` per CA and call: with
-  100 CAs, a context takes 0.4 ms. A kept context reads the folder by its path without links.
+  100 CAs, a context takes 0.4 ms (``dirac-perfpatch bench``). A kept context reads the folder by its path without
+  links.
 - ``skipCACheck``, ``sslMethods``, ``sslCiphers`` and the host's defaults for them.
 - That a certificate, the peer's or one's own, has expired since: OpenSSL looks at the clock in every handshake.
 

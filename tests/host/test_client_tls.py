@@ -667,6 +667,43 @@ def test_all_callers_are_reached(identity: Path, monkeypatch: pytest.MonkeyPatch
     assert SSLTransport.delegate.__globals__["X509Chain"] is chain_module.X509Chain
 
 
+class Claims:
+    """A wrapper that claims to be what it wraps, as wrapt's do."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped, self.calls = wrapped, 0
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.wrapped == other)
+
+    def __hash__(self) -> int:
+        return hash(self.wrapped)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return self.wrapped(*args, **kwargs)
+
+
+def test_what_others_put_into_the_module_counts_at_once(identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check runs as a copy, which is used for as long as the names of the module mean the same."""
+    answer = warm_check(monkeypatch)
+    for name in ("S_OK", "X509Chain"):
+        claims = Claims(getattr(SSLTransport, name))
+        with monkeypatch.context() as patched:
+            patched.setattr(SSLTransport, name, claims)
+            assert check() == answer
+            assert claims.calls == 1
+            assert check() == answer
+            assert claims.calls == 2
+        assert check() == answer
+        assert claims.calls == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(SSLTransport, "isinstance", None, raising=False)  # a name that was not there
+        with pytest.raises(TypeError, match="not callable"):
+            check(proxyString="")
+    assert check(proxyString="") == stock_check(proxyString="")
+
+
 def test_what_is_not_kept(identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kwargs in ({"proxyString": identity.read_text()}, {"bServerMode": True}):
         for _ in range(3):
