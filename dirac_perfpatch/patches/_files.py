@@ -16,6 +16,8 @@ import contextlib
 
 # Here and not where it is used: a child of a fork would wait for an import that another thread was in the middle of.
 import ctypes
+import gc
+import math
 import os
 import re
 import stat
@@ -23,6 +25,8 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from typing import Any, Generic, NamedTuple, Optional, TypeVar
+
+from dirac_perfpatch.patching import Fitting
 
 # Seconds for which a file must have been as it is. Kernels stamp files with the time of their last tick, at most 10 ms
 # ago; where the times have no fraction, the file system may store whole seconds (FAT: two of them).
@@ -44,8 +48,10 @@ _LOCAL_TYPES = frozenset(
         0xF2F52010,  # f2fs
     }
 )
-# What OpenSSL looks up in a folder of CAs: the hash of a subject, and a number. (The host checks no revocation lists.)
-_HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
+# What OpenSSL looks up in a folder of CAs: the hash of a subject, and a number. by_dir.c opens files by names in small
+# letters. In the system's folder, OpenSSL 3 also searches by file_name_check() of file_store.c, which ignores case.
+# Revocation lists, whose number follows an r, are read only if the verify flags ask for them.
+_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+", re.IGNORECASE)
 # The most links that Linux follows (path_resolution(7)).
 _MOST_LINKS = 40
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -80,8 +86,8 @@ def state(path: Any) -> State:
 def readable_state(path: Any) -> State:
     """The state of a regular file that this thread may read now.
 
-    The file is opened, so the kernel decides, for exactly the file whose state this is. With :func:`may_read`, the path
-    could lead to another file meanwhile.
+    The file is opened, so the kernel decides, for exactly the file whose state this is. Between ``stat`` and
+    :func:`may_read`, the path could be made to lead to another file.
 
     Raises:
         OSError: It is not there, or may not be read.
@@ -95,7 +101,7 @@ def readable_state(path: Any) -> State:
 
 
 @contextlib.contextmanager
-def opened_in(expected: State, path: Any) -> Iterator[int]:
+def opened(path: Any, expected: State) -> Iterator[int]:
     """A descriptor of the file at the path, if that is still the file in this state.
 
     Whatever the path leads to later, what is read from the descriptor comes from this file; whether it was still in
@@ -111,6 +117,16 @@ def opened_in(expected: State, path: Any) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def pinned(path: Any, expected: State) -> Iterator[str]:
+    """A path of the file that :func:`opened` opens, whatever its own path leads to by now; raises as that does."""
+    with opened(path, expected) as descriptor:
+        there = f"/proc/self/fd/{descriptor}"
+        if not os.path.samestat(os.stat(there), os.fstat(descriptor)):
+            raise LookupError(path)
+        yield there
 
 
 def may_read(path: Any) -> bool:
@@ -146,14 +162,15 @@ def is_local(path: Any, device: int) -> bool:
     return _local[device]
 
 
-class _Entry:
+class Entry(Generic[Made]):
     """One state of some files, since when it has been seen, and what was made of it once that may be kept."""
 
-    __slots__ = ("made", "since", "used")
+    __slots__ = ("expires", "made", "since", "used")
 
     def __init__(self) -> None:
-        self.made: Any = None
+        self.made: Made | None = None
         self.since = self.used = time.monotonic()
+        self.expires = math.inf  # time.time()
 
     def is_settled(self, key: Key) -> bool:
         """Whether a change after now would show in the state."""
@@ -163,8 +180,9 @@ class _Entry:
 class Kept(Generic[Made]):
     """What was made from files, by their states.
 
-    No lock: each step is one operation on a dictionary. What two threads make at once is the same, and a fork or a
-    signal handler may come in between any two steps.
+    No lock: each step is one operation on a dictionary. What two threads make at once is the same. A signal handler,
+    the garbage collector or a fork may come in between any two steps. An entry that another thread has just dropped is
+    as good as it was a moment earlier; what is put into it is made again.
 
     Args:
         limit: The most entries; those that were not used for the longest time go first.
@@ -172,77 +190,77 @@ class Kept(Generic[Made]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._entries: dict[Hashable, _Entry] = {}
-        self._next_sweep = 0.0
+        self._entries: dict[Hashable, Entry[Made]] = {}
+        self.next_sweep = 0.0  # time.monotonic()
+        self.find = self._entries.get
+        self.clear = self._entries.clear
 
-    def get(self, look: Callable[[], Key], make: Callable[[], Made]) -> Made:
+    def until_off(self, fitting: Fitting) -> None:
+        """Forget everything when the patch is taken off, and meanwhile what is unused also while nothing is asked for.
+
+        The garbage collector, which runs in any process that does something, starts the second.
+        """
+        gc.callbacks.append(self._collected)
+        fitting.undoing.extend((self.clear, partial(gc.callbacks.remove, self._collected)))
+
+    def get(
+        self, look: Callable[[], Key], make: Callable[[Any], Made], unkept: Callable[[], Made] | None = None
+    ) -> Made:
         """What was made from files in their present state, or is made now.
+
+        It must be made from exactly the files that were seen. Between two looks that agree, a path can lead elsewhere,
+        or another path be the right one (an environment variable that a thread sets for a while). If ``make`` used what
+        it finds then, it would be kept for the wrong file.
 
         Args:
             look: Returns the states of all that ``make`` depends on; it may raise what :func:`state` does, or return
                 None, if nothing can be kept.
-            make: Makes it; None is not kept. What it raises goes to the caller.
-        """
-        return self.get_from(look, lambda key: make())
-
-    def get_from(
-        self, look: Callable[[], Key], make: Callable[[Any], Made], unkept: Callable[[], Made] | None = None
-    ) -> Made:
-        """As :meth:`get`, for what is made from exactly the files that were seen.
-
-        Between two looks that agree, a path can lead elsewhere, or another path be the right one (an environment
-        variable that a thread sets for a while). If ``make`` used what it finds then, it would be kept for the wrong
-        file.
-
-        Args:
-            look: As for :meth:`get`.
-            make: Given what ``look`` returned, which is None if nothing can be kept.
+            make: Given what ``look`` returned, which is None if nothing can be kept; None is not kept. What it raises
+                goes to the caller.
             unkept: Called instead of ``make`` if nothing can be kept, or not yet.
         """
         key = _looked(look)
-        entry = None if key is None else self._entry(key)
+        entry = None if key is None else self.entry(key)
         if entry is not None and entry.made is not None:
-            kept: Made = entry.made
-            return kept
+            return entry.made
         settled = entry is not None and entry.is_settled(key)
         made = make(key) if settled or unkept is None else unkept()
         if settled and entry is not None and _looked(look) == key:
             entry.made = made
         return made
 
-    def _entry(self, key: Hashable) -> _Entry:
+    def entry(self, key: Hashable) -> Entry[Made]:
+        """The entry for these states, which is new if they were not seen before."""
         entry = self._entries.get(key)
         if entry is None:
-            entry = self._entries[key] = _Entry()
+            entry = self._entries[key] = Entry()
             self._make_room()
         entry.used = time.monotonic()
-        if entry.used >= self._next_sweep:
+        if entry.used >= self.next_sweep:
             self.sweep()
         return entry
 
-    def collected(self, phase: str, info: Any) -> None:
-        """For ``gc.callbacks``: forgets what was not used for an hour also while nothing is asked for."""
-        if time.monotonic() >= self._next_sweep:
+    def _collected(self, phase: str, info: Any) -> None:
+        if time.monotonic() >= self.next_sweep:
             self.sweep()
 
     def sweep(self) -> None:
-        """Forget what was not used for an hour."""
-        self._next_sweep = time.monotonic() + _SWEEP_SECONDS
-        for key in list(self._entries):
-            entry = self._entries.get(key)
-            if entry is not None and time.monotonic() - entry.used > _UNUSED_SECONDS:
+        """Forget what has expired or was not used for an hour."""
+        now = time.monotonic()
+        self.next_sweep = now + _SWEEP_SECONDS
+        for key, entry in self._snapshot():
+            if entry.expires < time.time() or now - entry.used > _UNUSED_SECONDS:
                 self._entries.pop(key, None)
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
-
     def _make_room(self) -> None:
-        while len(self._entries) > self._limit:
-            # The keys in one step: making pairs might start the garbage collector, or meet another thread.
-            found = [(entry.used, key) for key in list(self._entries) if (entry := self._entries.get(key))]
-            if found:
-                self._entries.pop(min(found, key=lambda pair: pair[0])[1], None)
+        while len(self._entries) > self._limit:  # more than once, if other threads took the same one for the oldest
+            oldest, _ = min(self._snapshot(), key=lambda known: known[1].used, default=(None, None))
+            self._entries.pop(oldest, None)
+
+    def _snapshot(self) -> list[tuple[Hashable, Entry[Made]]]:
+        # A list of the keys is made in one step. One of items is not: making pairs may start the garbage collector,
+        # which sweeps.
+        return [(key, entry) for key in list(self._entries) if (entry := self._entries.get(key)) is not None]
 
 
 def _looked(look: Callable[[], Key]) -> Key:
@@ -291,7 +309,7 @@ class CAFolder:
             LookupError: As :func:`state` does, or nothing that is made from it can be kept for other reasons.
         """
         found = state(folder)
-        path, files = self._listed.get_from(
+        path, files = self._listed.get(
             lambda: (folder, state(folder)), lambda key: _listed(folder, found), partial(_not_yet, folder)
         )
         if path != folder and state(path) != found:

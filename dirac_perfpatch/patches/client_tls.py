@@ -3,10 +3,10 @@
 For each remote call, a client of the host checks its proxy or certificate (``checkSanity`` parses the file: 1.0 ms for
 a proxy, 0.4 ms for a host certificate; 5.1 and 2.2 ms on 8.0) and makes an OpenSSL context (``getM2SSLContext``, 1.0 to
 1.3 ms). We keep what the two make from files for as long as the files stay as they are; ``_files.py`` says how that is
-seen. Then they take 35 to 70 us each, of which the host's search for the files takes 10 to 30.
+seen. Then they take 30 to 65 us each, of which the host's search for the files takes 10 to 30.
 
 Each is still the host's own code, and so are the locations, the messages, the errors and what differs between releases.
-It is run as a copy that finds objects of ours under a few names (:func:`_finding`):
+It is run as a copy that finds objects of ours under a few names:
 
 - ``checkSanity`` is run at every call. Under the names of the two classes that it loads files with, it finds a class
   that answers from what was kept of the file: the subject, the group, and when the first of its certificates expires.
@@ -24,7 +24,8 @@ What a kept context depends on, and how its key sees that:
   proxy are given, both are, because releases differ in which they take.
 - The CAs: OpenSSL keeps each CA that it has read from the folder, so the state of every file that it may read there is
   in the key, and whether this thread may read it (:class:`_files.CAFolder`). That is one ``stat`` per CA and call: with
-  100 CAs, a context takes 0.4 ms. A kept context reads the folder by its path without links.
+  100 CAs, a context takes 0.4 ms (``dirac-perfpatch bench``). A kept context reads the folder by its path without
+  links.
 - ``skipCACheck``, ``sslMethods``, ``sslCiphers`` and the host's defaults for them.
 - That a certificate, the peer's or one's own, has expired since: OpenSSL looks at the clock in every handshake.
 
@@ -51,12 +52,12 @@ No lock, as in ``_files.py``. What two threads make at once is the same.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import timezone
 from functools import partial, update_wrapper
+from operator import is_
 from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -106,32 +107,16 @@ def _copy(function: FunctionType, names: dict[str, Any]) -> FunctionType:
     return copied
 
 
-class _Identity:
+class _Identity(NamedTuple):
     """What checkSanity asks of a chain or certificate that has not expired.
 
     Args:
         expires: When the first of its certificates does, as ``time.time()``.
-        group: Its DIRAC group, or what the host has instead.
-        dn: The subject that checkSanity takes.
+        answers: The methods that it asks; each returns a new answer.
     """
 
-    def __init__(self, new_answer: Callable[..., Any], expires: float, group: Any, dn: str) -> None:
-        self.expires = expires
-        self._new_answer = new_answer
-        self._group = group
-        self._dn = dn
-
-    def hasExpired(self) -> Any:
-        return self._new_answer(False)
-
-    def getDIRACGroup(self, ignoreDefault: bool) -> Any:
-        return self._new_answer(self._group)
-
-    def getIssuerCert(self) -> Any:
-        return self._new_answer(self)
-
-    def getSubjectDN(self) -> Any:
-        return self._new_answer(self._dn)
+    expires: float
+    answers: dict[str, Callable[..., Any]]
 
 
 class _Identities:
@@ -141,14 +126,14 @@ class _Identities:
         self._new_answer = fitting.resolve("S_OK")
         self._guard = fitting.guard
         self._kept: _files.Kept[_Identity | None] = _files.Kept(_MOST_IDENTITIES)
-        self.clear = self._kept.clear
+        self._kept.until_off(fitting)
 
     def of(self, host_class: Any, path: Any) -> _Identity | None:
         """What was kept of a file, or None if the host must load it."""
         if not isinstance(path, _PATHS):
             return None
         try:
-            identity = self._kept.get_from(
+            identity = self._kept.get(
                 lambda: (host_class, _files.readable_state(path)), partial(self._make, path), lambda: None
             )
         except Exception as error:
@@ -159,7 +144,7 @@ class _Identities:
     def _make(self, path: Any, key: tuple[Any, _files.State]) -> _Identity | None:
         host_class, seen = key
         try:
-            with _files.opened_in(seen, path) as descriptor, open(descriptor, closefd=False) as stream:
+            with _files.opened(path, seen) as descriptor, open(descriptor, closefd=False) as stream:
                 text = stream.read()
             loaded = host_class()
             is_chain = hasattr(loaded, "loadChainFromString")
@@ -167,12 +152,21 @@ class _Identities:
             if not answer["OK"] or loaded.hasExpired()["Value"]:
                 return None
             expires = loaded.getNotAfterDate()["Value"].replace(tzinfo=timezone.utc).timestamp()
-            group = loaded.getDIRACGroup(ignoreDefault=True)
+            group_or_error = loaded.getDIRACGroup(ignoreDefault=True)
+            group = group_or_error["Value"] if group_or_error["OK"] else False
             subject = loaded.getIssuerCert()["Value"] if is_chain else loaded
             dn = subject.getSubjectDN()["Value"]
         except Exception:  # gone, changed, no certificate: the host finds out, too, and answers
             return None
-        return _Identity(self._new_answer, expires, group["Value"] if group["OK"] else False, dn)
+        new_answer = self._new_answer
+        tells_dn = partial(new_answer, dn)
+        answers: dict[str, Callable[..., Any]] = {
+            "hasExpired": partial(new_answer, False),
+            "getDIRACGroup": lambda ignoreDefault: new_answer(group),
+            "getIssuerCert": partial(new_answer, SimpleNamespace(getSubjectDN=tells_dn)),
+            "getSubjectDN": tells_dn,
+        }
+        return _Identity(expires, answers)
 
 
 class _StandIn:
@@ -195,8 +189,7 @@ class _StandIn:
         if identity is None:
             return load(path)
         self._load = partial(load, path)
-        for name in _ANSWERS:
-            setattr(self, name, getattr(identity, name))
+        vars(self).update(identity.answers)
         return None  # checkSanity does not look at the answer
 
     def __getattr__(self, name: str) -> Any:
@@ -205,16 +198,44 @@ class _StandIn:
         return getattr(self._object, name)
 
 
+class _Copies:
+    """Copies of checkSanity that find ours under the names of the two classes.
+
+    One is used for as long as the module's names mean what they meant when it was copied. A copy for each call would
+    take 9 us more: Python forgets what it has learnt of a function's names. A function of the module that checkSanity
+    may call is not copied, so it finds the host's classes, which is slower and as right.
+    """
+
+    def __init__(self, stock: FunctionType, identities: _Identities) -> None:
+        self._stock = stock
+        self._identities = identities
+        self._latest: tuple[list[Any], Any] = ([], None)
+
+    def current(self) -> Any:
+        """The copy for a call that begins now."""
+        names = self._stock.__globals__.copy()  # in one step
+        meant = [*names, *names.values()]
+        known, copied = self._latest
+        # Not ==: what wraps an object may claim to be equal to it.
+        if len(known) != len(meant) or not all(map(is_, known, meant)):
+            for name in _CLASSES:
+                names[name] = partial(_StandIn, self._identities, names[name])
+            copied = _copy(self._stock, names)
+            self._latest = meant, copied
+        return copied
+
+
 def _put_on_check(fitting: Fitting) -> None:
     guard, identities = fitting.guard, _Identities(fitting)
 
     def make(stock: Any) -> Callable[..., Any]:
+        copies = _Copies(stock, identities)
+
         def checkSanity(urlTuple: Any, kwargs: Any) -> Any:
             run = stock
             if not guard.off:
                 try:
-                    names = {name: partial(_StandIn, identities, stock.__globals__[name]) for name in _CLASSES}
-                    run = _finding(stock, **names)
+                    run = copies.current()
                 except Exception as error:
                     guard.failed(error)
             return run(urlTuple, kwargs)
@@ -222,7 +243,6 @@ def _put_on_check(fitting: Fitting) -> None:
         return checkSanity
 
     fitting.take_over("checkSanity", make, _same_check)
-    fitting.undoing.append(identities.clear)
 
 
 class _Seen(NamedTuple):
@@ -256,7 +276,7 @@ class _Contexts:
             kwargs: As given to the host's function.
             failed: Gets the error, if the host's code failed with what it found under our names.
         """
-        return self.kept.get_from(partial(self._look, kwargs), partial(self._make, kwargs, failed), lambda: None)
+        return self.kept.get(partial(self._look, kwargs), partial(self._make, kwargs, failed), lambda: None)
 
     def _look(self, kwargs: dict[str, Any]) -> _Seen | None:
         names = self._names
@@ -293,19 +313,23 @@ class _Contexts:
 
     def _make(self, kwargs: dict[str, Any], failed: list[Exception], seen: _Seen) -> Any:
         with contextlib.ExitStack() as opened:
+
+            def pinned(file: _File) -> str:
+                return opened.enter_context(_files.pinned(*file))
+
             try:
-                certificate = seen.certificate and tuple(_pinned(opened, file) for file in seen.certificate)
-                proxy = seen.proxy and _pinned(opened, seen.proxy)
+                certificate = seen.certificate and tuple(map(pinned, seen.certificate))
+                proxy = seen.proxy and pinned(seen.proxy)
             except (OSError, LookupError):  # gone or changed: the host knows what to answer
                 return None
-            pinned = {**kwargs, "proxyLocation": proxy} if kwargs.get("proxyLocation") else kwargs
+            given = {**kwargs, "proxyLocation": proxy} if kwargs.get("proxyLocation") else kwargs
             locations = SimpleNamespace(
                 getHostCertificateAndKeyLocation=lambda: certificate,
                 getProxyLocation=lambda: proxy,
                 getCAsLocation=lambda: seen.cas and seen.cas.path,
             )
             try:
-                context = _finding(self._stock, Locations=locations)(**pinned)
+                context = _finding(self._stock, Locations=locations)(**given)
             except Exception as error:
                 with contextlib.suppress(OSError, ValueError, LookupError):
                     if self._look(kwargs) == seen:  # not, because a file was just being written
@@ -317,16 +341,6 @@ class _Contexts:
 
 def _file(path: str) -> _File:
     return path, _files.readable_state(path)
-
-
-def _pinned(opened: contextlib.ExitStack, file: _File) -> str:
-    """A path of the file that was looked at, whatever its own path leads to by now."""
-    path, seen = file
-    descriptor = opened.enter_context(_files.opened_in(seen, path))
-    pinned = f"/proc/self/fd/{descriptor}"
-    if not os.path.samestat(os.stat(pinned), os.fstat(descriptor)):
-        raise LookupError(path)
-    return pinned
 
 
 def _free(free: Callable[[Any], None], process: int, context: Any, getpid: Callable[[], int] = os.getpid) -> None:
@@ -365,8 +379,7 @@ def _put_on_context(fitting: Fitting) -> None:
 
     called = fitting.compared("getM2SSLContext", getM2SSLContext, stock, _same_context)
     fitting.replace("getM2SSLContext", update_wrapper(called, stock))
-    gc.callbacks.append(contexts.kept.collected)
-    fitting.undoing.extend((contexts.kept.clear, partial(gc.callbacks.remove, contexts.kept.collected)))
+    contexts.kept.until_off(fitting)
 
 
 def _look_at_check(fitting: Fitting) -> None:
@@ -405,18 +418,29 @@ def _test_identity() -> Iterator[str]:
     certificates = os.path.join(os.path.dirname(DIRAC.__file__), "Core", "Security", "test", "certs")
     if not os.path.isdir(certificates):
         raise NotAsked("this host came without its test certificates")
-    with tempfile.TemporaryDirectory(prefix="perfpatch-") as folder, contextlib.ExitStack() as restoring:
+    with tempfile.TemporaryDirectory(prefix="perfpatch-") as folder, contextlib.ExitStack() as opened:
         path = os.path.join(folder, "identity.pem")
         with open(path, "w") as identity:
             for name in ("usercert.pem", "userkey.pem"):
                 with open(os.path.join(certificates, "user", name)) as part:
                     identity.write(part.read())
         if not os.path.isdir(Locations.getCAsLocation() or ""):
-            before = os.environ.pop("X509_CERT_DIR", None)
-            restoring.callback(os.environ.update, {} if before is None else {"X509_CERT_DIR": before})
-            restoring.callback(os.environ.pop, "X509_CERT_DIR", None)
-            os.environ["X509_CERT_DIR"] = os.path.join(certificates, "ca")
+            opened.enter_context(_variable("X509_CERT_DIR", os.path.join(certificates, "ca")))
         yield path
+
+
+@contextlib.contextmanager
+def _variable(name: str, value: str) -> Iterator[str]:
+    """An environment variable with this value for a while."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield value
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _ask(database: Database | None) -> Any:
@@ -441,9 +465,18 @@ def _check(size: int, database: Database | None, timed: Timed) -> Iterator[Meter
 
 
 def _context(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
-    from DIRAC.Core.DISET.private.Transports import M2SSLTransport
+    """A context with a folder of ``size`` CAs."""
+    import shutil
 
-    with _test_identity() as path:
+    from DIRAC.Core.DISET.private.Transports import M2SSLTransport
+    from DIRAC.Core.Security import Locations
+
+    with _test_identity() as path, _variable("X509_CERT_DIR", os.path.join(os.path.dirname(path), "CAs")) as folder:
+        if Locations.getCAsLocation() != folder:
+            raise NotAsked("this host's configuration says where the CAs are")
+        os.mkdir(folder)
+        for number in range(size):
+            shutil.copyfile(path, os.path.join(folder, f"{number:08x}.0"))
         yield lambda number: timed(lambda: M2SSLTransport.getM2SSLContext(proxyLocation=path), number)
 
 
@@ -458,6 +491,6 @@ PATCH = Patch(
     ask=_ask,
     cases=(
         Case("checkSanity", _check, growth=(1,), settle_seconds=_SETTLE_SECONDS),
-        Case("client's TLS context", _context, growth=(1,), settle_seconds=_SETTLE_SECONDS),
+        Case("client's TLS context", _context, (1, 100), (1,), "CAs", settle_seconds=_SETTLE_SECONDS),
     ),
 )

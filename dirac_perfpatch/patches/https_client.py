@@ -20,7 +20,7 @@ The same answer, so that a wrong identity or a stale CA is impossible rather tha
   it was looked at, so has its state, and nobody gets this context again.
 - The settings that DIRAC and urllib3 use are in the key, named one by one. Whatever else is called or set on the
   session's context, also what later versions of Python add, is done to it and to one that is made for it alone. So are
-  CAs that are given as data, keys with a password, and files on network file systems.
+  CAs that are given as data, keys with a password, revocation lists, and files on network file systems.
 - Sessions of TLS are not resumed: OpenSSL's clients do that only if they are told to.
 - If ``ssl.create_default_context`` or ``ssl.SSLContext`` has been replaced (truststore does that), or SSLKEYLOGFILE is
   set, stock answers.
@@ -31,8 +31,7 @@ used. An error in a certificate or key is raised when the socket is opened, a mo
 raises it, and urllib3 handles both in the same way.
 
 Not seen: SSL_CERT_FILE or SSL_CERT_DIR leading through a link that is switched while a context is made or used, and
-switched back; a file in SSL_CERT_DIR with a hash in capitals that is rewritten in place; a process that may read fewer
-CAs than before although its user and groups are the same.
+switched back; a process that may read fewer CAs than before although its user and groups are the same.
 
 No lock, see :class:`dirac_perfpatch.patches._files.Kept`. Two threads that want the same at once make it twice.
 
@@ -49,8 +48,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
-import itertools
 import os
 import ssl
 import time
@@ -59,7 +56,7 @@ from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from dirac_perfpatch.patches._files import TICK, CAFolder, Kept, State, may_read, state
+from dirac_perfpatch.patches import _files
 from dirac_perfpatch.patching import (
     Case,
     Database,
@@ -75,7 +72,6 @@ from dirac_perfpatch.patching import (
 
 _MODULE = "DIRAC.Core.Tornado.Client.private.TornadoBaseClient"
 _MOST_CONTEXTS = 16
-_SWEEP_SECONDS = 60.0
 # Settings of a context that are values, in an order in which they can be set.
 _SETTINGS = (
     "options",
@@ -246,10 +242,8 @@ class _Contexts:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._kept: Kept[ssl.SSLContext] = Kept(_MOST_CONTEXTS)
-        self._folders = CAFolder()
-        self._next_sweep = 0.0
-        self.clear = self._kept.clear
+        self.kept: _files.Kept[ssl.SSLContext | None] = _files.Kept(_MOST_CONTEXTS)
+        self._folders = _files.CAFolder()
         paths = ssl.get_default_verify_paths()
         self._default_file = (paths.openssl_cafile_env, paths.openssl_cafile)
         self._default_folder = (paths.openssl_capath_env, paths.openssl_capath)
@@ -259,21 +253,12 @@ class _Contexts:
         if self._guard.off:
             return None
         try:
-            key = self._look(wanted)
-            # Kept looks first at once, and a second time after it has made one.
-            looks = itertools.chain((key,), iter(partial(self._look, wanted), None))
-            return self._kept.get(looks.__next__, lambda: self._make(wanted, key))
+            return self.kept.get(partial(self._look, wanted), partial(self._make, wanted))
         except (OSError, ValueError, LookupError):
             return None
         except Exception as error:
             self._guard.failed(error)
             return None
-
-    def collected(self, phase: str, info: Any) -> None:
-        """For ``gc.callbacks``: keys are forgotten also in a process that makes no more connections."""
-        if time.monotonic() >= self._next_sweep:
-            self._next_sweep = time.monotonic() + _SWEEP_SECONDS
-            self._kept.sweep()
 
     def _look(self, wanted: _Wanted) -> tuple[Any, ...]:
         """The key: all that a context depends on.
@@ -281,6 +266,9 @@ class _Contexts:
         Raises:
             OSError, ValueError, LookupError: It cannot be kept.
         """
+        flags = wanted.settings.others[_SETTINGS.index("verify_flags")]
+        if flags & ssl.VERIFY_CRL_CHECK_LEAF:  # VERIFY_CRL_CHECK_CHAIN has that bit, too
+            raise LookupError("revocation lists")
         user = (os.geteuid(), os.getegid(), tuple(os.getgroups()))
         defaults = self._look_at_defaults() if wanted.defaults else None
         locations = tuple(map(self._look_at_location, wanted.locations))
@@ -292,20 +280,23 @@ class _Contexts:
             raise LookupError(folder)
         is_file, is_folder = map(_is_there, (file, folder))
         seen = self._folders.look(folder) if is_folder else None
-        return file, is_file and (state(file), may_read(file)), folder, seen
+        return file, is_file and (_files.state(file), _files.may_read(file)), folder, seen
 
     def _look_at_location(self, location: _Location) -> Hashable:
         file, folder, data = location
         if data is not None or not isinstance(folder, (str, type(None))) or os.pathsep in (folder or ""):
             raise LookupError
-        return None if file is None else _readable(file), None if folder is None else self._folders.look(folder)
+        seen = None if file is None else _files.readable_state(file)
+        return seen, None if folder is None else self._folders.look(folder)
 
-    def _make(self, wanted: _Wanted, key: tuple[Any, ...]) -> ssl.SSLContext:
-        """A complete context, from the files whose states are in the key.
+    def _make(self, wanted: _Wanted, key: tuple[Any, ...] | None) -> ssl.SSLContext | None:
+        """A complete context, from the files whose states are in the key; None if there is none.
 
         Raises:
             OSError, ValueError, LookupError: It cannot be made, or not in this way.
         """
+        if key is None:
+            return None
         self._guard.note("contexts made")
         _, _, _, locations, identity = key
         context = _Base(ssl.PROTOCOL_TLS_CLIENT)
@@ -313,28 +304,26 @@ class _Contexts:
         if wanted.defaults:
             context.set_default_verify_paths()
         for (file, _, _), (file_state, folder) in zip(wanted.locations, locations):
-            with _opened(file, file_state) as path:
+            with _pinned(file, file_state) as path:
                 # Without links, which could be switched while a handshake reads a CA, and back.
                 context.load_verify_locations(path, folder and folder.path)
         if identity is not None:
-            with _opened(wanted.identity[0], identity[0]) as certificate, _opened(wanted.identity[1], identity[1]) as k:
+            with _pinned(wanted.identity[0], identity[0]) as certificate, _pinned(wanted.identity[1], identity[1]) as k:
                 context.load_cert_chain(certificate, k, _no_password)
         return context
 
 
-def _look_at_identity(identity: Any) -> tuple[State, State | None] | None:
+def _pinned(path: Any, seen: _files.State | None) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if seen is None else _files.pinned(path, seen)
+
+
+def _look_at_identity(identity: Any) -> tuple[_files.State, _files.State | None] | None:
     if identity is None:
         return None
     certificate, key, password = identity
     if password is not None:
         raise LookupError
-    return _readable(certificate), None if key is None else _readable(key)
-
-
-def _readable(path: Any) -> State:
-    if not may_read(path):
-        raise PermissionError
-    return state(path)
+    return _files.readable_state(certificate), None if key is None else _files.readable_state(key)
 
 
 def _is_there(path: str) -> bool:
@@ -348,29 +337,8 @@ def _is_there(path: str) -> bool:
     above = os.path.realpath(path)
     while not os.path.exists(above):
         above = os.path.dirname(above)
-    state(above)
+    _files.state(above)
     return False
-
-
-@contextlib.contextmanager
-def _opened(path: Any, expected: State | None) -> Iterator[Any]:
-    """A path to the file in this state, whatever its own path leads to now; None for no file.
-
-    Raises:
-        OSError: It cannot be opened.
-        LookupError: The path leads to another file.
-    """
-    if expected is None:
-        yield None
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        there = f"/proc/self/fd/{descriptor}"
-        if state(there) != expected:
-            raise LookupError(path)
-        yield there
-    finally:
-        os.close(descriptor)
 
 
 def _no_password() -> str:
@@ -444,8 +412,7 @@ def _put_on(fitting: Fitting) -> None:
     called = fitting.compared("create_default_context", create_default_context, stock, check)
     vars(stand_in)["create_default_context"] = called
     fitting.replace("ssl", stand_in)
-    gc.callbacks.append(contexts.collected)
-    fitting.undoing.extend((contexts.clear, partial(gc.callbacks.remove, contexts.collected)))
+    contexts.kept.until_off(fitting)
 
 
 def _with_class(function: Any, new: Callable[[Any], Any]) -> Callable[[], Any]:
@@ -524,7 +491,7 @@ def _connect(folder: str) -> Any:
 def _ask(database: Database | None) -> Any:
     answers = []
     with _certificates() as folder:
-        for pause in (0, 2 * TICK, 0):  # seen, made and kept, served
+        for pause in (0, 2 * _files.TICK, 0):  # seen, made and kept, served
             time.sleep(pause)
             answers.append(_connect(folder))
     return answers
@@ -548,6 +515,11 @@ PATCH = Patch(
     ask=_ask,
     cases=(
         Case("Tornado client", _new_client, growth=(1,)),
-        Case("session of a Tornado client, first connection", _new_connection, growth=(1,), settle_seconds=2 * TICK),
+        Case(
+            "session of a Tornado client, first connection",
+            _new_connection,
+            growth=(1,),
+            settle_seconds=2 * _files.TICK,
+        ),
     ),
 )

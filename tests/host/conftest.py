@@ -7,21 +7,26 @@ started by the first test that needs it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lab import configuration
 from lab.hosts import IN_TREE, state
 from lab.mariadb import MariaDB
+
+if TYPE_CHECKING:  # the plugin is imported by the host
+    from dirac_perfpatch.patches._files import Kept
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="perfpatch-host-"))
 _DATABASE = MariaDB(_FOLDER / "mariadb")
@@ -244,6 +249,10 @@ def warm(path: Any) -> None:
     raise AssertionError("never served from the cache")
 
 
+def rewrite(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
 def rewrite_with_the_same_times(path: Path, content: bytes) -> None:
     before = path.stat()
     path.write_bytes(content)
@@ -255,6 +264,40 @@ def rename_over(path: Path, content: bytes) -> None:
     fresh.write_bytes(content)
     fresh.chmod(0o600)
     os.replace(fresh, path)
+
+
+def remove_and_make(path: Path, content: bytes) -> None:
+    path.unlink()
+    path.write_bytes(content)  # most file systems give the same inode again
+
+
+# Each gives a file other content.
+CHANGES = [rewrite, rewrite_with_the_same_times, rename_over, remove_and_make]
+
+
+def without_key(proxy: bytes) -> bytes:
+    before, _, rest = proxy.partition(b"-----BEGIN PRIVATE KEY-----")
+    return before + rest.partition(b"-----END PRIVATE KEY-----\n")[2]
+
+
+# Each makes a proxy file useless.
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "removed": lambda path: path.unlink(),
+    "truncated": lambda path: os.truncate(path, 700),
+    "empty": lambda path: os.truncate(path, 0),
+    "rubbish": lambda path: path.write_bytes(b"\xff\x00" * 500),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "without its key": lambda path: path.write_bytes(without_key(path.read_bytes())),
+}
+
+
+def kept_by(patch: str) -> list[Kept[Any]]:
+    """What a patch keeps of files, in the order of its targets."""
+    from dirac_perfpatch import loading
+
+    fittings = [fitting for target in loading.plugin.switches[patch]._targets for fitting in target.fittings]
+    hooks = [undo.args[0] for fitting in fittings for undo in fitting.undoing if isinstance(undo, partial)]
+    return [hook.__self__ for hook in hooks if hook in gc.callbacks]
 
 
 def mapping(vo: Any = "fakevo") -> Any:

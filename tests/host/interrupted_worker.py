@@ -2,13 +2,16 @@
 
 Arguments: the interruption (signal, fork or exception), the name of the call, then what the call needs. A signal
 handler makes the same call, or raises, and then its thread makes the call once more; a child of a fork makes the call
-that a thread of its parent is in the middle of. Prints the number of lines, or the stacks if it hangs.
+that a thread of its parent is in the middle of. Prints the number of lines, or the stacks if it hangs, or what our code
+imports in the call.
 """
 
 from __future__ import annotations
 
+import builtins
 import faulthandler
 import gc
+import importlib
 import itertools
 import os
 import shutil
@@ -26,10 +29,13 @@ from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMe
 extensionsByPriority()
 import dirac_perfpatch  # noqa: E402
 from dirac_perfpatch import loading  # noqa: E402
+from dirac_perfpatch.patches import _files  # noqa: E402
 from dirac_perfpatch.patches.proxy_loading import test_proxy  # noqa: E402
 from lab.configuration import HOST_DN  # noqa: E402
 
 PACKAGE = str(Path(dirac_perfpatch.__file__).parent)
+START = dirac_perfpatch.__file__  # which the host calls when it looks for extensions: the rest is imported there
+LIBRARY = str(Path(os.__file__).parent)
 # Seconds for all, and for one child.
 PATIENCE, CHILD_PATIENCE = 90, 15
 _number = itertools.count()
@@ -118,6 +124,44 @@ def _certificate() -> Callable[[], None]:
     return decode
 
 
+def _clients(path: str) -> Callable[[], None]:
+    """What a client of either kind makes before it connects."""
+    import ssl
+
+    from DIRAC.Core.DISET.private.Transports import M2SSLTransport, SSLTransport
+    from DIRAC.Core.Tornado.Client.private.TornadoBaseClient import _create_session
+
+    certificates = Path(test_proxy()).parents[1]
+    folder = tempfile.mkdtemp(prefix="perfpatch-")
+    cas = os.path.join(folder, "cas")
+    os.mkdir(cas)
+    ca = shutil.copyfile(certificates / "ca" / "ca.cert.pem", os.path.join(cas, "01234567.0"))
+    host = {
+        f"DIRAC_X509_HOST_{name.upper()}": str(certificates / "host" / f"host{name}.pem") for name in ("cert", "key")
+    }
+    os.environ.update(X509_CERT_DIR=cas, SSL_CERT_FILE=ca, SSL_CERT_DIR=os.path.join(folder, "none"), **host)
+
+    fresh: list[str] = []  # the proxies of the calls in progress: an interruption asks for the one that is being loaded
+
+    def make() -> None:
+        fresh.append(fresh[-1] if fresh else shutil.copyfile(path, os.path.join(folder, str(next(_number)))))
+        try:
+            for kwargs in ({"useCertificates": True}, {"proxyLocation": fresh[-1]}):
+                assert SSLTransport.checkSanity(("localhost", 1), kwargs)["OK"]
+            assert M2SSLTransport.getM2SSLContext(**kwargs).get_verify_depth()
+            context = _create_session(verified=False)["Value"].get_adapter("https://").ssl_context
+            # As urllib3 does it.
+            context.load_verify_locations(None, cas)
+            context.load_cert_chain(fresh[-1])
+            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")
+        finally:
+            fresh.pop()
+
+    # What is made from files is kept at once, or each call would take 0.1 s.
+    _files.TICK = _files.COARSE_TICK = -1.0
+    return make
+
+
 def _pool(host: str, port: str) -> Callable[[], None]:
     from DIRAC.Core.Utilities.MySQL import MySQL
 
@@ -129,7 +173,6 @@ def _pool(host: str, port: str) -> Callable[[], None]:
         assert db._query("SELECT 1")["OK"]
         assert not db._query("nonsense")["OK"]
 
-    use()
     return use
 
 
@@ -187,6 +230,7 @@ DONE = {
     "sites": _sites,
     "registry": _registry,
     "certificate": _certificate,
+    "clients": _clients,
     "pool": _pool,
     "recorded": _recorded,
     "status": _status,
@@ -260,6 +304,38 @@ def _forked(ask: Callable[[], None]) -> int:
     return lines[0]
 
 
+class _Watch:
+    """Stands in for what imports, and notes what our code imports, itself or through the standard library.
+
+    Another thread may be in the middle of that import at a fork. Then the child waits for it for ever.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self._import, self._import_module = builtins.__import__, importlib.import_module
+        builtins.__import__, importlib.import_module = self._note, self._note_module
+
+    def _note(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        self._look(name, sys._getframe(1))
+        return self._import(name, *args, **kwargs)
+
+    def _note_module(self, name: str, *args: Any) -> Any:
+        self._look(name, sys._getframe(1))
+        return self._import_module(name, *args)
+
+    def _look(self, name: str, frame: Any) -> None:
+        files, ours = [], {_Watch._note.__code__, _Watch._note_module.__code__}
+        while frame is not None:
+            files.append(frame.f_code.co_filename if frame.f_code not in ours else "")
+            frame = frame.f_back
+        importer = files[0]
+        for_whom = next((file for file in files if not file.startswith(LIBRARY)), "")
+        is_new = importer.startswith(PACKAGE) or name not in sys.modules  # nothing locks a module that is there
+        # Our background thread may import.
+        if is_new and for_whom.startswith(PACKAGE) and importer != START and __file__ in files:
+            self.found.append(f"{name} is imported in {importer} for {for_whom}")
+
+
 class _Raised(BaseException):
     """Like KeyboardInterrupt, or the exception of a handler of SIGTERM."""
 
@@ -288,7 +364,11 @@ if __name__ == "__main__":
     ask = DONE[name](*arguments)
     # Our hook of the collector must not run while the thread holds one of the host's locks: stock would hang, too.
     gc.disable()
+    # Those are no calls of the host's. Where an exception is ignored, Python itself imports in our place.
+    watch = None if name in ("status", "switching") or what == "exception" else _Watch()
     ask()
     print({"signal": _signalled, "fork": _forked, "exception": _broken_off}[what](ask))
     sys.stdout.flush()
+    if watch is not None and watch.found:
+        sys.exit("\n".join(watch.found))
     os._exit(0)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_proxy, rename_over, rewrite_with_the_same_times, run, stock
+from conftest import CHANGES, DAMAGES, kept_by, make_proxy, rename_over, run, stock
 from DIRAC import S_OK
 from DIRAC.Core.DISET.private.Protocols import gProtocolDict
 from DIRAC.Core.DISET.private.Transports import M2SSLTransport, SSLTransport
@@ -216,16 +216,6 @@ def serial(path: Path) -> str:
     return str(chain.getCertInChain()["Value"].getSerialNumber()["Value"])
 
 
-def rewrite(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-def remove_and_make(path: Path, content: bytes) -> None:
-    path.unlink()
-    path.write_bytes(content)  # most file systems give the same inode again
-
-
-CHANGES = [rewrite, rewrite_with_the_same_times, rename_over, remove_and_make]
 KINDS: list[dict[str, Any]] = [{}, {"useCertificates": True}, {"skipCACheck": True}, {"sslCiphers": "AES256-SHA"}]
 
 
@@ -315,21 +305,7 @@ class Recorder:
         self._lines.append(words)
 
 
-def damage(kind: str, path: Path) -> None:
-    if kind == "removed":
-        path.unlink()
-    elif kind == "truncated":
-        os.truncate(path, 700)
-    elif kind == "rubbish":
-        path.write_bytes(b"\xff\x00" * 500)
-    elif kind == "folder":
-        path.unlink()
-        path.mkdir()
-    elif kind == "without its key":
-        path.write_bytes((CERTIFICATES / "user" / "usercert.pem").read_bytes())
-
-
-@pytest.mark.parametrize("kind", ["removed", "truncated", "rubbish", "folder", "without its key"])
+@pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize("given", [True, False])
 def test_a_damaged_proxy_gives_the_error_of_stock(
     kind: str, given: bool, identity: Path, logged: list[Any], monkeypatch: pytest.MonkeyPatch
@@ -337,7 +313,7 @@ def test_a_damaged_proxy_gives_the_error_of_stock(
     kwargs = {"proxyLocation": str(identity)} if given else {}
     warm(**kwargs)
     warm_check(monkeypatch, **kwargs)
-    damage(kind, identity)
+    DAMAGES[kind](identity)
     for _ in range(4):  # more often than the guard forgives
         assert outcome(context, kwargs) == outcome(stock_context, kwargs)
         answers = []
@@ -691,6 +667,43 @@ def test_all_callers_are_reached(identity: Path, monkeypatch: pytest.MonkeyPatch
     assert SSLTransport.delegate.__globals__["X509Chain"] is chain_module.X509Chain
 
 
+class Claims:
+    """A wrapper that claims to be what it wraps, as wrapt's do."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped, self.calls = wrapped, 0
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.wrapped == other)
+
+    def __hash__(self) -> int:
+        return hash(self.wrapped)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return self.wrapped(*args, **kwargs)
+
+
+def test_what_others_put_into_the_module_counts_at_once(identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check runs as a copy, which is used for as long as the names of the module mean the same."""
+    answer = warm_check(monkeypatch)
+    for name in ("S_OK", "X509Chain"):
+        claims = Claims(getattr(SSLTransport, name))
+        with monkeypatch.context() as patched:
+            patched.setattr(SSLTransport, name, claims)
+            assert check() == answer
+            assert claims.calls == 1
+            assert check() == answer
+            assert claims.calls == 2
+        assert check() == answer
+        assert claims.calls == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(SSLTransport, "isinstance", None, raising=False)  # a name that was not there
+        with pytest.raises(TypeError, match="not callable"):
+            check(proxyString="")
+    assert check(proxyString="") == stock_check(proxyString="")
+
+
 def test_what_is_not_kept(identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kwargs in ({"proxyString": identity.read_text()}, {"bServerMode": True}):
         for _ in range(3):
@@ -762,20 +775,17 @@ def test_a_child_does_not_free_the_contexts_of_its_parent(identity: Path, monkey
 
 def store() -> Any:
     """What keeps the contexts."""
-    (found,) = {
-        callback.__self__ for callback in gc.callbacks if isinstance(getattr(callback, "__self__", None), _files.Kept)
-    }
-    return found
+    return kept_by("client_tls")[-1]
 
 
 def test_contexts_that_nobody_needs_are_forgotten(identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With their private keys, and without a call: when Python collects garbage."""
     alive = weakref.ref(warm())
-    monkeypatch.setattr(store(), "_next_sweep", 0.0)
+    monkeypatch.setattr(store(), "next_sweep", 0.0)
     gc.collect()
     assert alive() is not None
     monkeypatch.setattr(_files, "_UNUSED_SECONDS", 0.01)
-    monkeypatch.setattr(store(), "_next_sweep", 0.0)
+    monkeypatch.setattr(store(), "next_sweep", 0.0)
     time.sleep(0.02)
     gc.collect()
     gc.collect()
@@ -783,23 +793,25 @@ def test_contexts_that_nobody_needs_are_forgotten(identity: Path, monkeypatch: p
 
 
 def test_no_more_contexts_than_the_limit(identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = store()
-    monkeypatch.setattr(kept, "_limit", 4)
+    contexts = store()
+    monkeypatch.setattr(contexts, "_limit", 4)
     for number in range(8):
         context(sslMethods=f"TLSv1:{number}")
-        assert len(kept._entries) <= 4
+        assert len(contexts._entries) <= 4
 
 
 def test_taking_off_leaves_nothing(identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = M2SSLTransport.getM2SSLContext
     alive = weakref.ref(warm())
     warm_check(monkeypatch)
+    hooks = [one._collected for one in kept_by("client_tls")]
+    assert len(hooks) == 2
     with stock("client_tls"):
         assert M2SSLTransport.getM2SSLContext is M2Utils.getM2SSLContext is ours.__wrapped__
         assert not hasattr(SSLTransport.checkSanity, "__wrapped__")
         gc.collect()
         assert alive() is None
-        assert not any(isinstance(getattr(callback, "__self__", None), _files.Kept) for callback in gc.callbacks)
+        assert not any(hook in gc.callbacks for hook in hooks)
         assert ours() is not ours()
 
 

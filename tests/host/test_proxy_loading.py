@@ -17,7 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import dump, load, parse, rename_over, rewrite_with_the_same_times, run, stock, warm
+from conftest import (
+    CHANGES,
+    DAMAGES,
+    dump,
+    kept_by,
+    load,
+    parse,
+    remove_and_make,
+    rename_over,
+    rewrite,
+    rewrite_with_the_same_times,
+    run,
+    stock,
+    warm,
+)
 from DIRAC.Core.Security import X509Chain as used_module
 from DIRAC.Core.Security.m2crypto import X509Chain as other_module
 from DIRAC.Core.Security.m2crypto import X509Request
@@ -25,6 +39,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from M2Crypto import EVP, RSA, util
 
+from dirac_perfpatch.patches._files import Kept
 from dirac_perfpatch.patching import without_stacks
 
 pytestmark = pytest.mark.patched
@@ -35,17 +50,17 @@ USER = Path(used_module.__file__).parents[1] / "test" / "certs" / "user"
 @pytest.mark.parametrize("kind", [str, os.fsencode, Path])
 def test_a_kept_proxy_is_the_same(kind: Any, proxy: Path, proxies: list[bytes]) -> None:
     warm(kind(proxy))
-    kept = load(kind(proxy))
+    served = load(kind(proxy))
     with stock("proxy_loading"):
         parsed = load(kind(proxy))
     assert dump(kind(proxy)) == parsed.dumpAllToString()["Value"]
     for question in ("isProxy", "isLimitedProxy", "getDIRACGroup", "getNumCertsInChain", "getIssuerCert"):
-        assert _plain(getattr(kept, question)()) == _plain(getattr(parsed, question)()), question
-    credentials = [chain.getCredentials()["Value"] for chain in (kept, parsed)]
+        assert _plain(getattr(served, question)()) == _plain(getattr(parsed, question)()), question
+    credentials = [chain.getCredentials()["Value"] for chain in (served, parsed)]
     seconds_left = [one.pop("secondsLeft") for one in credentials]
     assert credentials[0] == credentials[1]
     assert abs(seconds_left[0] - seconds_left[1]) <= 2
-    assert vars(kept).keys() == vars(parsed).keys()
+    assert vars(served).keys() == vars(parsed).keys()
 
 
 def test_both_modules_of_the_host_keep_their_own_classes(proxy: Path) -> None:
@@ -63,16 +78,7 @@ def _plain(answer: Any) -> Any:
     return without_stacks(answer) if isinstance(answer.get("Value"), (bool, int, str, bytes)) else answer["OK"]
 
 
-def rewrite(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-def remove_and_make(path: Path, content: bytes) -> None:
-    path.unlink()
-    path.write_bytes(content)  # most file systems give the same inode again
-
-
-@pytest.mark.parametrize("change", [rewrite, rewrite_with_the_same_times, rename_over, remove_and_make])
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_file_is_never_served_from_the_cache(change: Any, proxy: Path, proxies: list[bytes]) -> None:
     for round_ in range(6):
         warm(str(proxy))
@@ -124,21 +130,24 @@ def test_a_link_that_is_switched_while_it_is_loaded(
     second.write_bytes(proxies[1])
     link.symlink_to(proxy)
     wanted = dump(str(proxy))
-    builtin_open = open
 
-    def opened(path: Any, *arguments: Any, **named: Any) -> Any:
-        if path != str(link):
-            return builtin_open(path, *arguments, **named)
-        link.unlink()
-        link.symlink_to(second)
-        try:
-            return builtin_open(path, *arguments, **named)
-        finally:
+    def switching(stock_open: Any) -> Any:
+        def opened(path: Any, *arguments: Any, **named: Any) -> Any:
+            if path != str(link):
+                return stock_open(path, *arguments, **named)
             link.unlink()
-            link.symlink_to(proxy)
+            link.symlink_to(second)
+            try:
+                return stock_open(path, *arguments, **named)
+            finally:
+                link.unlink()
+                link.symlink_to(proxy)
+
+        return opened
 
     with monkeypatch.context() as patched:
-        patched.setattr("builtins.open", opened)
+        patched.setattr("builtins.open", switching(open))
+        patched.setattr("os.open", switching(os.open))
         for _ in range(4):
             assert dump(str(link)) != wanted
             time.sleep(0.06)
@@ -174,29 +183,10 @@ def test_a_relative_path_after_a_change_of_folder(proxy: Path, proxies: list[byt
     assert dump(proxy.name) != first
 
 
-def damage(kind: str, path: Path) -> Any:
-    if kind == "deleted":
-        path.unlink()
-    elif kind == "truncated":
-        os.truncate(path, 700)
-    elif kind == "empty":
-        os.truncate(path, 0)
-    elif kind == "rubbish":
-        path.write_bytes(b"\xff\x00" * 500)
-    elif kind == "folder":
-        path.unlink()
-        path.mkdir()
-    elif kind == "without its key":
-        text = path.read_text()
-        begin, end = text.index("-----BEGIN PRIVATE"), text.index("-----END PRIVATE")
-        path.write_text(text[:begin] + text[end:].partition("\n")[2])
-    return path
-
-
-@pytest.mark.parametrize("kind", ["deleted", "truncated", "empty", "rubbish", "folder", "without its key"])
+@pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_file_gives_the_error_of_stock(kind: str, proxy: Path) -> None:
     warm(str(proxy))
-    damage(kind, proxy)
+    DAMAGES[kind](proxy)
     answers = [load(str(proxy)), load(str(proxy))]
     with stock("proxy_loading"):
         wanted = load(str(proxy))
@@ -288,37 +278,31 @@ def test_callers_cannot_reach_each_other(proxy: Path) -> None:
     assert dump(str(proxy)) == wanted
 
 
-def test_more_proxies_than_are_remembered(tmp_path: Path) -> None:
-    from dirac_perfpatch.patches.proxy_loading import _Store
-
-    found = tmp_path.stat()
-    store = _Store(limit=10)
-    entries = [store.add((1, number, 0), found) for number in range(10)]
+def test_more_proxies_than_are_remembered() -> None:
+    remembered: Kept[Any] = Kept(limit=10)
+    entries = [remembered.entry(number) for number in range(10)]
     for number, entry in enumerate(entries):
         entry.used = 100.0 + number
     entries[0].used = 200.0  # just used
-    store.add((1, 10, 0), found)
-    assert store.find((1, 0, 0)) is entries[0]
-    assert store.find((1, 1, 0)) is None  # not used for the longest time
-    assert store.find((1, 2, 0)) is entries[2]
+    remembered.entry(10)
+    assert remembered.find(0) is entries[0]
+    assert remembered.find(1) is None  # not used for the longest time
+    assert remembered.find(2) is entries[2]
 
 
 @pytest.mark.parametrize("why", ["expired", "unused"])
-def test_keys_that_nobody_needs_are_forgotten(why: str, tmp_path: Path) -> None:
-    from dirac_perfpatch.patches.proxy_loading import _Store
-
-    store = _Store(limit=10)
-    now = time.monotonic()
-    needed, other = store.add((1, 1, 0), tmp_path.stat()), store.add((1, 2, 0), tmp_path.stat())
+def test_keys_that_nobody_needs_are_forgotten(why: str) -> None:
+    remembered: Kept[Any] = Kept(limit=10)
+    needed, other = remembered.entry(1), remembered.entry(2)
     for entry in (needed, other):
         entry.expires = time.time() + 100
     if why == "expired":
         other.expires = time.time() - 1
     else:
-        other.used = now - 3601
-    store.sweep(now + 61)
-    assert store.find((1, 1, 0)) is needed
-    assert store.find((1, 2, 0)) is None
+        other.used = time.monotonic() - 3601
+    remembered.sweep()
+    assert remembered.find(1) is needed
+    assert remembered.find(2) is None
 
 
 def test_a_child_needs_no_lock_that_stock_does_not_need(proxy: Path) -> None:
@@ -479,7 +463,8 @@ def test_threads_that_use_chains_of_one_proxy(proxy: Path) -> None:
             thread.start()
         for _ in range(12):
             time.sleep(0.15)
-            os.utime(proxy)  # another state of the file: what was kept of it goes
+            for one in kept_by("proxy_loading"):
+                one.clear()
             gc.collect()
         stop.set()
         for thread in threads:
@@ -506,12 +491,12 @@ def test_a_process_that_loads_no_more_proxies_forgets_them(why: str, proxy: Path
 
 def test_taking_the_patch_off_forgets_the_keys(proxy: Path) -> None:
     warm(str(proxy))
-    kept = load(str(proxy))
-    key = weakref.ref(kept._keyObj._shared)
+    chain = load(str(proxy))
+    key = weakref.ref(chain._keyObj._shared)
     with stock("proxy_loading"):
         assert key() is not None
-        assert kept.dumpAllToString()["Value"] == dump(str(proxy))
-        del kept
+        assert chain.dumpAllToString()["Value"] == dump(str(proxy))
+        del chain
         assert key() is None
 
 
@@ -521,25 +506,25 @@ def test_no_key_in_status_or_representations(proxy: Path, capsys: pytest.Capture
     warm(str(proxy))
     chain = load(str(proxy))
     texts = [repr(dirac_perfpatch.status()), repr(chain), repr(chain._keyObj), repr(vars(chain)), str(chain)]
-    kept = [known for known in gc.get_objects() if "patches.proxy_loading" in str(type(known).__module__)]
-    assert len(kept) > 2
-    texts += map(repr, kept)
+    modules = {"dirac_perfpatch.patches._files", "dirac_perfpatch.patches.proxy_loading"}
+    ours = [known for known in gc.get_objects() if type(known).__module__ in modules]
+    assert len(ours) > 2
+    texts += map(repr, ours)
     texts += capsys.readouterr()
     secret = proxy.read_text().split("PRIVATE KEY-----")[1].split("\n")[1]
     assert len(secret) == 64
     assert not any(secret in text or "PRIVATE" in text for text in texts)
 
 
-def test_many_threads_in_a_full_store(tmp_path: Path) -> None:
-    from dirac_perfpatch.patches.proxy_loading import _Store
-
-    found, store, wrong = tmp_path.stat(), _Store(limit=5), []
+def test_many_threads_in_a_full_store() -> None:
+    remembered: Kept[Any] = Kept(limit=5)
+    wrong = []
 
     def fill(number: int) -> None:
         try:
             for turn in range(3000):
-                store.add((number, turn % 40, 0), found)
-                store.sweep(time.monotonic() + 100 * turn)
+                remembered.entry((number, turn % 40))
+                remembered.sweep()
         except Exception as error:
             wrong.append(repr(error))
 
@@ -549,7 +534,7 @@ def test_many_threads_in_a_full_store(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert 0 < sum(store.find((number, turn, 0)) is not None for number in range(8) for turn in range(40)) <= 5
+    assert 0 < sum(remembered.find((number, turn)) is not None for number in range(8) for turn in range(40)) <= 5
 
 
 def test_rights_that_are_taken_away(reachable_proxy: Path) -> None:
