@@ -34,6 +34,8 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
     "https_client": ("DIRAC.Core.Tornado.Client.private.TornadoBaseClient",),
     "registry_lookup": ("DIRAC.ConfigurationSystem.Client.Helpers.Registry",),
     "certificate_extensions": ("DIRAC.Core.Security.m2crypto.asn1_utils",),
+    "session_tickets": ("DIRAC.Core.DISET.private.Transports.M2SSLTransport",),
+    "peer_credentials": ("DIRAC.Core.DISET.private.Transports.SSL.M2Utils",),
 }
 
 
