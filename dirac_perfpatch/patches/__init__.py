@@ -36,6 +36,9 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
     "certificate_extensions": ("DIRAC.Core.Security.m2crypto.asn1_utils",),
     "session_tickets": ("DIRAC.Core.DISET.private.Transports.M2SSLTransport",),
     "peer_credentials": ("DIRAC.Core.DISET.private.Transports.SSL.M2Utils",),
+    "configuration_options": ("DIRAC.ConfigurationSystem.private.ConfigurationData",),
+    "request_memory": ("DIRAC.Core.DISET.private.Service",),
+    "log_records": ("DIRAC.FrameworkSystem.private.standardLogging.Logging",),
 }
 
 
