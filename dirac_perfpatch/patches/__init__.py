@@ -34,6 +34,11 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
     "https_client": ("DIRAC.Core.Tornado.Client.private.TornadoBaseClient",),
     "registry_lookup": ("DIRAC.ConfigurationSystem.Client.Helpers.Registry",),
     "certificate_extensions": ("DIRAC.Core.Security.m2crypto.asn1_utils",),
+    "session_tickets": ("DIRAC.Core.DISET.private.Transports.M2SSLTransport",),
+    "peer_credentials": ("DIRAC.Core.DISET.private.Transports.SSL.M2Utils",),
+    "configuration_options": ("DIRAC.ConfigurationSystem.private.ConfigurationData",),
+    "request_memory": ("DIRAC.Core.DISET.private.Service",),
+    "log_records": ("DIRAC.FrameworkSystem.private.standardLogging.Logging",),
 }
 
 

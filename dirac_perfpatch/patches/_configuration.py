@@ -14,11 +14,10 @@ class Configuration:
 
     def __init__(self) -> None:
         self._data = sys.modules[_DATA].gConfigurationData
-        self._refresher = sys.modules[_REFRESHER].gRefresher
 
     def refresh_if_due(self) -> None:
         """Do what the host does whenever it reads an option. What the host raises goes to the caller."""
-        self._refresher.refreshConfigurationIfNeeded()
+        sys.modules[_REFRESHER].gRefresher.refreshConfigurationIfNeeded()
 
     def in_use(self) -> Any:
         """The configuration in use, as an object that is another one after every change.

@@ -151,7 +151,7 @@ def _look(name: str, in_tree: str, *names: str) -> Callable[[Fitting], None]:
     return look
 
 
-def _test_chain() -> Any:
+def test_chain() -> Any:
     """The chain of the host's own test proxy, which has a group and a VOMS extension."""
     from DIRAC.Core.Security.X509Chain import X509Chain
 
@@ -165,7 +165,7 @@ def _test_chain() -> Any:
 def _ask(database: Database | None) -> Any:
     from DIRAC.Core.Security.m2crypto import DIRAC_GROUP_OID, VOMS_EXTENSION_OID, asn1_utils
 
-    chain = _test_chain()
+    chain = test_chain()
     answers: list[Any] = [chain.getVOMSData(), chain.getDIRACGroup(ignoreDefault=True)]
     for certificate in (chain.getCertInChain(position)["Value"] for position in (0, 1)):
         answers += [certificate.getVOMSData(), certificate.hasVOMSExtensions()]
@@ -178,7 +178,7 @@ def _ask(database: Database | None) -> Any:
 
 
 def _voms_data(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
-    chain = _test_chain()
+    chain = test_chain()
     yield lambda number: timed(chain.getVOMSData, number)
 
 
@@ -187,7 +187,7 @@ def _group(size: int, database: Database | None, timed: Timed) -> Iterator[Meter
 
     if hasattr(asn1_utils, "_extensionsFromCertDER"):
         raise NotAsked(_IN_TREE)
-    chain = _test_chain()
+    chain = test_chain()
     yield lambda number: timed(lambda: chain.getDIRACGroup(ignoreDefault=True), number)
 
 

@@ -109,7 +109,7 @@ def _connected(transport: Any, answer: Any) -> Any:
 
 
 @contextmanager
-def _server(options: dict[str, Any]) -> Iterator[int]:
+def server(options: dict[str, Any]) -> Iterator[int]:
     """A server of the host's that sends back what it receives, two messages per connection. Yields its port.
 
     Args:
@@ -148,7 +148,7 @@ def _server(options: dict[str, Any]) -> Iterator[int]:
             server.close()
 
 
-def _exchange(port: int, options: dict[str, Any]) -> list[bool]:
+def exchange(port: int, options: dict[str, Any]) -> list[bool]:
     """Connect and send two messages in turn, as every request does. Returns whether each step worked.
 
     Not the errors: the host's text depends on when the other end closes.
@@ -166,7 +166,7 @@ def _exchange(port: int, options: dict[str, Any]) -> list[bool]:
     return worked
 
 
-def _with_tls() -> dict[str, Any]:
+def with_tls() -> dict[str, Any]:
     """The options of a transport, for either end, with the test certificate of the host's own."""
     import DIRAC
     from DIRAC.Core.DISET.private.Transports.M2SSLTransport import SSL
@@ -185,16 +185,16 @@ def _with_tls() -> dict[str, Any]:
 
 def _ask(database: Database | None) -> Any:
     answers = []
-    for options in ({}, _with_tls()):
-        with _server(options) as port:
-            answers += [_exchange(port, options) for _ in range(2)]
+    for options in ({}, with_tls()):
+        with server(options) as port:
+            answers += [exchange(port, options) for _ in range(2)]
     return answers
 
 
 def _requests(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
-    options = _with_tls()
-    with _server(options) as port:
-        yield lambda number: timed(lambda: _exchange(port, options), number)
+    options = with_tls()
+    with server(options) as port:
+        yield lambda number: timed(lambda: exchange(port, options), number)
 
 
 PATCH = Patch(

@@ -17,7 +17,7 @@ from DIRAC.Core.DISET.private.Transports.PlainTransport import PlainTransport
 
 from dirac_perfpatch import loading
 from dirac_perfpatch.comparison.arms import Comparison
-from dirac_perfpatch.patches.socket_nodelay import _with_tls
+from dirac_perfpatch.patches.socket_nodelay import with_tls
 from dirac_perfpatch.toggles import Toggle
 
 NAME = "socket_nodelay"
@@ -26,7 +26,7 @@ RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
 def options_of(transport: Any) -> dict[str, Any]:
-    return _with_tls() if transport is SSLTransport else {}
+    return with_tls() if transport is SSLTransport else {}
 
 
 @contextmanager
