@@ -34,6 +34,7 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
     "https_client": ("DIRAC.Core.Tornado.Client.private.TornadoBaseClient",),
     "registry_lookup": ("DIRAC.ConfigurationSystem.Client.Helpers.Registry",),
     "certificate_extensions": ("DIRAC.Core.Security.m2crypto.asn1_utils",),
+    "configuration_parsing": ("diraccfg.cfg",),
 }
 
 
