@@ -35,6 +35,7 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
     "registry_lookup": ("DIRAC.ConfigurationSystem.Client.Helpers.Registry",),
     "certificate_extensions": ("DIRAC.Core.Security.m2crypto.asn1_utils",),
     "configuration_parsing": ("diraccfg.cfg",),
+    "local_options": ("DIRAC.ConfigurationSystem.private.ConfigurationData",),
 }
 
 

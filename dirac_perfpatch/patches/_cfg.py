@@ -13,7 +13,7 @@ from typing import Any
 
 from dirac_perfpatch.locks import Tally
 
-# Counts the changes of trees that happen without the methods of ``CFG``; ``local_options`` counts those, too.
+# Counts the changes of trees in this process while ``local_options`` is on; ours here always.
 changes = Tally()
 
 # Given a name and the sections that two trees have under it, of which one may be None, makes the merged section.
