@@ -36,6 +36,7 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
     "certificate_extensions": ("DIRAC.Core.Security.m2crypto.asn1_utils",),
     "configuration_parsing": ("diraccfg.cfg",),
     "local_options": ("DIRAC.ConfigurationSystem.private.ConfigurationData",),
+    "json_dates": ("DIRAC.Core.Utilities.JEncode",),
 }
 
 
