@@ -127,8 +127,8 @@ def _ask(database: Database | None) -> Any:
 
     early, late = datetime.datetime(1, 2, 3, 4, 5, 6), datetime.datetime.max
     utc = datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc)
-    text = JEncode.encode([_rows(10), early, late, late.date(), early.date(), utc, b"bytes", {"a": (1, None)}])
-    answers: list[Any] = [text, JEncode.decode(text)]
+    text = JEncode.encode([_rows(10), late, late.date(), utc, b"bytes", {"a": (1, None)}])
+    answers: list[Any] = [text, JEncode.decode(text), JEncode.encode([early, early.date()])]
     for name in ("dt", "date"):
         for odd in (
             "2020-1-2 3:4:5",
