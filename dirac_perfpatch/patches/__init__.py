@@ -39,6 +39,9 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
     "configuration_options": ("DIRAC.ConfigurationSystem.private.ConfigurationData",),
     "request_memory": ("DIRAC.Core.DISET.private.Service",),
     "log_records": ("DIRAC.FrameworkSystem.private.standardLogging.Logging",),
+    "configuration_parsing": ("diraccfg.cfg",),
+    "local_options": ("DIRAC.ConfigurationSystem.private.ConfigurationData",),
+    "json_dates": ("DIRAC.Core.Utilities.JEncode",),
 }
 
 

@@ -33,6 +33,10 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
+# Their modules are imported in every process.
+IN_EVERY_PROCESS = ("extension_lookup", "error_stack", "configuration_parsing", "local_options")
+
+
 def test_status_for_people_and_for_machines() -> None:
     wanted = {name: state(release(), name) for name in NAMES}
     for name in NAMES:
