@@ -30,6 +30,7 @@ FAILED = "failed"
 
 # More wrappers than anyone puts around one function.
 _MOST_WRAPPERS = 100
+_GENERATOR = 0x20  # inspect.CO_GENERATOR
 # Seconds for which an import of the host waits while another thread changes targets.
 _PATIENCE = 1.0
 
@@ -166,13 +167,21 @@ def _run_ours(*arguments: Any, **named: Any) -> Any:
     return ours(*arguments, **named)
 
 
+def _generate_ours(*arguments: Any, **named: Any) -> Any:
+    """The pattern for generators: Python 3.13 warns if a function is given code of another kind."""
+    ours: Any = "ours"
+    return (yield from ours(*arguments, **named))
+
+
 def _is_ours(function: Any) -> bool:
     return os.path.dirname(__file__) in getattr(getattr(function, "__code__", None), "co_filename", "")
 
 
 def _is_taken_over(function: Any) -> bool:
-    code, pattern = function.__code__, _run_ours.__code__
-    return (code.co_filename, code.co_firstlineno) == (pattern.co_filename, pattern.co_firstlineno)
+    code, patterns = function.__code__, (_run_ours.__code__, _generate_ours.__code__)
+    return any(
+        (code.co_filename, code.co_firstlineno) == (pattern.co_filename, pattern.co_firstlineno) for pattern in patterns
+    )
 
 
 def _reaches(found: Any, ours: Any) -> bool:
@@ -363,7 +372,7 @@ def swap_code(
     """Give a function code that calls ours.
 
     Args:
-        function: A plain function without a closure.
+        function: A plain function or a generator, without a closure.
         make: Given a copy of the function, which keeps the original code, returns ours.
 
     Returns:
@@ -372,7 +381,7 @@ def swap_code(
     code = function.__code__
     stock = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
     stock.__kwdefaults__ = function.__kwdefaults__
-    pattern, called = _run_ours.__code__, make(stock)
+    pattern, called = (_generate_ours if code.co_flags & _GENERATOR else _run_ours).__code__, make(stock)
     constants = tuple(called if constant == "ours" else constant for constant in pattern.co_consts)
     ours = function.__code__ = pattern.replace(co_name=code.co_name, co_consts=constants)
     # Where inspect looks for the signature and the source.

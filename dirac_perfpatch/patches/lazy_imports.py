@@ -98,6 +98,7 @@ _SERVERS = ("dirac-service", "dirac-executor", "tornado-start-all", "tornado-sta
 _TOO_LATE = "it was imported before the plugin was loaded, or before this patch was on"
 _LOADS = {opcode.opmap[name] for name in ("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS") if name in opcode.opmap}
 _OPTIMIZED = 1  # inspect.CO_OPTIMIZED: the code of a function, which runs when it is called
+_ASYNC = 0x80 | 0x100 | 0x200  # inspect.CO_COROUTINE, CO_ITERABLE_COROUTINE, CO_ASYNC_GENERATOR
 _FAULTS = {_signal.SIGSEGV, _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL}
 
 
@@ -217,7 +218,8 @@ class _Deferred:
         """Have the functions with the wanted code import first. Returns: whether all of them were found."""
         for function in functions:
             code = function.__code__
-            if code in wanted and not code.co_freevars and "__wrapped__" not in vars(function):
+            plain = not code.co_freevars and not code.co_flags & _ASYNC and "__wrapped__" not in vars(function)
+            if plain and code in wanted:
                 wanted.discard(code)
                 _, undo = swap_code(function, self._importing)
                 self._undoing.append(undo)
@@ -241,6 +243,11 @@ class _Deferred:
             return stock(*args, **kwargs)
 
         return imports_first
+
+    def undo(self) -> None:
+        """Give the functions the host's code back."""
+        for undo in self._undoing:
+            undo()
 
     def end(self) -> None:
         """Do the imports, and leave the module as stock has it; again if another thread is doing the same.
@@ -270,8 +277,7 @@ class _Deferred:
             imported[name] = self._hidden
         for name in self._entry.bound():
             names.setdefault(name, imported[name])  # a test may have put something of its own there
-        for undo in self._undoing:
-            undo()
+        self.undo()
         # Who has missed a name and now looks for __getattr__ finds one of both: nothing runs between the two looks.
         for name in ("__getattr__", "__dir__"):
             names.pop(name, None)
@@ -345,23 +351,30 @@ def _execute(entry: _Entry, guard: Guard, module: ModuleType, loader: SourceFile
         guard.failed(error)
         return False
     before = dict(vars(module))
+
+    def again(reason: str) -> bool:
+        vars(module).clear()
+        vars(module).update(before)
+        _reasons[entry.module] = reason
+        return False
+
     sys.modules.update(stand_ins)
     try:
         exec(ours, vars(module))
     except Exception:
-        vars(module).clear()
-        vars(module).update(before)
-        _reasons[entry.module] = "it could not be executed without them"
-        return False
+        return again("it could not be executed without them")
     finally:
         for alias in stand_ins:
             sys.modules.pop(alias, None)
-    hidden = [vars(module).pop(name, None) for name in (*stand_ins, *entry.bound())][-1]
-    deferred = _Deferred(entry, module, hidden)
+    taken = {name: vars(module).pop(name, None) for name in (*stand_ins, *entry.bound())}
+    deferred = _Deferred(entry, module, taken.get(entry.base[0]))
+    taken.clear()
+    # The dictionary, the variable and the argument refer to it. Anything else would show it to the host.
+    if any(sys.getrefcount(stand_in) > 3 for stand_in in stand_ins.values()):
+        return again("it keeps them somewhere else")
     if not deferred.begin(_functions(module), wanted):
-        _reasons[entry.module] = "a function that uses them was not found"
-        deferred.end()
-        return True
+        deferred.undo()
+        return again("a function that uses them was not found")
     _deferred[entry.module] = deferred
     if _forked:  # meanwhile, by another thread
         deferred.end()
@@ -402,7 +415,9 @@ def _rewritten(code: CodeType, entry: _Entry, stand_ins: dict[str, ModuleType]) 
         alias = f"dirac-perfpatch: {library} for {entry.module}".replace(".", "/")
         stand_ins[alias] = _StandIn(entry, library)
         names[names.index(library)] = alias
-    bound = set(entry.bound())
+    if "__getattr__" in names:
+        raise UnknownHost("it has a __getattr__ of its own")
+    bound = {*entry.bound(), *entry.names}
     for part in _executed(code):
         loaded = [name for name in _loaded(part) if name in bound]
         if loaded and (loaded, part) != ([entry.base[1].partition(".")[0]], code):
@@ -456,7 +471,6 @@ def _functions(module: ModuleType) -> Iterator[FunctionType]:
         if isinstance(found, FunctionType):
             if found.__globals__ is vars(module):
                 yield found
-            left.append(vars(found).get("__wrapped__"))
             for cell in found.__closure__ or ():
                 with suppress(ValueError):  # an empty one
                     left.append(cell.cell_contents)
@@ -466,11 +480,17 @@ def _functions(module: ModuleType) -> Iterator[FunctionType]:
             left.append(found.__func__)
         elif isinstance(found, property):
             left.extend((found.fget, found.fset, found.fdel))
+        if not isinstance(found, (type, ModuleType)):
+            with suppress(AttributeError):  # not getattr(), which an object may answer with anything
+                left.append(object.__getattribute__(found, "__dict__").get("__wrapped__"))
 
 
 def _watch_forks() -> None:
     claim = object()
     if _claims.setdefault("forks", claim) is claim:
+        # It registers functions that take and release a lock. If it was imported while a fork has begun, as by DiracX,
+        # only the second one would be called.
+        __import__("concurrent.futures.thread")
         os.register_at_fork(before=_before_fork)
 
 
