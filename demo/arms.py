@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dirac_perfpatch.patches import CATALOGUE
+from dirac_perfpatch.patches import AT_IMPORT, CATALOGUE
 from lab import inside, installation
 from lab.hosts import Host
 from lab.mariadb import MariaDB
@@ -18,8 +18,9 @@ from . import clients, probe
 SERVICES = (*installation.SERVICES, "WorkloadManagement/PilotManager")
 ROLES = ("user", "agent")
 SITES = 120
-# What is timed: every target except the host's private ones, whose callers are timed.
-TARGETS = [(t.modules, t.attribute) for patch in CATALOGUE for t in patch.targets if "__" not in t.attribute]
+# What is timed: every target except the host's private ones, whose callers are timed, and imports.
+_TIMED = [patch for patch in CATALOGUE if patch.name not in AT_IMPORT]
+TARGETS = [(t.modules, t.attribute) for patch in _TIMED for t in patch.targets if "__" not in t.attribute]
 
 
 class Arm:

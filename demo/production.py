@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dirac_perfpatch.patches import WAITED_FOR
+from dirac_perfpatch.patches import AT_IMPORT, WAITED_FOR
 from lab.hosts import Host
 from lab.mariadb import MariaDB
 from lab.table import aligned
@@ -40,7 +40,7 @@ def compare(
     toggles = folder / "patches.yaml"
     # Together: in a minute there are few pairs of windows, too few to tell what each patch does to requests.
     comparison = {"window_seconds": WINDOW_SECONDS, "together": "on", "spool": spool, "check_one_in": 500}
-    lines = ["patches:", *(f"  {name}: ab" for name in WAITED_FOR)]
+    lines = ["patches:", *(f"  {name}: ab" for name in WAITED_FOR if name not in AT_IMPORT)]
     lines += ["comparison:", *(f"  {key}: {value}" for key, value in comparison.items())]
     toggles.write_text("\n".join(lines) + "\n")
     arm = Arm("compared", host, database, folder / "arm", library, {"DIRAC_PERFPATCH_CONFIG": str(toggles)})

@@ -21,6 +21,8 @@ Callback = Callable[[ModuleType], None]
 # Pairs of a module's name and a callback. No lock: every step is one operation on it, which no thread, signal handler
 # or fork can interrupt.
 _waiting: dict[tuple[str, Callback], None] = {}
+# By module: what is called with each spec that is found for it.
+_preparing: dict[str, Callable[[ModuleSpec], None]] = {}
 
 
 def when_complete(name: str, callback: Callback) -> None:
@@ -45,6 +47,23 @@ def forget(name: str, callback: Callback) -> None:
     _take_place()
 
 
+def before_execution(name: str, prepare: Callable[[ModuleSpec], None]) -> None:
+    """Call back whenever the import system has found a module, before it executes it, until :func:`prepare_no_longer`.
+
+    Args:
+        name: The module's full name. One callback per module.
+        prepare: Called with the spec, which may never be executed. It must not raise.
+    """
+    _preparing[name] = prepare
+    _take_place()
+
+
+def prepare_no_longer(name: str) -> None:
+    """Cancel :func:`before_execution`."""
+    _preparing.pop(name, None)
+    _take_place()
+
+
 def look() -> set[str]:
     """Call back for modules completed unseen: by hand, lazily, or just when their callback was registered.
 
@@ -64,8 +83,8 @@ def look() -> set[str]:
 def _take_place() -> None:
     """Keep the finder in ``sys.meta_path`` while a module is waited for, and only then."""
     # Not "if": another thread may do the same or the opposite meanwhile.
-    while bool(_waiting) != (_finder in sys.meta_path):
-        if _waiting:
+    while bool(_waiting or _preparing) != (_finder in sys.meta_path):
+        if _waiting or _preparing:
             sys.meta_path.insert(0, _finder)
         else:
             with suppress(ValueError):
@@ -154,13 +173,16 @@ class _Finder:
         # Another thread may have asked the finders for a module before its callback was registered, and have stored it
         # in sys.modules after we looked there; and the import system takes a complete module out of sys.modules for a
         # moment. So every later import, beginning with the module's own, looks again.
-        if name not in look():
+        if name not in look() and name not in _preparing:
             return None
         for finder in list(sys.meta_path):
             find = None if finder is self else getattr(finder, "find_spec", None)
             spec = find(name, path, target) if find else None
             if spec is not None:
                 _watch(spec)
+                prepare = _preparing.get(name)
+                if prepare is not None:
+                    prepare(spec)
                 return spec
         return None
 

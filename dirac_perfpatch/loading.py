@@ -103,6 +103,8 @@ class Plugin:
     def _take_up(self, name: str) -> None:
         if name in self.switches:
             self._bring(name)
+        elif self.toggles[name].on and name in patches.AT_IMPORT:
+            self._load(name)
         elif self.toggles[name].on:
             self._wait(name, patches.WAITED_FOR[name], self._load)
         else:

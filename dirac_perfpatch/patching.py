@@ -12,7 +12,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from types import FunctionType, ModuleType
+from importlib.machinery import ModuleSpec
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, Optional
 
 from dirac_perfpatch import imports
@@ -29,6 +30,7 @@ FAILED = "failed"
 
 # More wrappers than anyone puts around one function.
 _MOST_WRAPPERS = 100
+_GENERATOR = 0x20  # inspect.CO_GENERATOR
 # Seconds for which an import of the host waits while another thread changes targets.
 _PATIENCE = 1.0
 
@@ -49,6 +51,10 @@ class Refusal(Exception):
 
 class InTree(Refusal):
     """Raised by a target's ``look``: the host has the change itself."""
+
+
+class TooLate(InTree):
+    """Raised by a target's ``look``: the module was imported before the patch could change how it is executed."""
 
 
 class NotHere(Refusal):
@@ -161,13 +167,21 @@ def _run_ours(*arguments: Any, **named: Any) -> Any:
     return ours(*arguments, **named)
 
 
+def _generate_ours(*arguments: Any, **named: Any) -> Any:
+    """The pattern for generators: Python 3.13 warns if a function is given code of another kind."""
+    ours: Any = "ours"
+    return (yield from ours(*arguments, **named))
+
+
 def _is_ours(function: Any) -> bool:
     return os.path.dirname(__file__) in getattr(getattr(function, "__code__", None), "co_filename", "")
 
 
 def _is_taken_over(function: Any) -> bool:
-    code, pattern = function.__code__, _run_ours.__code__
-    return (code.co_filename, code.co_firstlineno) == (pattern.co_filename, pattern.co_firstlineno)
+    code, patterns = function.__code__, (_run_ours.__code__, _generate_ours.__code__)
+    return any(
+        (code.co_filename, code.co_firstlineno) == (pattern.co_filename, pattern.co_firstlineno) for pattern in patterns
+    )
 
 
 def _reaches(found: Any, ours: Any) -> bool:
@@ -347,24 +361,39 @@ class Fitting:
             function = function.__wrapped__
         if not isinstance(function, FunctionType) or function.__closure__:
             raise UnknownHost(f"{path} is not a plain function")
-        code = function.__code__
-        stock = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
-        stock.__kwdefaults__ = function.__kwdefaults__
-        pattern = _run_ours.__code__
-        called = self.compared(path, make(stock), stock, check)
-        constants = tuple(called if constant == "ours" else constant for constant in pattern.co_consts)
-        ours = function.__code__ = pattern.replace(co_name=code.co_name, co_consts=constants)
-        # Where inspect looks for the signature and the source.
-        function.__dict__["__wrapped__"] = stock
+        ours, undo = swap_code(function, lambda stock: self.compared(path, make(stock), stock, check))
         self._places.append((path, ours))
-
-        def undo() -> None:
-            if function.__code__ is ours:
-                function.__code__ = code
-            if function.__dict__.get("__wrapped__") is stock:
-                del function.__dict__["__wrapped__"]
-
         self.undoing.append(undo)
+
+
+def swap_code(
+    function: FunctionType, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> tuple[CodeType, Callable[[], None]]:
+    """Give a function code that calls ours.
+
+    Args:
+        function: A plain function or a generator, without a closure.
+        make: Given a copy of the function, which keeps the original code, returns ours.
+
+    Returns:
+        The new code, and a function that undoes the change.
+    """
+    code = function.__code__
+    stock = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
+    stock.__kwdefaults__ = function.__kwdefaults__
+    pattern, called = (_generate_ours if code.co_flags & _GENERATOR else _run_ours).__code__, make(stock)
+    constants = tuple(called if constant == "ours" else constant for constant in pattern.co_consts)
+    ours = function.__code__ = pattern.replace(co_name=code.co_name, co_consts=constants)
+    # Where inspect looks for the signature and the source.
+    function.__dict__["__wrapped__"] = stock
+
+    def undo() -> None:
+        if function.__code__ is ours:
+            function.__code__ = code
+        if function.__dict__.get("__wrapped__") is stock:
+            del function.__dict__["__wrapped__"]
+
+    return ours, undo
 
 
 class Target(NamedTuple):
@@ -376,12 +405,15 @@ class Target(NamedTuple):
         look: Given the fitting, returns if the target is the stock code that the patch was written for; otherwise
             raises :class:`InTree`, :class:`NotHere` or :class:`UnknownHost`. Changes nothing.
         put_on: Given the fitting, changes the target through it.
+        prepare: Given the spec of the module before its execution, and the guard, changes how it is executed. Must not
+            raise. Only for patches in :data:`dirac_perfpatch.patches.AT_IMPORT`, with one module per target.
     """
 
     modules: tuple[str, ...]
     attribute: str
     look: Callable[[Fitting], None]
     put_on: Callable[[Fitting], None]
+    prepare: Callable[[ModuleSpec, Guard], None] | None = None
 
 
 class Database(NamedTuple):
@@ -512,7 +544,11 @@ class Switch:
     def _wait_for(self, target: _TargetState) -> None:
         target.state, target.reason, target.incomplete = ARMED, f"waits for {target.module}", False
         target.callback = callback = functools.partial(self._put_on, target)
+        prepare = target.declared.prepare
         try:
+            if prepare is not None:
+                guard = self.guard
+                imports.before_execution(target.module, lambda spec: prepare(spec, guard))
             for module in target.declared.modules:
                 if target.callback is callback:  # not found in an earlier module
                     imports.when_complete(module, callback)
@@ -605,6 +641,8 @@ class Switch:
         if target.callback is not None:
             for module in target.declared.modules:
                 imports.forget(module, target.callback)
+            if target.declared.prepare is not None:
+                imports.prepare_no_longer(target.module)
         target.callback = None
 
     def trip(self, reason: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dirac_perfpatch.notices import OperatorError
-from dirac_perfpatch.patches import load
+from dirac_perfpatch.patches import AT_IMPORT, load
 from dirac_perfpatch.yamlfile import WORDS, FileError, Node, content, parse
 
 SHIPPED = os.path.join(os.path.dirname(__file__), "patches.yaml")
@@ -267,12 +267,14 @@ def _lay_over(below: Toggles, root: Node, source: str) -> Toggles:
     compared = _children(top.get(_COMPARISON), "comparison must be a mapping: a name and a value per line")
     said[_COMPARISON] = _values(_COMPARISON, compared, defaults, "key")
     settings = {name: {**before, **said.get(name, {})} for name, before in below.settings.items()}
-    _refuse_by_call(settings, {name: patches.get(name) or top.get(_COMPARISON) or root for name in below.patches})
+    _refuse_comparisons(settings, {name: patches.get(name) or top.get(_COMPARISON) or root for name in below.patches})
     return Toggles(source, settings, "enabled" in top)
 
 
-def _refuse_by_call(settings: Settings, nodes: Mapping[str, Node]) -> None:
+def _refuse_comparisons(settings: Settings, nodes: Mapping[str, Node]) -> None:
     for name, node in nodes.items():
+        if settings[name]["enabled"] == AB and name in AT_IMPORT:
+            raise node.error(f"{name} cannot be compared: it acts once, when a module is imported; write on or off")
         general = settings[_COMPARISON]["by"] if settings[name]["enabled"] == AB else None
         by = settings[name].get("by", general)
         if by == "call" and not _calls_stand_alone(name):

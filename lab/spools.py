@@ -41,7 +41,7 @@ from dirac_perfpatch.comparison.snapshot import (
     Snapshot,
     State,
 )
-from dirac_perfpatch.patches import CATALOGUE
+from dirac_perfpatch.patches import AT_IMPORT, CATALOGUE
 from dirac_perfpatch.patching import Guard, Patch
 from dirac_perfpatch.toggles import Toggle
 
@@ -50,7 +50,8 @@ from .hosts import COMPARED
 
 # Every target that is recorded, and invented seconds per call in the two arms: each target is a bit slower in stock
 # than the one before, up to 0.3 s, and is sped up a bit more, up to 100 times.
-_RECORDED = dict.fromkeys((p.name, t.attribute) for p in CATALOGUE for t in p.targets if "__" not in t.attribute)
+_COMPARED = [patch for patch in CATALOGUE if patch.name not in AT_IMPORT]
+_RECORDED = dict.fromkeys((p.name, t.attribute) for p in _COMPARED for t in p.targets if "__" not in t.attribute)
 _STEPS = {target: number / (len(_RECORDED) - 1) for number, target in enumerate(_RECORDED)}
 TARGETS = {target: (2e-5 * 15_000**step, 2e-5 * 150**step) for target, step in _STEPS.items()}
 PATCHES = tuple(dict.fromkeys(patch for patch, _ in TARGETS))

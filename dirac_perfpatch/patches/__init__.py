@@ -42,7 +42,18 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
     "configuration_parsing": ("diraccfg.cfg",),
     "local_options": ("DIRAC.ConfigurationSystem.private.ConfigurationData",),
     "json_dates": ("DIRAC.Core.Utilities.JEncode",),
+    "lazy_imports": (
+        "DIRAC.Core.Security.DiracX",
+        "DIRAC.ConfigurationSystem.private.Modificator",
+        "DIRAC.Core.Tornado.Client.private.TornadoBaseClient",
+        "DIRAC.Core.Security.X509Certificate",
+        "DIRAC.Core.Security.m2crypto.X509Certificate",
+        "DIRAC.Resources.Catalog.FileCatalog",
+    ),
 }
+# Patches that change how their modules are executed. So their own modules are imported at the start, and they cannot be
+# compared: what they change happens once.
+AT_IMPORT = ("lazy_imports",)
 
 
 def load(name: str) -> Any:

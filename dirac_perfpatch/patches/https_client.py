@@ -369,10 +369,8 @@ class _StandIn(ModuleType):
 
 
 def _look(fitting: Fitting) -> None:
-    function = fitting.resolve("_create_session")
-    code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
-    if not {"ssl", "create_default_context"}.issubset(getattr(code, "co_names", ())):
-        raise UnknownHost("_create_session is not the function that this patch knows")
+    decorated = hasattr(fitting.resolve("_create_session"), "__wrapped__")
+    fitting.expect("_create_session.__wrapped__" if decorated else "_create_session", "ssl", "create_default_context")
     if fitting.resolve("ssl") is not ssl:
         raise UnknownHost("other code has replaced ssl")
     for name in ("_create", "_real_connect"):

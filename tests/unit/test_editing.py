@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from dirac_perfpatch import editing, toggles
 from dirac_perfpatch.editing import change, edited
 from dirac_perfpatch.notices import OperatorError
-from dirac_perfpatch.patches import WAITED_FOR
+from dirac_perfpatch.patches import AT_IMPORT, WAITED_FOR
 
 SHIPPED = Path(toggles.SHIPPED).read_text(encoding="utf-8")
 PATH = "/etc/patches.yaml"
@@ -408,9 +408,10 @@ def _files(draw: st.DrawFn) -> str:
         line(0, "patches")
         for name in names:
             said = draw(st.lists(st.sampled_from(["enabled", "share", *OPTIONS.get(name, [])]), unique=True))
-            line(1, name, "" if said else draw(MODES))
+            modes = st.sampled_from(["on", "off"]) if name in AT_IMPORT else MODES
+            line(1, name, "" if said else draw(modes))
             for option in said:
-                values = {"enabled": MODES, "share": st.sampled_from(["0", "1", "0.25"])}
+                values = {"enabled": modes, "share": st.sampled_from(["0", "1", "0.25"])}
                 line(2, option, draw(values.get(option, NUMBERS)))
 
     def comparison() -> None:
@@ -440,7 +441,7 @@ def _settings(draw: st.DrawFn) -> str:
         return draw(st.sampled_from(["comparison.by=process", "comparison.share=0.125", "comparison.spool=/a b/#c"]))
     option = draw(st.sampled_from(["enabled", *OPTIONS.get(name, [])]))
     return (
-        f"{name}={draw(st.sampled_from(['on', 'off', 'ab']))}"
+        f"{name}={draw(st.sampled_from(['on', 'off', *(['ab'] if name not in AT_IMPORT else [])]))}"
         if option == "enabled"
         else f"{name}.{option}={draw(NUMBERS)}"
     )

@@ -424,6 +424,8 @@ def test_a_wrong_section_is_reported_with_the_path_and_what_is_right(section: di
         ("comparison:\n  by: call\npatches:\n  connection_close: ab\n",
          "4: connection_close cannot be compared by call: its calls do not stand alone; write `by: time` or "
          "`by: process` for it"),
+        ("patches:\n  lazy_imports: ab\n",
+         "2: lazy_imports cannot be compared: it acts once, when a module is imported; write on or off"),
         ("enabled: ab\n", "1: enabled must be on or off (or true or false); it is 'ab'"),
         ("comparison: on\n", "1: comparison must be a mapping: a name and a value per line; it is True"),
         ("comparison:\n  windows: 60\n", "2: unknown key of comparison 'windows'; did you mean window_seconds?"),
