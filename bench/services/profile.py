@@ -1,0 +1,102 @@
+"""Where a service's CPU goes: the stages of a request, in stock and patched DIRAC: `python3 -m bench.services.profile`.
+
+Four clients at a time, keys of 2048 bits, the database on loopback. Microseconds of CPU per request and the share of
+the stock request's; stages contain each other (an SQL statement is in the handler), so they do not add up. Each figure
+includes what the measuring adds, 1 to 2 us per call. With --py-spy FOLDER it also writes what py-spy sees of each
+service, all threads and those that hold the interpreter's lock, as stacks with counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from lab.command import end_when_told, say
+from lab.folder import library, temporary_folder
+from lab.machine import ensure_packages
+from lab.mariadb import MariaDB
+from lab.table import Row, aligned
+
+from . import crew, sides, stages
+
+CLIENTS, KEY_BITS = 4, 2048
+SECONDS, ROUNDS = 1.0, 6
+SIDES = (sides.STOCK, sides.PATCHED)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python3 -m bench.services.profile", description=__doc__)
+    parser.add_argument("--py-spy", type=Path, metavar="FOLDER", help="write py-spy's stacks there; needs py-spy")
+    options = parser.parse_args()
+    spy = shutil.which("py-spy")
+    if options.py_spy and not spy:
+        sys.exit("py-spy is not on the path: pip install py-spy")
+    end_when_told()
+    ensure_packages()
+    with temporary_folder("perfpatch-profile-") as folder:
+        say("installing DIRAC and the plugin (the first time takes a minute)")
+        installed = {name: host for name, host in sides.environments().items() if name in SIDES}
+        modules = library(folder / "library", "lab", "bench")
+        with (
+            MariaDB(folder / "mariadb") as database,
+            sides.started(installed, database, folder / "sides", modules, KEY_BITS, database.port) as running,
+        ):
+            for request in crew.SERVICE_OF:
+                slots: dict[str, list[dict[str, Any]]] = {name: [] for name in SIDES}
+                for number in range(ROUNDS):
+                    for side in running.rotated(number):
+                        slots[side.name].append(_measure(side, request))
+                print(f"\n{crew.SERVICE_OF[request]}, {request}\n{_table(slots)}", flush=True)
+                for side in running if options.py_spy else ():
+                    _look(side, request, str(spy), options.py_spy)
+
+
+def _measure(side: sides.Side, request: str) -> dict[str, Any]:
+    """Returns: the number of requests, CPU seconds of the service, and CPU seconds and calls by stage."""
+    service, call = crew.SERVICE_OF[request], side.installation.call
+    before = call(service, stages.start)
+    clients = side.measure(request, CLIENTS, SECONDS)["clients"]
+    found = call(service, stages.stop)
+    # The server also served each client's first request.
+    number = sum(len(client["latencies"]) + 1 for client in clients)
+    return {"requests": number, "total": found["total"] - before, "stages": found["stages"]}
+
+
+def _table(slots: dict[str, list[dict[str, Any]]]) -> str:
+    number = {name: sum(slot["requests"] for slot in found) for name, found in slots.items()}
+    whole = {name: sum(slot["total"] for slot in found) * 1e6 / number[name] for name, found in slots.items()}
+    stock = whole[sides.STOCK]
+    rows: list[Row] = [("us of CPU per request", *(text for name in SIDES for text in (name, "calls", "share")))]
+    rows.append(("the whole process", *(text for name in SIDES for text in _cells(whole[name], "", stock))))
+    for stage in stages.STAGES:
+        cells: list[str] = []
+        for name in SIDES:
+            cpu = sum(slot["stages"][stage][0] for slot in slots[name]) * 1e6 / number[name]
+            calls = sum(slot["stages"][stage][1] for slot in slots[name]) / number[name]
+            cells += _cells(cpu, f"{calls:.1f}", stock)
+        rows.append((stage, *cells))
+    return aligned(rows)
+
+
+def _cells(cpu: float, calls: str, stock: float) -> list[str]:
+    return [f"{cpu:.0f}", calls, f"{cpu / stock:.1%}"]
+
+
+def _look(side: sides.Side, request: str, spy: str, folder: Path) -> None:
+    """Let py-spy watch the service while clients make requests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pid = str(side.installation.running[crew.SERVICE_OF[request]].process.pid)
+    for more in ([], ["--gil"]):
+        path = folder / f"{side.name} {request}{''.join(more)}.raw".replace(" ", "_")
+        command = [spy, "record", "--pid", pid, "--duration", "6", "--format", "raw", "--output", str(path), *more]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            side.measure(request, CLIENTS, 8.0)
+        say(f"{path}")
+
+
+if __name__ == "__main__":
+    main()
