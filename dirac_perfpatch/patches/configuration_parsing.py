@@ -59,6 +59,9 @@ ve
 {
 }
 """
+# What to write, copy and merge. Short, because each command waits for it at its start.
+_TREE = "# one\n#two\na = 1, 2,,3\nb =\ns\n{\n  c = 1\n#three\n  t\n  {\n    d = 1\n  }\n}\nu\n{\n}\ne = 1\n"
+_OVER = "# four\ns\n{\n  c = 2\n  t\n  {\n  }\n  v\n  {\n  }\n}\nw\n{\n}\na = 2\nf = 3\n"
 
 
 def _plain(function: Any) -> Any:
@@ -114,7 +117,7 @@ def _put_on_load(fitting: Fitting) -> None:
 
 def _put_on_serialize(fitting: Fitting) -> None:
     trees = Trees(fitting.resolve("CFG"))
-    tree = trees.parse(_PROBE)
+    tree = trees.parse(_TREE)
     write = _guarded(fitting, _SERIALIZE, trees.text)
     _prove(_SERIALIZE, trees.text(tree, " ") == fitting.unbound(_SERIALIZE)(tree, " "))
 
@@ -126,7 +129,7 @@ def _put_on_serialize(fitting: Fitting) -> None:
 
 def _put_on_clone(fitting: Fitting) -> None:
     trees = Trees(fitting.resolve("CFG"))
-    tree = trees.parse(_PROBE)
+    tree = trees.parse(_TREE)
     copy = _guarded(fitting, _CLONE, trees.clone)
     _prove(_CLONE, difference(trees.clone(tree), fitting.unbound(_CLONE)(tree)) is None)
 
@@ -138,7 +141,7 @@ def _put_on_clone(fitting: Fitting) -> None:
 
 def _put_on_merge(fitting: Fitting) -> None:
     trees = Trees(fitting.resolve("CFG"))
-    one, other = trees.parse(_PROBE), trees.parse("# c\none\n{\n x = 1\n b = 2\n four\n {\n }\n}\nlast\n{\n}\na = 1\n")
+    one, other = trees.parse(_TREE), trees.parse(_OVER)
     merge = _guarded(fitting, _MERGE, trees.merge)
     _prove(_MERGE, difference(trees.merge(one, other), fitting.unbound(_MERGE)(one, other)) is None)
 
@@ -175,6 +178,7 @@ def _same_tree(answer: Any, original: Callable[..., Any], args: Any, kwargs: Any
 def made_up(kilobytes: int) -> str:
     """A configuration of about that size: sites, storage elements and users, as in those of large communities."""
     lines: list[str] = []
+    common = ("Enabled = Yes", "Comment = As everywhere else", "Tags = one", "Tags += two", "Contact = /CN=nobody")
     for section, names, options in (
         ("Sites", "LCG.Site{}.org", ("Name = SITE-{}", "Coordinates = 6.04:46.23", "Mail = admin@site{}.example.org")),
         ("StorageElements", "Site{}-disk", ("BackendType = Eos", "ReadAccess = Active", "Host = eos{}.example.org")),
@@ -182,8 +186,8 @@ def made_up(kilobytes: int) -> str:
         ("Groups", "group{}", ("Users = user{}", "Users += user", "Users += another", "Properties = NormalUser")),
     ):
         lines.append(f"{section}\n{{\n")
-        for number in range(int(kilobytes * 2.6)):
-            body = "".join(f"    {option}\n" for option in options)
+        for number in range(max(3, round(kilobytes * 1.15))):
+            body = "".join(f"    {option}\n" for option in (*options, *common))
             lines.append(f"  {names}\n  {{\n{body}  }}\n".replace("{}", str(number)))
         lines.append("}\n")
     return "".join(lines)

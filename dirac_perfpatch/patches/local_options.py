@@ -1,7 +1,7 @@
 """setOptionInCFG and deleteOptionInCFG: a local option changes in the merged configuration, which is not made anew.
 
 The host keeps a local and a remote configuration, and merges all of both into a third one for its readers whenever an
-option is set locally: 100 ms for 1 MB, and Proxy.py does so twice for each block of code that runs with a user's proxy.
+option is set locally: 80 ms for 1 MB, and Proxy.py does so twice for each block of code that runs with a user's proxy.
 We make only the sections on the option's path anew, and take all others from the merged configuration that is there:
 0.1 ms.
 
