@@ -1,5 +1,5 @@
 # The two commands of the README. Both install what is missing (as root) and ask nothing.
-.PHONY: demo test chaos bench bench-services
+.PHONY: demo test chaos bench bench-starts bench-services
 
 demo:
 	python3 -m demo
@@ -11,9 +11,14 @@ test:
 chaos:
 	python3 -m chaos
 
-# Stock, patched and in-tree side by side, with growth curves, five minutes.
+# Stock, patched and in-tree side by side, with growth curves, five minutes; then what people start.
 bench:
 	python3 -m bench
+	python3 -m bench.starts
+
+# Commands, a job wrapper, an agent and a service, stock and patched, on each line of releases, ten minutes.
+bench-starts:
+	python3 -m bench.starts
 
 # Requests of real clients to real services: stock 9.1.8 and 9.1.22, each without and with the plugin, ten minutes.
 bench-services:

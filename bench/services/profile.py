@@ -26,6 +26,8 @@ from . import crew, sides, stages
 CLIENTS, KEY_BITS = 4, 2048
 SECONDS, ROUNDS = 1.0, 6
 SIDES = (sides.STOCK, sides.PATCHED)
+# The stages are those of DISET.
+REQUESTS = [request for request in crew.SERVICE_OF if not request.startswith("https ")]
 
 
 def main() -> None:
@@ -39,13 +41,14 @@ def main() -> None:
     ensure_packages()
     with temporary_folder("perfpatch-profile-") as folder:
         say("installing DIRAC and the plugin (the first time takes a minute)")
-        installed = {name: host for name, host in sides.environments().items() if name in SIDES}
+        installed = sides.environments(SIDES)
         modules = library(folder / "library", "lab", "bench")
+        services = list(dict.fromkeys([crew.CONFIGURATION, crew.CATALOG, *map(crew.SERVICE_OF.__getitem__, REQUESTS)]))
         with (
             MariaDB(folder / "mariadb") as database,
-            sides.started(installed, database, folder / "sides", modules, KEY_BITS, database.port) as running,
+            sides.started(installed, database, folder / "sides", modules, services, KEY_BITS, database.port) as running,
         ):
-            for request in crew.SERVICE_OF:
+            for request in REQUESTS:
                 slots: dict[str, list[dict[str, Any]]] = {name: [] for name in SIDES}
                 for number in range(ROUNDS):
                     for side in running.rotated(number):

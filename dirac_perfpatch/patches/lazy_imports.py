@@ -70,7 +70,6 @@ not be switched off, and every start would pay for it. We do not install one.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # not signal, which spends time on making enumerations
-import opcode
 import os
 import sys
 import threading
@@ -96,7 +95,6 @@ from dirac_perfpatch.patching import (
 # A request must not wait for an import; a start may.
 _SERVERS = ("dirac-service", "dirac-executor", "tornado-start-all", "tornado-start-CS")
 _TOO_LATE = "it was imported before the plugin was loaded, or before this patch was on"
-_LOADS = {opcode.opmap[name] for name in ("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS") if name in opcode.opmap}
 _OPTIMIZED = 1  # inspect.CO_OPTIMIZED: the code of a function, which runs when it is called
 _ASYNC = 0x80 | 0x100 | 0x200  # inspect.CO_COROUTINE, CO_ITERABLE_COROUTINE, CO_ASYNC_GENERATOR
 _FAULTS = {_signal.SIGSEGV, _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL}
@@ -435,13 +433,16 @@ def _executed(code: CodeType) -> Iterator[CodeType]:
 
 def _loaded(code: CodeType) -> Iterator[str]:
     """The names that such code reads, once for each time."""
+    import opcode  # only in processes that need it
+
+    loads = {opcode.opmap.get(name) for name in ("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")}
     argument = 0
     for at in range(0, len(code.co_code), 2):
         operation = code.co_code[at]
         argument = argument << 8 | code.co_code[at + 1]
         if operation == opcode.EXTENDED_ARG:
             continue
-        if operation in _LOADS:
+        if operation in loads:
             yield code.co_names[argument]
         argument = 0
 

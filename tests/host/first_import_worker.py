@@ -55,6 +55,7 @@ def wrong(in_tree: list[str]) -> Iterator[str]:
     extensions = importlib.import_module("DIRAC.Core.Utilities.Extensions")
     if extensions.extensionsByPriority() != ["DIRAC"]:
         yield "the plugin is listed"
+    at_import = importlib.import_module("dirac_perfpatch.patches").AT_IMPORT
     for patch in importlib.import_module("dirac_perfpatch").status():
         for target in patch["targets"]:
             wanted = "applied"
@@ -62,6 +63,8 @@ def wrong(in_tree: list[str]) -> Iterator[str]:
                 wanted = "armed"
             elif {patch["name"], f"{patch['name']}: {target['attribute']}"}.intersection(in_tree):
                 wanted = "stood down"
+            elif patch["name"] in at_import and target["state"] == "stood down":
+                wanted = "stood down"  # it was imported before the look-up
             if target["state"] != wanted:
                 yield f"{patch['name']}: {target}"
     for name, module in list(sys.modules.items()):

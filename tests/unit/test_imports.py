@@ -259,6 +259,30 @@ def test_a_reload_does_not_call_back_again(modules: Write, told: _Told) -> None:
 # Cancelling
 
 
+def test_a_callback_before_the_execution_gets_the_spec(modules: Write) -> None:
+    modules("prepared", "LAST = 1")
+    seen: list[Any] = []
+    imports.before_execution("prepared", lambda spec: seen.append((spec.name, "prepared" in sys.modules)))
+    assert len(_finders()) == 1
+    importlib.import_module("prepared")
+    assert seen == [("prepared", False)]
+    imports.prepare_no_longer("prepared")
+    assert _finders() == []
+    importlib.reload(sys.modules["prepared"])
+    assert len(seen) == 1
+
+
+def test_both_kinds_of_callback_for_one_module(modules: Write, told: _Told) -> None:
+    modules("both", "LAST = 1")
+    order: list[str] = []
+    when_complete("both", told)
+    imports.before_execution("both", lambda spec: order.append(f"before {len(told.modules)}"))
+    importlib.import_module("both")
+    imports.prepare_no_longer("both")
+    assert (order, told.complete) == (["before 0"], [True])
+    assert _finders() == []
+
+
 def test_forget_before_the_import(modules: Write, told: _Told) -> None:
     modules("forgotten", "LAST = 1")
     other = _Told()

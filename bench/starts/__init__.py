@@ -1,0 +1,1 @@
+"""What people start, with and without the plugin, on each line of releases."""
