@@ -34,6 +34,11 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
     "https_client": ("DIRAC.Core.Tornado.Client.private.TornadoBaseClient",),
     "registry_lookup": ("DIRAC.ConfigurationSystem.Client.Helpers.Registry",),
     "certificate_extensions": ("DIRAC.Core.Security.m2crypto.asn1_utils",),
+    "chain_hash": ("DIRAC.Core.Security.X509Chain", "DIRAC.Core.Security.m2crypto.X509Chain"),
+    "failed_lookups": (
+        "DIRAC.AccountingSystem.DB.AccountingDB",
+        "DIRAC.DataManagementSystem.DB.FileCatalogComponents.FileManager.FileManagerBase",
+    ),
 }
 
 
