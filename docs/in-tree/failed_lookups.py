@@ -46,6 +46,7 @@ tell("its answer is the caller's own", files._getStatusInt("AprioriGood").get("V
 accounting = object.__new__(AccountingDB)
 accounting.log, accounting._AccountingDB__keysCache = gLogger, {}
 accounting._getConnection = lambda: S_OK(None)
+accounting._escapeString = lambda text: S_OK(f'"{text}"')
 for name in ("_addkeyvalue", "_gettablename"):  # from 9.1.14 on
     setattr(accounting, f"{name}_cache", LRUCache(9))
     setattr(accounting, f"{name}_lock", threading.Lock())
