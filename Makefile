@@ -7,11 +7,11 @@ demo:
 test:
 	python3 -m tests
 
-# The MySQL pool under kills, restarts and silent networks: stock, patched and in-tree, ten minutes.
+# The MySQL pool under kills, restarts and silent networks: 9.1.8 and 9.1.22, each without and with the plugin.
 chaos:
 	python3 -m chaos
 
-# Stock, patched and in-tree side by side, with growth curves, five minutes; then what people start.
+# 9.1.8 and 9.1.22, each without and with the plugin, side by side, with growth curves; then what people start.
 bench:
 	python3 -m bench
 	python3 -m bench.starts

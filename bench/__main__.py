@@ -1,4 +1,5 @@
-"""Measure stock, patched and in-tree DIRAC side by side in one run: per call, with growth, and at start-up.
+"""Measure DIRAC without and with the plugin, and without and with the changes in-tree, side by side in one run: per
+call, with growth, and at start-up.
 
 The first run installs what is missing. Compare ratios, not figures, between runs or machines.
 """
@@ -13,7 +14,7 @@ from typing import Any
 
 from dirac_perfpatch.bench import cases
 from lab import hosts
-from lab.arms import IN_TREE, PATCHED, environments
+from lab.arms import IN_TREE, PATCHED, REPLACED, environments
 from lab.command import end_when_told, save, say
 from lab.folder import CHECKOUT, temporary_folder
 from lab.machine import ensure_packages
@@ -50,7 +51,9 @@ def _options() -> argparse.Namespace:
 def _measure(folder: Path, quick: bool) -> dict[str, Any]:
     """Measure everything. Returns: the figures, as plain data for JSON."""
     say("installing DIRAC and the plugin (the first time takes a minute)")
-    installed = {**environments("bench", "ab"), IN_TREE: hosts.environment(hosts.IN_TREE)}
+    replaced = hosts.environment(hosts.IN_TREE, label="bench")
+    hosts.install_plugin(replaced, CHECKOUT, "ab")
+    installed = {**environments("bench", "ab"), IN_TREE: hosts.environment(hosts.IN_TREE), REPLACED: replaced}
     with MariaDB(folder / "mariadb") as database, arms.started(installed, folder) as running:
         # Each arm holds up to 200 connections at a time.
         database.execute("SET GLOBAL max_connections = 1000; CREATE DATABASE bench")

@@ -1,4 +1,4 @@
-"""The arms: stock, patched and in-tree DIRAC, each with its own environment and worker process."""
+"""The arms: DIRAC without and with the plugin, each without and with the changes in-tree, with a worker process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import inside
-from lab.arms import PATCHED, Arms
+from lab.arms import PLUGGED, Arms
 from lab.folder import library
 from lab.hosts import Host
 from lab.mariadb import MariaDB
@@ -42,11 +42,11 @@ class Arm:
     def prepare(self, case: str, size: int, database: MariaDB) -> int:
         """Prepare a call in the worker. Returns: how many calls make one repetition.
 
-        Errors: RuntimeError if its patch is on in an unpatched arm, or not on in the patched one.
+        Errors: RuntimeError if its patch is on in an arm without the plugin, or not on in one with it.
         """
         account = [database.host, database.port, database.user, database.password, "bench"]
         on = self.worker.call(prepared.prepare, case, size, account)
-        if on != (self.name == PATCHED):
+        if on != (self.name in PLUGGED):
             raise RuntimeError(f"{self.name}: the patch for {case} is {'on' if on else 'not on'}")
         return int(self.worker.call(prepared.warm))
 
@@ -64,7 +64,7 @@ def started(environments: dict[str, Host], folder: Path) -> Iterator[Arms[Arm]]:
     unplugged = library(folder / "unplugged", "lab", "bench", "dirac_perfpatch")
     with contextlib.ExitStack() as stack:
         arms = Arms(
-            Arm(name, host, folder, plugged if name == PATCHED else unplugged) for name, host in environments.items()
+            Arm(name, host, folder, plugged if name in PLUGGED else unplugged) for name, host in environments.items()
         )
         for arm in arms:
             stack.enter_context(arm.worker)

@@ -1,4 +1,4 @@
-"""The goals for the patched arm, and whether a run meets them.
+"""The goals for the arms with the plugin, and whether a run meets them.
 
 Goals are ratios wherever there is an arm to compare with, as absolute figures differ between machines. The others are
 microseconds or milliseconds on a machine where stock extensionsByPriority() takes 6000 us.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lab.arms import IN_TREE, PATCHED, STOCK
+from lab.arms import IN_TREE, PATCHED, PLUGGED, STOCK
 
 from .recording import REQUEST
 
@@ -79,7 +79,8 @@ def of_calls(calls: dict[str, Any], labels: dict[tuple[str, int], str]) -> list[
         limit = f"{factor} x in-tree" + (f" at {other}" if other != size else "")
         most = factor * figure(case, other, IN_TREE)
         reason = REASONS.get(case, "")
-        goals.append(Goal(labels[case, size], limit, figure(case, size, PATCHED), most, reason))
+        for arm in PLUGGED:
+            goals.append(Goal(f"{labels[case, size]}, {arm}", limit, figure(case, size, arm), most, reason))
     return goals
 
 

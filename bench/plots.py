@@ -16,10 +16,11 @@ from matplotlib import pyplot  # noqa: E402
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator  # noqa: E402
 
 from dirac_perfpatch.bench import cases  # noqa: E402
-from lab.arms import IN_TREE, PATCHED, STOCK  # noqa: E402
+from lab.arms import IN_TREE, PATCHED, PLUGGED, REPLACED, STOCK  # noqa: E402
 
 # Colour, marker and line, by arm, so that they can be told apart in grey, too.
 STYLES = {STOCK: ("#b2182b", "s", "-"), PATCHED: ("#1b7837", "o", "-"), IN_TREE: ("#2166ac", "^", "--")}
+STYLES[REPLACED] = ("#762a83", "d", ":")
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def _draw(figures: dict[str, Any], points: dict[str, Any], title: str, unit: str
     sizes = [int(size) for size in points]
     for arm, (colour, marker, line) in STYLES.items():
         times = [found[arm]["us"] for found in points.values()]
-        label = f"{arm} ({figures['releases'][arm]}{' + plugin' * (arm == PATCHED)})"
+        label = f"{arm} ({figures['releases'][arm]}{' + plugin' * (arm in PLUGGED)})"
         axes.plot(sizes, times, color=colour, marker=marker, linestyle=line, label=label)
     axes.set(xscale="log", yscale="log", title=title, xlabel=unit, ylabel="microseconds per call")
     axes.set_xticks(sizes, [str(size) for size in sizes])

@@ -11,7 +11,7 @@ from lab.table import Row, aligned
 from .goals import Goal
 from .recording import CALLS
 
-_HEADER = (*ALL, "stock/patched", "patched/in-tree")
+_HEADER = (*ALL, "stock/patched", "patched/in-tree", "replaced/in-tree")
 
 
 def calls_table(calls: dict[str, Any], labels: dict[tuple[str, int], str]) -> str:
@@ -60,5 +60,6 @@ def number(value: float) -> str:
 
 
 def _figures(found: dict[str, Any]) -> list[str]:
-    stock, patched, in_tree = (found[arm]["us"] for arm in ALL)
-    return [*map(number, (stock, patched, in_tree)), f"{number(stock / patched)} x", f"{patched / in_tree:.2f} x"]
+    stock, patched, in_tree, replaced = figures = [found[arm]["us"] for arm in ALL]
+    ratios = (f"{number(stock / patched)} x", f"{patched / in_tree:.2f} x", f"{replaced / in_tree:.2f} x")
+    return [*map(number, figures), *ratios]

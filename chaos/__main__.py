@@ -1,8 +1,8 @@
-"""Expose the MySQL pool to everything that can go wrong, in three arms in one run, and print one table.
+"""Expose the MySQL pool to everything that can go wrong, in four arms in one run, and print one table.
 
-stock is DIRAC 9.1.8 with the plugin off, patched is the same with it on, and in-tree is DIRAC 9.1.22, whose pool has
-its own solution. Everything is real and on loopback: released DIRAC, a MariaDB server per arm, DIRAC's own `MySQL`
-class. The exit code is 1 if the patched arm misses a goal.
+stock is DIRAC 9.1.8 with the plugin off, patched is the same with it on, in-tree is DIRAC 9.1.22, whose pool has its
+own solution, and replaced is 9.1.22 with the plugin. Everything is real and on loopback: released DIRAC, a MariaDB
+server per arm, DIRAC's own `MySQL` class. The exit code is 1 if an arm with the plugin misses a goal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from lab import hosts
-from lab.arms import IN_TREE, PATCHED, STOCK
+from lab.arms import IN_TREE, PATCHED, PLUGGED, REPLACED, STOCK
 from lab.command import end_when_told, save, say, seconds
 from lab.folder import CHECKOUT, library, temporary_folder
 from lab.machine import ensure_packages
@@ -37,8 +37,9 @@ def main() -> None:
     ensure_packages()
     patched, in_tree = (hosts.environment(release, label="tests") for release in (hosts.COMPARED, hosts.IN_TREE))
     if not options.no_install:
-        hosts.install_plugin(patched, CHECKOUT)
-    say(f"DIRAC {patched.release} stock and patched, {in_tree.release} in-tree; starting a MariaDB server for each")
+        for host in (patched, in_tree):
+            hosts.install_plugin(host, CHECKOUT)
+    say(f"DIRAC {patched.release} and {in_tree.release}, each without and with the plugin; a MariaDB server for each")
     with temporary_folder("perfpatch-chaos-") as folder, _started(folder, patched, in_tree) as arms:
         sections = [_section(scenario, arms, options.short) for scenario in _chosen(options.only)]
         sections = [(title, rows) for title, rows in sections if rows]
@@ -84,7 +85,7 @@ def _started(folder: Path, patched: hosts.Host, in_tree: hosts.Host) -> Iterator
     with MariaDB(folder / "template"):
         pass
     (folder / "template" / "data").rename(folder / "data")
-    wanted = ((STOCK, patched, False), (PATCHED, patched, True), (IN_TREE, in_tree, False))
+    wanted = ((STOCK, patched, False), (PATCHED, patched, True), (IN_TREE, in_tree, False), (REPLACED, in_tree, True))
     arms = Arms(Arm(name, host, plugin, folder, modules) for name, host, plugin in wanted)
     try:
         arms.together(Arm.start)
@@ -112,12 +113,14 @@ def _section(scenario: ModuleType, arms: Arms, short: bool) -> Section:
 
 def _plugin_row(arms: Arms) -> Row:
     """Whether the patches are still on after all this: a tripped patch would meet many goals, as stock does."""
-    arm = arms.named(PATCHED)
-    off = [f"{name} is {state}" for name, state in arm.states().items() if state != "applied"]
-    words = {line for log in arm.folder.rglob("*.log") for line in _ours(log)}
-    return Row(
-        "patches that are no longer applied", {PATCHED: len(off)}, "0", not off, "; ".join([*off, *sorted(words)])
-    )
+    off = {
+        arm: [f"{name} is {state}" for name, state in arms.named(arm).states().items() if state != "applied"]
+        for arm in PLUGGED
+    }
+    words = {line for arm in PLUGGED for log in arms.named(arm).folder.rglob("*.log") for line in _ours(log)}
+    note = "; ".join([*off[PATCHED], *off[REPLACED], *sorted(words)])
+    counts = {arm: len(found) for arm, found in off.items()}
+    return Row("patches that are no longer applied", counts, "0", not any(counts.values()), note)
 
 
 def _ours(log: Path) -> list[str]:

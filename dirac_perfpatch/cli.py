@@ -141,19 +141,19 @@ def _load(options: argparse.Namespace) -> tuple[str, Database | None, list[dict[
     release = _load_host()
     asked = database.find(options.db) if options.db else None
     missing = _load_targets()
-    entries = _entries(lambda target, told: (ARMED, missing.get(told["module"], told["reason"])))
+    entries = _entries(lambda name, target, told: (ARMED, missing.get(told["module"], told["reason"])))
     if loading.plugin.problem:
         raise SystemExit(UNUSABLE)  # the start has reported it
     return release, asked, entries
 
 
-def _entries(judge: Callable[[Target, Mapping[str, Any]], tuple[str, str]]) -> list[dict[str, Any]]:
-    """Return the entries of status, with the state and reason that a function has for an armed target."""
+def _entries(judge: Callable[[str, Target, Mapping[str, Any]], tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return the entries of status, with the state and reason that a function has for an armed target of a patch."""
     entries = status()
     for patch, entry in zip(CATALOGUE, entries):
         for target, told in zip(patch.targets, entry["targets"]):
             if told["state"] == ARMED:
-                told["state"], told["reason"] = judge(target, told)
+                told["state"], told["reason"] = judge(patch.name, target, told)
         if entry["state"] == ARMED:
             # A patch is not stood down while one of its targets will be applied.
             worst = min(entry["targets"], key=lambda told: (FAILED, ARMED, STOOD_DOWN).index(told["state"]))
@@ -182,7 +182,7 @@ def _answer(as_json: bool, data: Any, title: str, header: Sequence[str], rows: I
 
 def _status(options: argparse.Namespace) -> int:
     release, source = _load_host(), loading.plugin.source
-    entries = _entries(lambda target, told: preview.foresee(target))
+    entries = _entries(lambda name, target, told: preview.foresee(target, _replaces(name)))
     tripped = _tripped_elsewhere()
     data = {"dirac": release, "toggles": source, "patches": entries, "running": tripped}
     header = ("name", "state", "reason")
@@ -192,6 +192,10 @@ def _status(options: argparse.Namespace) -> int:
         for entry in tripped:
             _tell(f"{entry['name']} has tripped in {entry['component']}, process {entry['pid']}: {entry['reason']}")
     return _exit_code([*entries, *tripped])
+
+
+def _replaces(name: str) -> bool:
+    return loading.plugin.toggles[name].in_tree == toggles.REPLACE
 
 
 def _tripped_elsewhere() -> list[dict[str, Any]]:

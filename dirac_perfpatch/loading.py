@@ -98,7 +98,7 @@ class Plugin:
             return (toggle.mode,)
         if toggle.mode == toggles.AB and self._wanted:
             return (*toggle, self._wanted.spool, self._wanted.check_one_in, self._wanted.together)
-        return toggle.mode, toggle.options
+        return toggle.mode, toggle.options, toggle.in_tree
 
     def _take_up(self, name: str) -> None:
         if name in self.switches:
@@ -124,7 +124,7 @@ class Plugin:
     def _set(self, switch: Switch, toggle: Toggle) -> None:
         switch.take_off()
         if toggle.on:
-            switch.configure(toggle.options)
+            switch.configure(toggle.options, toggle.in_tree == toggles.REPLACE)
         if toggle.mode == toggles.AB:
             check_one_in, together = (self._wanted.check_one_in, self._wanted.together) if self._wanted else (0, False)
             self._comparisons().begin(switch, toggle, check_one_in, self.spool(), together)

@@ -50,7 +50,32 @@ class Refusal(Exception):
 
 
 class InTree(Refusal):
-    """Raised by a target's ``look``: the host has the change itself."""
+    """Raised by a target's ``look``: the host has the change itself.
+
+    Args:
+        fact: What the host does, for the operator.
+        wrong: What its version of the change gets wrong, after "which"; empty if nothing.
+        replace: If it is wrong: given the fitting, puts ours in the place of the host's version. The host's version is
+            the other arm of a comparison, and what runs once the guard is off; a check compares with the answer of the
+            uncached code. Undoing leaves nothing in the host's cache.
+    """
+
+    def __init__(self, fact: str, wrong: str = "", replace: Callable[[Fitting], None] | None = None) -> None:
+        super().__init__(fact)
+        self.wrong = wrong
+        self.replace = replace
+
+    def outcome(self, replaces: bool) -> tuple[Callable[[Fitting], None] | None, str]:
+        """How to replace the host's version, or None to stand down; and why.
+
+        Args:
+            replaces: Whether the operator wants the host's version to be replaced where it is wrong.
+        """
+        if self.replace is None:
+            return None, str(self)
+        if not replaces:
+            return None, f"{self}; left to it, although its version {self.wrong}"
+        return self.replace, f"replaces the host's own version, which {self.wrong}"
 
 
 class TooLate(InTree):
@@ -88,6 +113,14 @@ def without_stacks(answer: Any) -> Any:
 def same_answer(answer: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """The check for targets whose answers can be compared with ``==``; see :meth:`Fitting.compared`."""
     return "" if original(*args, **kwargs) == answer else "another answer"
+
+
+def against(uncached: Callable[..., Any], check: Check = same_answer) -> Check:
+    """The check for a target that the host has in-tree: it compares with the uncached function.
+
+    The host's own answer may come from the cache that we replace because it is wrong.
+    """
+    return lambda answer, original, args, kwargs: check(answer, uncached, args, kwargs)
 
 
 class Guard:
@@ -191,6 +224,15 @@ def _reaches(found: Any, ours: Any) -> bool:
             return True
         found = getattr(found, "__wrapped__", None)
     return False
+
+
+def _rebind(name: str, before: Any, after: Any) -> None:
+    """Set a variable in every loaded module in which it is a given object."""
+    for module in list(sys.modules.values()):
+        with suppress(Exception):  # whatever somebody has put there
+            variables = object.__getattribute__(module, "__dict__")  # the plain way, which loads no lazy module
+            if variables.get(name) is before:
+                variables[name] = after
 
 
 def _unbound(method: Any) -> Callable[..., Any]:
@@ -341,6 +383,42 @@ class Fitting:
 
         self.undoing.append(undo)
 
+    def replace_everywhere(self, path: str, ours: Any) -> None:
+        """Replace a module's function under its name in every loaded module, until undone.
+
+        For what :meth:`take_over` cannot change, such as an object of ``functools.cache``. Not reached: another name, a
+        default, a closure, a list. A module that is imported meanwhile binds ours, and gets the original back, too.
+        """
+        original, name = self.resolve(path), path
+        self.undoing.append(functools.partial(_rebind, name, ours, original))
+        self.replace(path, ours)
+        _rebind(name, original, ours)
+
+    def replace_cached(
+        self, path: str, make: Callable[[Callable[..., Any], Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        """Put ours in the place of a function of the module whose answers the host keeps, until undone.
+
+        Undoing empties the host's cache. A check compares with the function below the cache. Every caller is reached if
+        the host's is a plain function, else those that :meth:`replace_everywhere` reaches.
+
+        Args:
+            path: What ``functools.cache`` or ``cachetools.cached`` has made; else :class:`UnknownHost` is raised.
+            make: Given the function below the cache and the host's, returns ours.
+        """
+        hosts = self.resolve(path)
+        uncached, kept = getattr(hosts, "__wrapped__", None), getattr(hosts, "cache", None)
+        clear = getattr(hosts, "cache_clear", getattr(kept, "clear", None))  # the first is not in every cachetools
+        if uncached is None or clear is None:
+            raise UnknownHost(f"{path} keeps its answers in an unknown way")
+        self.undoing.append(clear)
+        if isinstance(hosts, FunctionType):
+            self.take_over(path, lambda copied: make(uncached, copied), against(uncached))
+            return
+        ours = self.compared(path, make(uncached, hosts), hosts, against(uncached))
+        functools.update_wrapper(ours, uncached).__dict__["cache_clear"] = clear
+        self.replace_everywhere(path, ours)
+
     def take_over(
         self, path: str, make: Callable[[Callable[..., Any]], Callable[..., Any]], check: Check | None = None
     ) -> None:
@@ -351,15 +429,15 @@ class Fitting:
         progress in another thread ends in the code in which it began.
 
         Args:
-            path: A plain function without a closure; anything else raises :class:`UnknownHost`. If another patch of
-                ours stands in for it, the function below is meant, so the two may be undone in any order.
+            path: A plain function; anything else raises :class:`UnknownHost`. If another patch of ours stands in for
+                it, the function below is meant, so the two may be undone in any order.
             make: Given a copy of the host's function, which keeps the original code, returns ours.
             check: As for :meth:`compared`.
         """
         function = self.resolve(path)
         while _is_ours(function) and not _is_taken_over(function):  # another patch stands in for it
             function = function.__wrapped__
-        if not isinstance(function, FunctionType) or function.__closure__:
+        if not isinstance(function, FunctionType):
             raise UnknownHost(f"{path} is not a plain function")
         ours, undo = swap_code(function, lambda stock: self.compared(path, make(stock), stock, check))
         self._places.append((path, ours))
@@ -372,25 +450,27 @@ def swap_code(
     """Give a function code that calls ours.
 
     Args:
-        function: A plain function or a generator, without a closure.
+        function: A plain function.
         make: Given a copy of the function, which keeps the original code, returns ours.
 
     Returns:
         The new code, and a function that undoes the change.
     """
-    code = function.__code__
-    stock = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
+    code, wrapped = function.__code__, function.__dict__.get("__wrapped__")
+    stock = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
     stock.__kwdefaults__ = function.__kwdefaults__
-    pattern, called = (_generate_ours if code.co_flags & _GENERATOR else _run_ours).__code__, make(stock)
+    pattern, called = _run_ours.__code__, make(stock)
     constants = tuple(called if constant == "ours" else constant for constant in pattern.co_consts)
-    ours = function.__code__ = pattern.replace(co_name=code.co_name, co_consts=constants)
+    # A function keeps its closure, so its code must have as many free variables; ours does not use them.
+    ours = pattern.replace(co_name=code.co_name, co_consts=constants, co_freevars=code.co_freevars)
+    function.__code__ = ours
     # Where inspect looks for the signature and the source.
-    function.__dict__["__wrapped__"] = stock
+    function.__dict__["__wrapped__"] = wrapped or stock
 
     def undo() -> None:
         if function.__code__ is ours:
             function.__code__ = code
-        if function.__dict__.get("__wrapped__") is stock:
+        if wrapped is None and function.__dict__.get("__wrapped__") is stock:
             del function.__dict__["__wrapped__"]
 
     return ours, undo
@@ -404,7 +484,7 @@ class Target(NamedTuple):
         attribute: Its path in that module.
         look: Given the fitting, returns if the target is the stock code that the patch was written for; otherwise
             raises :class:`InTree`, :class:`NotHere` or :class:`UnknownHost`. Changes nothing.
-        put_on: Given the fitting, changes the target through it.
+        put_on: Given the fitting, changes the stock code through it.
         prepare: Given the spec of the module before its execution, and the guard, changes how it is executed. Must not
             raise. Only for patches in :data:`dirac_perfpatch.patches.AT_IMPORT`, with one module per target.
     """
@@ -516,14 +596,14 @@ class Switch:
         self.patch = patch
         self._on_trip = on_trip
         self.guard = Guard(patch.name, self.trip)
-        self._options = options
+        self.configure(options)
         self._targets = [_TargetState(target) for target in patch.targets]
         self._tripped = ""
         self._comparison: Any = None
 
-    def configure(self, options: Mapping[str, Any]) -> None:
-        """Set the options that the next :meth:`put_on` uses."""
-        self._options = options
+    def configure(self, options: Mapping[str, Any], replaces: bool = True) -> None:
+        """Set what the next :meth:`put_on` uses: the options, and whether wrong in-tree changes are replaced."""
+        self._options, self._replaces = options, replaces
 
     def put_on(self, comparison: Any = None) -> None:
         """Apply the patch to the targets that are loaded and wait for the others, unless it has tripped. Never raises.
@@ -573,23 +653,33 @@ class Switch:
         name = target.module
         try:
             target.module = module.__name__
-            target.declared.look(fitting)
-            target.declared.put_on(fitting)
+            put_on, why = self._judge(target.declared, fitting)
+            if put_on is not None:
+                put_on(fitting)
         except NotHere:
             target.module = name
             return
-        except InTree as fact:
-            target.state, target.reason = STOOD_DOWN, str(fact)
         except Exception as error:
             with suppress(Exception):  # what cannot be undone passes calls through once the guard is off
                 fitting.undo()
             self._fail(target, error)
         else:
-            target.fittings.append(fitting)
-            target.state, target.reason = APPLIED, "; ".join(fitting.warnings)
+            if put_on is None:
+                target.state, target.reason = STOOD_DOWN, why
+            else:
+                target.fittings.append(fitting)
+                target.state, target.reason = APPLIED, "; ".join(filter(None, [why, *fitting.warnings]))
         self._stop_waiting(target)
         if self._tripped:  # meanwhile, by a signal handler
             self._take_off_one(target)
+
+    def _judge(self, target: Target, fitting: Fitting) -> tuple[Callable[[Fitting], None] | None, str]:
+        """How to put a target on, or None to stand down; and why, if the host has the change in-tree."""
+        try:
+            target.look(fitting)
+        except InTree as fact:
+            return fact.outcome(self._replaces)
+        return target.put_on, ""
 
     def catch_up(self) -> None:
         """Try again what is armed or was incomplete, and apply the patch to modules that were executed again.

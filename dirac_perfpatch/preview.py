@@ -16,12 +16,17 @@ from types import ModuleType
 
 from dirac_perfpatch.patching import ARMED, FAILED, STOOD_DOWN, Fitting, Guard, InTree, NotHere, Target
 
-_CACHES = ("cache", "lru_cache", "cached")
+_CACHES = ("cache", "lru_cache", "cached", "cachedmethod")
 _CACHED = "_cached"  # the name of functools.cache in a stand-in
 
 
-def foresee(target: Target) -> tuple[str, str]:
-    """Return the state and reason of a target after the import of its module; ``armed`` if it will be applied."""
+def foresee(target: Target, replaces: bool = True) -> tuple[str, str]:
+    """Return the state and reason of a target after the import of its module; ``armed`` if it will be applied.
+
+    Args:
+        target: Its declaration.
+        replaces: Whether the host's own version of the change is replaced where it is wrong.
+    """
     for name in target.modules:
         try:
             module = _stand_in(name)
@@ -29,7 +34,8 @@ def foresee(target: Target) -> tuple[str, str]:
         except (ModuleNotFoundError, NotHere):
             continue
         except InTree as fact:
-            return STOOD_DOWN, str(fact)
+            replace, why = fact.outcome(replaces)
+            return (STOOD_DOWN, why) if replace is None else (ARMED, f"when {name} is imported, {why}")
         except Exception as error:  # the source may be anything
             return FAILED, f"{type(error).__name__}: {error}"
         return ARMED, f"will be applied when {name} is imported"

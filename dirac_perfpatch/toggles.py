@@ -24,6 +24,10 @@ _DEFAULTS = "write `enabled: on` alone for the defaults"
 _ARMS = ("time", "process", "call")
 # What `comparison` says for all patches, and a patch may say for itself.
 _PER_PATCH = ("by", "share", "window_seconds")
+# The same for what the file says at its top.
+_IN_TREE = "in_tree"
+REPLACE, LEAVE = "replace", "leave"
+_CHOICES = (_ARMS, (REPLACE, LEAVE))
 _RANGES = {"share": (0, 1), "window_seconds": (0.1, 86400), "check_one_in": (0, 10**9)}
 # In the settings: what the file says at its top level, and the section of that name.
 _TOP, _COMPARISON = "", "comparison"
@@ -40,6 +44,7 @@ class Toggle(NamedTuple):
         by: If it is ``ab``: what is in one arm as a whole, a window of ``time``, a ``process`` or a ``call``.
         share: The part of the windows, processes or calls that run patched, from 0 to 1.
         window_seconds: The length of a window of time.
+        in_tree: What is done where the host has the change itself, but wrong: ``replace`` or ``leave``.
     """
 
     mode: str
@@ -47,6 +52,7 @@ class Toggle(NamedTuple):
     by: str
     share: float
     window_seconds: float
+    in_tree: str = REPLACE
 
     @property
     def on(self) -> bool:
@@ -81,9 +87,7 @@ class Toggles:
         self.text = text
         top, comparison = settings[_TOP], settings[_COMPARISON]
         self.patches = {
-            name: _toggle(own, comparison, top["enabled"])
-            for name, own in settings.items()
-            if name not in (_TOP, _COMPARISON)
+            name: _toggle(own, comparison, top) for name, own in settings.items() if name not in (_TOP, _COMPARISON)
         }
         self.keep_on_update: bool = top["enabled"] and top["keep_on_update"]
         self.spool: str = comparison["spool"]
@@ -98,11 +102,12 @@ class Toggles:
         return (self.patches, self.keep_on_update, *compared, self.follow_configuration)
 
 
-def _toggle(own: Mapping[str, Any], comparison: Mapping[str, Any], enabled: bool) -> Toggle:
+def _toggle(own: Mapping[str, Any], comparison: Mapping[str, Any], top: Mapping[str, Any]) -> Toggle:
     # Resolved only now: what a patch says for itself wins, also over a section that was read later.
     compared = {key: own.get(key, comparison[key]) for key in _PER_PATCH}
-    options = {key: value for key, value in own.items() if key not in ("enabled", *_PER_PATCH)}
-    wanted = enabled and own["enabled"]
+    compared[_IN_TREE] = own.get(_IN_TREE, top[_IN_TREE])
+    options = {key: value for key, value in own.items() if key not in ("enabled", *compared)}
+    wanted = top["enabled"] and own["enabled"]
     return Toggle(AB if wanted == AB else ON if wanted else OFF, options, **compared)
 
 
@@ -215,13 +220,14 @@ def override(below: Toggles, place: str, said: Mapping[str, Any]) -> Toggles:
     Args:
         below: The toggles.
         place: The path of the section, for errors and status.
-        said: Its options as text and its subsections as mappings: ``enabled``, the patches, ``comparison``.
+        said: Its options as text and its subsections as mappings: ``enabled``, ``in_tree``, the patches,
+            ``comparison``.
 
     Raises:
         FileError: The section cannot be used. The text begins with the path of the option.
     """
     top = {name: _section_node(f"{place}/{name}", value) for name, value in said.items()}
-    _refuse_unknown(top, ("enabled", _COMPARISON, *below.patches), "key")
+    _refuse_unknown(top, ("enabled", _IN_TREE, _COMPARISON, *below.patches), "key")
     patches = {name: top.pop(name) for name in below.patches if name in top}
     root = Node({**top, "patches": Node(patches, 0, place)}, 0, place)
     return _lay_over(below, root, f"{below.source}, {place}")
@@ -260,7 +266,7 @@ def _lay_over(below: Toggles, root: Node, source: str) -> Toggles:
     _refuse_unknown(patches, tuple(below.patches), "patch")
     for name, node in patches.items():
         if isinstance(node.value, dict):
-            known = {"enabled": AB, **below.patches[name].options, **per_patch}
+            known = {"enabled": AB, **below.patches[name].options, **per_patch, _IN_TREE: REPLACE}
             said[name] = _values(name, node.value, known, "option")
         else:
             said[name] = {"enabled": _mode(node, f"{name} must be on, off or ab, or a mapping with `enabled:`")}
@@ -317,8 +323,9 @@ def _value(what: str, node: Node, known: Any) -> Any:
         return _mode(node, f"{what} must be on, off or ab")
     if isinstance(known, bool):
         kind, right = "on or off (or true or false)", isinstance(value, bool)
-    elif known in _ARMS:
-        kind, right = f"{', '.join(_ARMS[:-1])} or {_ARMS[-1]}", value in _ARMS
+    elif choices := [choices for choices in _CHOICES if known in choices]:
+        *others, last = choices[0]
+        kind, right = f"{', '.join(others)} or {last}", value in choices[0]
     elif isinstance(known, str):
         kind = 'the full path of a folder, or "" for the default'
         right = isinstance(value, str) and (not value or os.path.isabs(value))

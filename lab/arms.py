@@ -9,7 +9,9 @@ from typing import Protocol, TypeVar
 from . import hosts
 from .folder import CHECKOUT
 
-ALL = STOCK, PATCHED, IN_TREE = "stock", "patched", "in-tree"
+ALL = STOCK, PATCHED, IN_TREE, REPLACED = "stock", "patched", "in-tree", "replaced"
+# Those with the plugin: on the compared release, and on the one that has the changes in-tree, which it replaces.
+PLUGGED = PATCHED, REPLACED
 
 
 class Named(Protocol):
@@ -49,7 +51,7 @@ class Arms(list[Arm]):
 
 
 def environments(label: str, *extras: str) -> dict[str, hosts.Host]:
-    """A host that has never had the plugin installed, and one that has it now, by the arm's name.
+    """A host that has never had the plugin installed, and one that has it now, by the arm's name: stock and patched.
 
     label: the patched host's; extras: as for hosts.install_plugin(). Errors: as for hosts.environment().
     """

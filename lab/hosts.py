@@ -26,15 +26,17 @@ PLUGIN = "dirac-perfpatch"
 # that has the changes in-tree.
 COMPARED, IN_TREE = "9.1.8", "9.1.22"
 RELEASES = ("8.0.86", "9.0.28", COMPARED, IN_TREE)
-# What a release has in-tree: names of patches, or "patch: target".
-_FROM_9_1_9 = ["extension_lookup", "error_stack", "proxy_loading", "dms_helpers"]
-_FROM_9_1_9 += ["connection_checkout", "connection_eviction", "connection_close"]
+# What a release has in-tree, right: names of patches, or "patch: target". What it has in-tree but wrong is replaced.
+_FROM_9_1_9 = ["connection_close: AccountingDB.insertRecordDirectly"]
+_FROM_9_1_9 += ["connection_close: DirectoryTreeBase.getDirectorySize", "connection_close: PilotStatusAgent.execute"]
 _FROM_9_0 = ["registry_lookup: getUsernameForDN"]
 _FROM_9_0 += ["certificate_extensions: retrieveExtension", "certificate_extensions: decodeDIRACGroup"]
+# What those releases do not keep, so that nothing is wrong with it.
+_BEFORE_9_1_20 = ["dms_helpers: resolveSEGroup", "chain_hash", "failed_lookups"]
 IN_TREE_PATCHES: dict[str, list[str]] = {
-    "8.0.86": [],
-    "9.0.28": _FROM_9_0,
-    COMPARED: _FROM_9_0,
+    "8.0.86": _BEFORE_9_1_20,
+    "9.0.28": [*_FROM_9_0, *_BEFORE_9_1_20],
+    COMPARED: [*_FROM_9_0, *_BEFORE_9_1_20],
     IN_TREE: [*_FROM_9_0, *_FROM_9_1_9],
 }
 DEFAULT_PYTHON = "3.11"

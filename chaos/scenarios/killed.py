@@ -5,8 +5,8 @@ from __future__ import annotations
 from chaos import load
 from chaos.arms import Arm, Arms
 from chaos.killing import Killer
-from chaos.result import Row, none, reported
-from lab.arms import PATCHED, STOCK
+from chaos.result import Row, none, reported, worst
+from lab.arms import STOCK
 
 THREADS = 8
 EVERY = 0.1
@@ -26,7 +26,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
 
     outcomes = arms.in_turn(one)
     failed = {name: outcome.failed for name, (outcome, _) in outcomes.items()}
-    fewer = failed[PATCHED] == 0 or failed[PATCHED] < failed[STOCK]
+    fewer = worst(failed) == 0 or worst(failed) < failed[STOCK]
     counts = "; ".join(f"{name} {outcome.statements} / {killed}" for name, (outcome, killed) in outcomes.items())
     messages = {name: outcome.messages for name, (outcome, _) in outcomes.items()}
     return [

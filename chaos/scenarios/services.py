@@ -16,7 +16,7 @@ from chaos.arms import Arm, Arms
 from chaos.killing import Killer
 from chaos.result import Row, as_stock, chance, none
 from lab import clients, inside
-from lab.arms import IN_TREE
+from lab.arms import PATCHED, STOCK
 from lab.installation import Installation
 from lab.worker import Worker
 
@@ -32,7 +32,7 @@ def run(arms: Arms, short: bool) -> list[Row]:
     """3 clients write files and accounting records; a third of the connections is killed every 50 ms, busy or not."""
     if short:
         return []  # starting two installations takes longer than all the rest; `make test` has its own service tests
-    both = Arms(arm for arm in arms if arm.name != IN_TREE)
+    both = Arms(arm for arm in arms if arm.name in (STOCK, PATCHED))
     outcomes = both.together(lambda arm: _one(arm, SECONDS))
 
     def figures(name: str) -> dict[str, int]:

@@ -50,6 +50,11 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
         "DIRAC.Core.Security.m2crypto.X509Certificate",
         "DIRAC.Resources.Catalog.FileCatalog",
     ),
+    "chain_hash": ("DIRAC.Core.Security.X509Chain", "DIRAC.Core.Security.m2crypto.X509Chain"),
+    "failed_lookups": (
+        "DIRAC.AccountingSystem.DB.AccountingDB",
+        "DIRAC.DataManagementSystem.DB.FileCatalogComponents.FileManager.FileManagerBase",
+    ),
 }
 # Patches that change how their modules are executed. So their own modules are imported at the start, and they cannot be
 # compared: what they change happens once.

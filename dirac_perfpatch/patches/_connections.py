@@ -40,7 +40,8 @@ MODULE = "DIRAC.Core.Utilities.MySQL"
 ASSIGNED = "_ConnectionPool__assigned"  # {thread: [connection, name of its database, time of last use]}
 _SPARES = "_ConnectionPool__spares"
 NEW = "_ConnectionPool__newConn"
-_PING = "_ConnectionPool__ping"
+PING = "_ConnectionPool__ping"
+DISCARD = "discardCurrentThreadConn"  # from 9.1.9 on
 _ENDED = "_perfpatch_ended"
 
 # A readable socket, or one whose peer has closed at least its own half. Errors are reported without being asked for.
@@ -134,6 +135,11 @@ def is_alive(connection: Any) -> bool:
     except Exception as error:
         return error.args[:1] == (_OUT_OF_SYNC,)
     return True
+
+
+def is_in_tree(fitting: Fitting) -> bool:
+    """Whether the host's pool does without pings and drops lost connections itself, as from 9.1.9 on."""
+    return not vars(fitting.resolve("ConnectionPool")).keys().isdisjoint(("PING_IDLE_THRESHOLD", DISCARD))
 
 
 def forget(pool: Any) -> Any:
@@ -435,7 +441,7 @@ def adopt_all(fitting: Fitting) -> None:
     fitting.undoing.append(functools.partial(_adopt_no_more, pools))
     if users == 0:
         ours.wrap(f"ConnectionPool.{NEW}", new_connection)
-        ours.wrap(f"ConnectionPool.{_PING}", ping)
+        ours.wrap(f"ConnectionPool.{PING}", ping)
 
 
 def _adopt_no_more(pools: type) -> None:

@@ -15,6 +15,10 @@ Thread safety: a thread reads and writes only its own entry of the pool's dictio
 threads is left to the host's ``clean``, which runs when a thread that has used the pool has ended, instead of at every
 checkout, and always when a thread has no connection yet. So the pool never holds what the host's would not.
 
+DIRAC 9.1.9 and later leave out the ping themselves, for 5 s after the last use, and look at nothing instead: a
+connection that dies meanwhile fails the next statement, and a child of a fork shares its parent's. There our checkout
+takes the place of the host's, and has the host's ping whenever the socket says anything.
+
 Fork: a child starts with empty pools, and what it closes is not its parent's; a statement of a transaction that began
 before the fork fails there. See :mod:`._connections`.
 """
@@ -30,9 +34,11 @@ from typing import Any
 from dirac_perfpatch.patches._connections import (
     ASSIGNED,
     MODULE,
+    PING,
     adopt_all,
     connect,
     has_ended_threads,
+    is_in_tree,
     is_quiet,
     note_thread,
     tells_socket,
@@ -81,6 +87,8 @@ def _make_get(fitting: Fitting) -> Callable[..., Any]:
                             self.clean()
                         entry[2] = now
                         return s_ok(connection)
+            if entry is not None:
+                entry[2] = 0.0  # 9.1.9 and later ping only what was not used for a while
         except Exception as error:
             guard.failed(error)
         answer = original(self, dbName, *args, **kwargs)
@@ -107,11 +115,12 @@ def _ping(answer: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> 
 
 
 def _look(fitting: Fitting) -> None:
-    pool = fitting.resolve("ConnectionPool")
-    if hasattr(pool, "PING_IDLE_THRESHOLD") or hasattr(pool, "discardCurrentThreadConn"):
-        raise InTree("the host does without the ping itself")
     fitting.expect("ConnectionPool.get", "clean", "_ConnectionPool__getWithRetry")
+    fitting.expect(f"ConnectionPool.{PING}", "ping")
     fitting.resolve("S_OK")
+    if is_in_tree(fitting):
+        wrong = "hands out dead connections, and those of a parent to its children"
+        raise InTree("the host does without the ping itself", wrong, _put_on)
 
 
 def _put_on(fitting: Fitting) -> None:

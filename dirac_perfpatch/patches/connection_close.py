@@ -13,6 +13,9 @@ variables, temporary tables and locks. The three functions leave nothing behind 
 raises, we roll back. For other callers a new session is begun (``COM_CHANGE_USER``), which drops all of that, too. If
 that fails, for example because a result is unread, the connection is really closed, and dropped from the pool.
 
+DIRAC 9.1.9 and later no longer close the connection in these three functions, which are left alone there. The rest
+applies: their pool does not ping for 5 s, so a connection that other code has closed fails the next statement.
+
 Thread safety: a pooled connection is used only by its own thread, which is also the one that marks it.
 """
 
@@ -23,7 +26,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import current_thread
 from typing import Any
 
-from dirac_perfpatch.patches._connections import ASSIGNED, MODULE, NEW, adopt_all, connect, discard, is_alive, wishes
+from dirac_perfpatch.patches._connections import (
+    ASSIGNED,
+    MODULE,
+    NEW,
+    adopt_all,
+    connect,
+    discard,
+    is_alive,
+    is_in_tree,
+    wishes,
+)
 from dirac_perfpatch.patches.connection_checkout import ask_pool
 from dirac_perfpatch.patching import Case, Database, Fitting, Guard, InTree, Meter, Patch, Target, Timed, Wrapper
 
@@ -121,9 +134,10 @@ def _look(path: str) -> Callable[[Fitting], None]:
 
 
 def _look_at_pool(fitting: Fitting) -> None:
-    if hasattr(fitting.resolve("ConnectionPool"), "discardCurrentThreadConn"):
-        raise InTree("the host's functions leave the pool's connections open themselves")
     fitting.expect(f"ConnectionPool.{NEW}", "MySQLdb", "connect", _USER, _PASSWORD)
+    if is_in_tree(fitting):
+        wrong = "fails the statement after anybody else's close()"
+        raise InTree("the host's functions leave the pool's connections open themselves", wrong, _put_on_pool)
 
 
 def _put_on_pool(fitting: Fitting) -> None:

@@ -20,6 +20,10 @@ is called again on a fresh connection. This is safe, because:
 - It is as if the checkout had found the connection dead: then the host, too, runs the statement on a fresh one.
 
 The error that the caller gets is made by the host's own code.
+
+DIRAC 9.1.9 and later drop a connection themselves: whichever the thread has in this pool, dead or alive, also if the
+statement was lost on another one that the caller passed in, and they close it, with a transaction that may be open on
+it. There the pool's ``discardCurrentThreadConn`` gets the same rule: it drops only what is dead, and closes nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from typing import Any
 
 from dirac_perfpatch.patches._connections import (
     ASSIGNED,
+    DISCARD,
     MODULE,
     LeftToParent,
     adopt_all,
@@ -39,6 +44,7 @@ from dirac_perfpatch.patches._connections import (
     forget,
     in_transaction,
     is_alive,
+    is_in_tree,
     is_quiet_now,
     this_thread,
     wishes,
@@ -49,6 +55,7 @@ from dirac_perfpatch.patching import Case, Database, Fitting, InTree, Meter, Pat
 # CR_SERVER_GONE_ERROR, CR_SERVER_LOST, CR_SERVER_LOST_EXTENDED and ER_CLIENT_INTERACTION_TIMEOUT (MySQL from 8.0.24;
 # MariaDB reports 2006 for it). https://dev.mysql.com/doc/mysql-errors/8.0/en/
 _DEAD = frozenset({2006, 2013, 2055, 4031})
+_DISCARDING = f"ConnectionPool.{DISCARD}"
 _STATEMENTS = ("MySQL._query", "MySQL._update", "MySQL._updatemany")
 
 
@@ -140,11 +147,32 @@ def _make_again_if_unsent(fitting: Fitting, path: str) -> Any:
 
 
 def _look(fitting: Fitting) -> None:
-    if hasattr(fitting.resolve("ConnectionPool"), "discardCurrentThreadConn"):
-        raise InTree("the host evicts dead connections itself")
     fitting.expect("MySQL._except", "_safeCmd", "EMYSQL")
     for path in _STATEMENTS:
         fitting.expect(path, "_getConnection", "_except")
+    if is_in_tree(fitting):
+        fitting.expect("MySQL._except", DISCARD)
+        fitting.expect(_DISCARDING, ASSIGNED)
+        wrong = "closes connections that are alive, and fails statements that were not sent"
+        raise InTree("the host evicts connections itself", wrong, _replace)
+
+
+def _replace(fitting: Fitting) -> None:
+    original, guard = fitting.unbound(_DISCARDING), fitting.guard
+
+    def discardCurrentThreadConn(self: Any) -> Any:
+        if guard.off:
+            return original(self)
+        try:
+            if _evict(self):
+                guard.note("evictions")
+        except Exception as error:
+            guard.failed(error)
+            original(self)
+        return None
+
+    fitting.stand_in(_DISCARDING, discardCurrentThreadConn)
+    _put_on(fitting)
 
 
 def _put_on(fitting: Fitting) -> None:

@@ -10,11 +10,27 @@ after the derivation. The host checks whether a refresh is due whenever it reads
 helper that is made without a VO follows the proxy in use, because the host's own constructor runs every time.
 
 Each object owns what it returns, as in the host: plain dictionaries and sets, copied for it.
+
+DIRAC 9.1.9 and later have one object per VO, for ever. So ``DMSHelpers()`` keeps the VO of the first proxy; a map that
+a caller changes is changed for all; a subclass gets the object of its base; an object is emptied under those who use it
+when a new version of the configuration comes, and a change without a new version is not seen; and a copy is no copy
+(before 9.1.16 it overwrites the object of ``DMSHelpers()``). There every call makes an object again, as in stock, which
+is copied and pickled as in stock, and the map comes from us as above.
+
+- From 9.1.16 on ``isSameSiteSE`` and ``_getLocalSitesForSE`` keep their answers in the object, also failed ones, and
+  share them. The host's functions below those caches run instead. The caches and their locks are taken out of our
+  objects, which could not be copied with them, and are given back when the patch is taken off.
+- From 9.1.20 on ``resolveSEGroup`` keeps its answers until the process ends, whatever becomes of the configuration,
+  also the one of a read that failed; it shares its list, and does not distinguish the order of the elements, nor a text
+  from a list. The host's function below the cache runs instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import functools
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from dirac_perfpatch.patches._configuration import Configuration
@@ -23,6 +39,12 @@ from dirac_perfpatch.patching import Case, Database, Fitting, InTree, Meter, Not
 _MODULE = "DIRAC.DataManagementSystem.Utilities.DMSHelpers"
 _METHOD = "DMSHelpers.getSiteSEMapping"
 _OPERATIONS = "_DMSHelpers__opsHelper"
+_VERSION = "_DMSHelpers__csVersion"
+_GROUPS = "resolveSEGroup"
+# What 9.1.16 and later add to each object, and the methods that use it.
+_CACHES = {"_isSameSiteSE_cache", "_isSameSiteSE_lock", "_getLocalSitesForSE_cache", "_getLocalSitesForSE_lock"}
+_CACHED = ("isSameSiteSE", "_getLocalSitesForSE")
+_NO_VERSION = object()  # equal to no version of the configuration
 # More VOs than any installation serves.
 _MAX_VOS = 200
 
@@ -120,11 +142,144 @@ class _Maps:
         self._derived = dict([*current[1 - _MAX_VOS :], (key, derived)])
 
 
+class _Own:
+    """Makes an object at each call of ``DMSHelpers`` where the host shares one per VO.
+
+    No lock: each step is one operation on a dictionary.
+    """
+
+    def __init__(self, fitting: Fitting) -> None:
+        self._fitting = fitting
+        self._guard = fitting.guard
+        # Those that we have made, by id. The others are the host's: shared, and left as they are.
+        self._made: dict[int, weakref.ref[Any]] = {}
+        self._sizes: dict[str, int] = {}  # of the caches that were taken out
+
+    def put_on(self) -> None:
+        fitting, methods = self._fitting, vars(self._fitting.resolve("DMSHelpers"))
+        fitting.undoing.append(methods["_instances"].clear)
+        fitting.undoing.append(self._give_back)
+        for name in _CACHED:
+            if hasattr(methods[name], "__wrapped__"):
+                fitting.replace(f"DMSHelpers.{name}", self._uncached(f"DMSHelpers.{name}"))
+        for name, ours in (("__copy__", self._copy), ("__deepcopy__", self._deep_copy), ("__reduce__", self._reduce)):
+            if name in methods:
+                fitting.replace(f"DMSHelpers.{name}", self._if_ours(methods[name], ours))
+        fitting.replace("DMSHelpers.__init__", self._init(methods["__init__"]))
+        fitting.replace("DMSHelpers.__new__", staticmethod(self._new(methods["__new__"].__func__)))
+
+    def _if_ours(self, hosts: Any, ours: Any) -> Any:
+        """A method that is the host's for the host's objects, and for all once the guard is off."""
+
+        def method(helper: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._guard.off or id(helper) not in self._made:
+                return hosts(helper, *args, **kwargs)
+            return ours(helper, *args, **kwargs)
+
+        return functools.update_wrapper(method, hosts)
+
+    def _make(self, kind: type) -> Any:
+        helper: Any = object.__new__(kind)
+        number = id(helper)
+        self._made[number] = weakref.ref(helper, lambda _: self._made.pop(number, None))
+        return helper
+
+    def _new(self, hosts: Any) -> Any:
+        def new(cls: type, *args: Any, **kwargs: Any) -> Any:
+            if self._guard.off:
+                return hosts(cls, *args, **kwargs)
+            helper = self._make(cls)
+            helper._vo = args[0] if args else kwargs.get("vo", False)  # as the host does from 9.1.17 on
+            return helper
+
+        return functools.update_wrapper(new, hosts)
+
+    def _init(self, hosts: Any) -> Any:
+        def init(helper: Any, *args: Any, **kwargs: Any) -> None:
+            if not self._guard.off and id(helper) in self._made:
+                setattr(helper, _VERSION, _NO_VERSION)  # or the host's function does nothing
+                hosts(helper, *args, **kwargs)
+                self._take_out(helper)
+            else:
+                hosts(helper, *args, **kwargs)
+
+        return functools.update_wrapper(init, hosts)
+
+    def _take_out(self, helper: Any) -> None:
+        attributes = vars(helper)
+        for name in _CACHES.intersection(attributes):
+            self._sizes[name] = getattr(attributes.pop(name), "maxsize", 0)
+        if self._guard.off:  # the patch is being taken off, perhaps after this object's turn
+            self._give_back_to(helper)
+
+    def _give_back(self) -> None:
+        """Let the host's methods work on our objects."""
+        for reference in list(self._made.values()):
+            helper: Any = reference()
+            if helper is not None:
+                self._give_back_to(helper)
+
+    def _give_back_to(self, helper: Any) -> None:
+        module = self._fitting.module
+        for name, size in list(self._sizes.items()):
+            vars(helper).setdefault(name, module.LRUCache(maxsize=size) if size else module.Lock())
+
+    def _uncached(self, path: str) -> Any:
+        hosts, uncached = self._fitting.unbound(path), self._fitting.resolve(path).__wrapped__
+
+        def method(helper: Any, *args: Any, **kwargs: Any) -> Any:
+            # Without its caches, the host's method cannot run on an object of ours, in the other arm either.
+            whole = not self._sizes.keys() - vars(helper).keys()
+            return (hosts if self._guard.off and whole else uncached)(helper, *args, **kwargs)
+
+        return functools.update_wrapper(method, uncached)
+
+    def _copy(self, helper: Any) -> Any:
+        other = self._make(type(helper))
+        vars(other).update(vars(helper))
+        return other
+
+    def _deep_copy(self, helper: Any, memo: dict[int, Any]) -> Any:
+        other = memo[id(helper)] = self._make(type(helper))
+        vars(other).update(copy.deepcopy(vars(helper), memo))
+        return other
+
+    def _reduce(self, helper: Any) -> Any:
+        # With the VO: where the plugin is off, the host gives the object that it shares for that VO.
+        return type(helper), (helper._vo,), vars(helper)
+
+
 def _look(fitting: Fitting) -> None:
-    if "_instances" in vars(fitting.resolve("DMSHelpers")):
-        raise InTree("the host shares the helpers itself")
     fitting.expect("DMSHelpers.__init__", "Operations", "siteSEMapping", "storageElementSet", "siteSet", _OPERATIONS)
     fitting.expect(_METHOD, "siteSEMapping", "storageElementSet", "siteSet", _OPERATIONS)
+    if "_instances" in vars(fitting.resolve("DMSHelpers")):
+        fitting.expect("DMSHelpers.__init__", _VERSION)
+        wrong = "keeps the first proxy's VO, and is changed under those who use it"
+        raise InTree("the host shares one helper per VO", wrong, _replace)
+
+
+def _replace(fitting: Fitting) -> None:
+    _Own(fitting).put_on()
+    _put_on(fitting)
+
+
+def _look_at_groups(fitting: Fitting) -> None:
+    if not hasattr(fitting.resolve(_GROUPS), "__wrapped__"):
+        raise InTree("this release of the host keeps no answer of it")
+    wrong = "keeps them when the configuration changes, and hands one list to all callers"
+    raise InTree("the host keeps the answers itself", wrong, _replace_groups)
+
+
+def _replace_groups(fitting: Fitting) -> None:
+    guard = fitting.guard
+
+    def make(uncached: Callable[..., Any], hosts: Callable[..., Any]) -> Callable[..., Any]:
+        def resolveSEGroup(*args: Any, **kwargs: Any) -> Any:
+            return (hosts if guard.off else uncached)(*args, **kwargs)
+
+        return resolveSEGroup
+
+    fitting.replace_cached(_GROUPS, make)
 
 
 def _put_on(fitting: Fitting) -> None:
@@ -189,7 +344,10 @@ def _configuration(sites: int) -> dict[str, Any]:
 
 PATCH = Patch(
     name="dms_helpers",
-    targets=(Target((_MODULE,), _METHOD, _look, _put_on),),
+    targets=(
+        Target((_MODULE,), _METHOD, _look, _put_on),
+        Target((_MODULE,), _GROUPS, _look_at_groups, _replace_groups),
+    ),
     ask=_ask,
     cases=(Case("getSiteSEMapping()", _made_up_sites, (120,), (10, 30, 120, 500), "sites"),),
 )

@@ -20,10 +20,15 @@ When a text follows its source file:
 
 The patch replaces the name ``traceback`` in the module that defines S_ERROR. S_ERROR itself is bound by name in
 hundreds of modules, and this way all of them are reached.
+
+DIRAC 9.1.9 and later format the stack themselves, without ``stat()``: no line is collapsed in a recursion, and an
+edited source is never read again. There the patch replaces that function, ``_formatStackCached``, which S_ERROR calls
+with the number of frames to skip. The answer is that of ``traceback.format_stack()`` without the frame of S_ERROR.
 """
 
 from __future__ import annotations
 
+import functools
 import linecache
 import sys
 import time
@@ -49,6 +54,8 @@ from dirac_perfpatch.patching import (
 
 # From 9.0 on the second only re-exports what the first defines; 8.0 has only the second.
 _MODULES = ("DIRACCommon.Core.Utilities.ReturnValues", "DIRAC.Core.Utilities.ReturnValues")
+# What S_ERROR calls from 9.1.9 on, instead of traceback.format_stack.
+_IN_TREE = "_formatStackCached"
 # Texts kept. A service returns errors from a few thousand places. At this many all are forgotten, so that a process
 # that makes code objects for ever does not hold all of them.
 _MAX_TEXTS = 20_000
@@ -202,16 +209,49 @@ def _same_but_last(answer: Any, original: Callable[..., Any], args: Any, kwargs:
     return "" if original(*args, **kwargs)[:-1] == answer[:-1] else "another call stack"
 
 
+def _replace(fitting: Fitting) -> None:
+    guard, hosts = fitting.guard, fitting.resolve(_IN_TREE)
+    format_stack = _make_format_stack(_Texts(fitting.options["recheck_seconds"]), guard)
+    get_frame = sys._getframe
+
+    # A frame instead of its distance, because there may be other frames in between while the patch is compared.
+    def patched(caller: FrameType | None) -> list[str]:
+        return format_stack(caller=caller)[:-1]
+
+    def of_host(caller: FrameType | None) -> list[str]:
+        skip, frame = 0, get_frame()
+        while frame is not caller and frame.f_back is not None:
+            skip, frame = skip + 1, frame.f_back
+        answer: list[str] = hosts(skip=skip + 2)
+        return answer
+
+    def check(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
+        return "" if traceback.format_stack(args[0])[:-1] == answer else "another call stack"
+
+    call = fitting.compared("S_ERROR", patched, of_host, check)
+
+    def compared(skip: int = 1) -> Any:
+        return call(get_frame(skip - 1))
+
+    def formatStackCached(skip: int = 1) -> Any:
+        return hosts(skip=skip + 1) if guard.off else format_stack(caller=get_frame(skip - 1))[:-1]
+
+    ours = formatStackCached if call is patched else compared
+    fitting.replace(_IN_TREE, functools.update_wrapper(ours, hosts))
+
+
 def _look(fitting: Fitting) -> None:
     function = fitting.resolve("S_ERROR")
     if not isinstance(function, FunctionType):
         raise UnknownHost("S_ERROR is not a plain function")
     if function.__module__ != fitting.module.__name__:
         raise NotHere
-    names = function.__code__.co_names
-    if "format_stack" not in names:
-        raise InTree("the host captures the stack without stat() itself")
-    if "pop" not in names or fitting.resolve("traceback") is not traceback:
+    names = set(function.__code__.co_names)
+    if _IN_TREE in names:
+        fitting.expect(_IN_TREE, "_getframe", "linecache")
+        wrong = "shows each line of a recursion and no edited source"
+        raise InTree("the host captures the stack without stat() itself", wrong, _replace)
+    if not names.issuperset(("format_stack", "pop")) or fitting.resolve("traceback") is not traceback:
         raise UnknownHost("S_ERROR is not the function that this patch knows")
 
 
@@ -226,7 +266,9 @@ def _ask(database: Database | None) -> Any:
     def nested(depth: int) -> Any:
         return nested(depth - 1) if depth else S_ERROR(1, "asked by dirac-perfpatch check")
 
-    return [nested(depth) for depth in (0, 1, 2, 3, 10)]
+    # The host's own version (see above) answers differently where a line is repeated more often than it is shown.
+    deep = () if hasattr(sys.modules[S_ERROR.__module__], _IN_TREE) else (_SHOWN, 10)
+    return [nested(depth) for depth in (*range(_SHOWN), *deep)]
 
 
 def _error(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:

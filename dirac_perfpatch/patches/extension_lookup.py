@@ -13,6 +13,11 @@ No lock: threads that ask at once search at once, as in stock. So does a signal 
 the search loads it.
 
 Some fifteen modules bind the two functions by name, and others may hold them otherwise; so their code is replaced.
+
+DIRAC 9.1.9 and later keep both answers for ever (``functools.cache``) and hand one object to all callers: who changes
+it changes it for all. There is no code to replace in such an object, so ours takes its place under its name in every
+module, those that are imported later included. Not reached: a default, a closure, a list or another name that holds
+the host's object; its holders go on sharing an answer among themselves, and never with ours.
 """
 
 from __future__ import annotations
@@ -56,27 +61,31 @@ class _OncePerPath:
         return answer
 
 
-def _put_on_list(fitting: Fitting) -> None:
+Make = Callable[[Callable[..., Any], Callable[..., Any]], Callable[..., Any]]
+
+
+def _list(fitting: Fitting) -> Make:
+    """Given the function that searches and the host's own, make ours."""
     guard = fitting.guard
 
-    def make(stock: Callable[..., Any]) -> Callable[..., Any]:
-        found = _OncePerPath(stock)
+    def make(search: Callable[..., Any], hosts: Callable[..., Any]) -> Callable[..., Any]:
+        found = _OncePerPath(search)
 
         def extensionsByPriority() -> Any:
             if guard.off:
-                return stock()
+                return hosts()
             try:
                 return found.get().copy()
             except AttributeError as error:  # only by our own fault: the host returns a list
                 guard.failed(error)
-                return stock()
+                return hosts()
 
         return extensionsByPriority
 
-    fitting.take_over("extensionsByPriority", make, same_answer)
+    return make
 
 
-def _put_on_metadata(fitting: Fitting) -> None:
+def _metadata(fitting: Fitting) -> Make:
     guard, module = fitting.guard, fitting.module
 
     def search() -> dict[str, Callable[[], Any]]:
@@ -87,32 +96,39 @@ def _put_on_metadata(fitting: Fitting) -> None:
                 functions[name] = functools.lru_cache(maxsize=1)(entry_point.load)
         return functions
 
-    def make(stock: Callable[..., Any]) -> Callable[..., Any]:
+    def make(uncached: Callable[..., Any], hosts: Callable[..., Any]) -> Callable[..., Any]:
         loaders = _OncePerPath(search)
 
         def getExtensionMetadata(extensionName: Any) -> Any:
             if guard.off:
-                return stock(extensionName)
+                return hosts(extensionName)
             try:
                 function = loaders.get()[extensionName]()
-            except Exception:  # unknown, or cannot be loaded: the host answers or raises what it always does
-                return stock(extensionName)
+            except Exception:  # unknown, or cannot be loaded: answers or raises what it always does
+                return uncached(extensionName)
             return function()
 
         return getExtensionMetadata
 
-    fitting.take_over("getExtensionMetadata", make, same_answer)
+    return make
 
 
-def _look(name: str) -> Callable[[Fitting], None]:
+def _target(name: str, ours: Callable[[Fitting], Make]) -> Target:
     def look(fitting: Fitting) -> None:
         function = fitting.resolve(name)
-        if hasattr(function, "cache_info"):
-            raise InTree("the host keeps the answer itself")
-        if not isinstance(function, FunctionType) or "entry_points" not in function.__code__.co_names:
+        uncached = getattr(function, "__wrapped__", None) if hasattr(function, "cache_info") else function
+        if not isinstance(uncached, FunctionType) or "entry_points" not in uncached.__code__.co_names:
             raise UnknownHost(f"{name} is not the function that this patch knows")
+        if uncached is not function:
+            raise InTree("the host keeps the answer itself", "hands one object to all callers", replace)
 
-    return look
+    def put_on(fitting: Fitting) -> None:
+        fitting.take_over(name, lambda stock: ours(fitting)(stock, stock), same_answer)
+
+    def replace(fitting: Fitting) -> None:
+        fitting.replace_cached(name, ours(fitting))
+
+    return Target((_MODULE,), name, look, put_on)
 
 
 def _ask(database: Database | None) -> Any:
@@ -134,8 +150,8 @@ def _calls(name: str, *args: str) -> Callable[[int, Database | None, Timed], Ite
 PATCH = Patch(
     name="extension_lookup",
     targets=(
-        Target((_MODULE,), "extensionsByPriority", _look("extensionsByPriority"), _put_on_list),
-        Target((_MODULE,), "getExtensionMetadata", _look("getExtensionMetadata"), _put_on_metadata),
+        _target("extensionsByPriority", _list),
+        _target("getExtensionMetadata", _metadata),
     ),
     ask=_ask,
     cases=(

@@ -48,7 +48,7 @@ def test_status_for_people_and_for_machines() -> None:
     for name in NAMES:
         (line,) = (line for line in answer.stdout.splitlines() if line.startswith(name))
         assert wanted[name] in line
-        assert ("will be applied when DIRAC." in line) is (wanted[name] == "armed")
+        assert (" is imported" in line) is (wanted[name] == "armed")
     answer = command("status", "--json")
     assert answer.returncode == 0
     told = json.loads(answer.stdout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -19,7 +20,7 @@ import DIRAC
 import MySQLdb
 import MySQLdb.cursors
 import pytest
-from conftest import run, stock
+from conftest import in_tree, run, stock
 from DIRAC.Core.Utilities import MySQL as module
 
 from dirac_perfpatch import loading
@@ -79,7 +80,7 @@ def test_no_ping_for_a_warm_connection(db: Any, mariadb: MariaDB) -> None:
 
     patched = pings()
     with stock("connection_checkout"):
-        assert pings() == 50
+        assert pings() == (0 if in_tree() else 50)
     assert patched == 0
 
 
@@ -154,7 +155,7 @@ def test_a_dead_connection_is_evicted_when_it_fails(db: Any, mariadb: MariaDB) -
     kill(mariadb, number)
     answer = db._query("SELECT 1", conn=connection)
     assert not answer["OK"]
-    assert "( 2006:" in answer["Message"] or "( 2013:" in answer["Message"]
+    assert re.search(r"\(\(? ?20(06|13)[:,]", answer["Message"])
     assert threading.current_thread() not in pool(db)._ConnectionPool__assigned
     assert connection_id(db) != number
 
@@ -184,8 +185,9 @@ def test_a_caller_may_close_the_connection_that_it_lost(db: Any, mariadb: MariaD
 
     assert lose_and_close()
     assert db._query("SELECT 1")["OK"]
-    with stock(*POOL):
-        assert lose_and_close()
+    if not in_tree():  # whose pool has closed the connection already, so that close() raises
+        with stock(*POOL):
+            assert lose_and_close()
 
 
 def test_a_function_that_closes_survives_a_connection_that_died_while_idle(mariadb: MariaDB) -> None:
@@ -229,6 +231,7 @@ def count(mariadb: MariaDB, table: str) -> int:
     return int(mariadb.execute(f"SELECT COUNT(*) FROM `{table}`", "AccountingDB")[0][0])
 
 
+@pytest.mark.patched("connection_close", "AccountingDB.insertRecordDirectly")
 def test_accounting_inserts_without_closing(mariadb: MariaDB) -> None:
     db, kind = accounting()
     before = count(mariadb, f"ac_type_{kind}")
@@ -247,6 +250,7 @@ def test_accounting_inserts_without_closing(mariadb: MariaDB) -> None:
     assert count(mariadb, f"ac_type_{kind}") == before + 10
 
 
+@pytest.mark.patched("connection_close", "AccountingDB.insertRecordDirectly")
 @pytest.mark.parametrize("how", ["returns an error", "raises"])
 def test_accounting_leaves_no_transaction_open_when_it_fails(how: str, mariadb: MariaDB) -> None:
     """The buckets fail after the transaction has begun: nothing may stay locked or be committed later."""
@@ -307,6 +311,7 @@ def catalogue() -> Any:
     return db
 
 
+@pytest.mark.patched("connection_close", "DirectoryTreeBase.getDirectorySize")
 def test_directory_sizes_without_closing(mariadb: MariaDB) -> None:
     db = catalogue()
     made = db.dtree.makeDirectories("/fakevo/a/b", {"username": "MrUser", "group": "fakevo_user"})
@@ -332,6 +337,7 @@ def test_directory_sizes_without_closing(mariadb: MariaDB) -> None:
     assert len(numbers) > 10
 
 
+@pytest.mark.patched("connection_close", "DirectoryTreeBase.getDirectorySize")
 def test_a_signal_handler_that_raises_leaves_no_connection_held(mariadb: MariaDB) -> None:
     """Handlers run where something is called. A connection that stayed held could not be closed any more."""
     db = catalogue()
@@ -364,6 +370,7 @@ def test_a_signal_handler_that_raises_leaves_no_connection_held(mariadb: MariaDB
     assert place > 5
 
 
+@pytest.mark.patched("connection_close", "PilotStatusAgent.execute")
 def test_the_pilot_agent_without_closing(mariadb: MariaDB) -> None:
     from DIRAC.WorkloadManagementSystem.Agent.PilotStatusAgent import PilotStatusAgent
     from DIRAC.WorkloadManagementSystem.DB.PilotAgentsDB import PilotAgentsDB

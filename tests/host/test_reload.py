@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import release, run, served_from_the_cache, warm
+from conftest import in_tree, release, run, served_from_the_cache, warm
 
 import dirac_perfpatch
 from dirac_perfpatch.patches import AT_IMPORT, CATALOGUE, WAITED_FOR
@@ -36,7 +36,8 @@ def runs(name):
                 for part in seams.get(patch, target.attribute).split("."):
                     value = vars(value).get(part)
                 ours = getattr(value, "__module__", "").startswith("dirac_perfpatch")
-                found.append(ours or hasattr(value, "__wrapped__"))
+                hosts = type(value).__name__ == "_lru_cache_wrapper"
+                found.append(ours or hasattr(value, "__wrapped__") and not hosts)
     return all(found) and bool(found)
 modules = [importlib.import_module(name) for name in reloaded]
 before = list(map(runs, reloaded))
@@ -57,7 +58,10 @@ for switch in loading.plugin.switches.values():
 print(json.dumps([before, states, after, list(map(runs, reloaded))]))
 """
 # The attribute that a patch replaces, if it is not the declared one.
-SEAMS = {"error_stack": "traceback", "https_client": "ssl.create_default_context"}
+SEAMS = {
+    "error_stack": "_formatStackCached" if in_tree() else "traceback",
+    "https_client": "ssl.create_default_context",
+}
 TARGETS = [(patch.name, target.attribute) for patch in CATALOGUE for target in patch.targets]
 IN_TREE = [one for one in TARGETS if state(release(), *one) == "stood down"]
 
@@ -108,7 +112,8 @@ def test_a_reloaded_pool_serves_old_and_new_objects(mariadb: MariaDB) -> None:
         "    before = pings(db); use(db); print(pings(db) - before, type(db._getConnection()['Value']).__module__)\n"
     )
     answer = run(code)
-    assert answer.stdout.split() == ["0", "0", "51", "MySQLdb.connections", "51", "MySQLdb.connections"], answer.stderr
+    pings = "0" if in_tree() else "51"
+    assert answer.stdout.split() == ["0", "0", *[pings, "MySQLdb.connections"] * 2], answer.stderr
 
 
 def _state(name: str) -> dict[str, Any]:
@@ -180,9 +185,9 @@ def test_a_wrapper_of_ours_inside_another_one_passes_calls_through_for_good(
         warm(proxy)
     else:
         assert _state("proxy_loading")["state"] == "failed"
-        assert not served_from_the_cache(proxy)
+        assert served_from_the_cache(proxy) is in_tree()  # which has a cache of its own
     monkeypatch.undo()
-    assert not served_from_the_cache(proxy)
+    assert served_from_the_cache(proxy) is in_tree()
     switch.take_off()
     switch.put_on()
     assert _state("proxy_loading")["state"] == "applied"

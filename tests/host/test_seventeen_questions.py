@@ -38,6 +38,7 @@ from conftest import (
     SITES,
     changed,
     dump,
+    in_tree,
     load,
     make_proxy,
     mapping,
@@ -45,6 +46,7 @@ from conftest import (
     rename_over,
     rewrite_with_the_same_times,
     run,
+    run_stock,
     stock,
     vo_option,
     warm,
@@ -65,7 +67,7 @@ import json, os, sys, time
 from DIRAC.Core.Utilities.Extensions import extensionsByPriority
 from DIRAC.Core.Security.X509Chain import X509Chain
 extensionsByPriority()
-path, answers = os.environ["THE_PROXY"], []
+answers = []
 def load():
     chain = X509Chain()
     answer = chain.loadProxyFromFile(path)
@@ -84,8 +86,8 @@ def as_root(function, *arguments):
 
 def loaded_as_other_users(code: str, path: Path) -> list[bool]:
     """Whether each load in this code succeeded, which stock must say as well."""
-    code = f"{AS_OTHER_USERS}{code}\nprint(json.dumps(answers))"
-    patched, unpatched = (run(code, THE_PROXY=str(path), **how) for how in ({}, {"DIRAC_PERFPATCH": "off"}))
+    code = f"path = {str(path)!r}\n{AS_OTHER_USERS}{code}\nprint(json.dumps(answers))"
+    patched, unpatched = run(code), run_stock(code)
     assert unpatched.returncode == 0, unpatched.stderr
     answers = json.loads(patched.stdout.splitlines()[-1])
     assert answers == json.loads(unpatched.stdout.splitlines()[-1])
@@ -183,8 +185,9 @@ def test_07_no_vo_means_that_of_the_proxy_in_use(tmp_path: Path, monkeypatch: py
 
     with users[0], users[1], elements[0], elements[1], maps[0], maps[1]:
         patched = asked()
+        assert patched == [{"lhcb-disk"}, {"ilc-disk"}] * 2
         with stock("dms_helpers"):
-            assert patched == asked() == [{"lhcb-disk"}, {"ilc-disk"}] * 2
+            assert in_tree() or patched == asked()
 
 
 def test_08_a_changed_mapping() -> None:
@@ -339,7 +342,7 @@ def test_17_two_vos_and_a_subclass() -> None:
         patched = asked()
         belle, cta, special = patched
         with stock("dms_helpers"):
-            assert patched == asked()
+            assert in_tree() or patched == asked()
     assert belle[PROTOCOL]["LCG.Site005.ch"] == {"SITE006-disk"}
     assert "LCG.Site005.ch" not in cta[PROTOCOL]
     assert set(special[LOCAL]) - set(cta[LOCAL]) == {"LCG.Special.ch"}

@@ -352,6 +352,24 @@ def test_a_host_that_has_the_change_itself(module: Module, capsys: pytest.Captur
     assert vars(host.Pool)["get"] is original
 
 
+def test_a_host_that_has_the_change_itself_but_wrong(module: Module) -> None:
+    host = module("host", HOST)
+    original = vars(host.Pool)["get"]
+    wrong = InTree("the host remembers it itself", "answers wrongly", lambda fitting: fitting.wrap("Pool.get", _louder))
+    switch = _switch(_raising(AssertionError()), _raising(wrong))
+    for replaces in (True, False, True):
+        switch.configure({}, replaces)
+        switch.put_on()
+        state = "applied" if replaces else "stood down"
+        assert _states(switch) == [state, state]
+        why = "replaces the host's own version, which answers wrongly"
+        left = "the host remembers it itself; left to it, although its version answers wrongly"
+        assert switch.status()["reason"] == (why if replaces else left)
+        assert (vars(host.Pool)["get"] is original) is not replaces
+        switch.take_off()
+        assert vars(host.Pool)["get"] is original
+
+
 @pytest.mark.parametrize("step", ["look", "put_on"])
 @pytest.mark.parametrize(
     ("error", "reason"),
@@ -653,13 +671,45 @@ def test_take_over_leaves_code_that_other_code_assigned(module: Module) -> None:
     assert host.function.__code__ is theirs
 
 
+def test_a_closure_and_what_it_wraps_are_left_as_they_were(module: Module) -> None:
+    source = (
+        "import functools\ndef plain(): return 'stock'\ndef kept(wrapped):\n    known = []\n"
+        "    @functools.wraps(wrapped)\n"
+        "    def inner():\n        if not known: known.append(wrapped())\n        return known[0]\n    return inner\n"
+        "function = kept(plain)"
+    )
+    host = module("host", source)
+    held, code, wrapped = host.function, host.function.__code__, host.function.__wrapped__
+    fitting = _fitting(host)
+    for _ in range(2):
+        fitting.take_over("function", _shouting)
+        assert (held(), host.function is held, held.__wrapped__ is wrapped) == ("STOCK", True, True)
+        fitting.undo()
+        assert (held(), held.__code__ is code, held.__wrapped__ is wrapped) == ("stock", True, True)
+
+
+def test_a_function_is_replaced_in_every_module(module: Module) -> None:
+    source = "import functools\n@functools.cache\ndef function(): return 'stock'"
+    host = module("host", source)
+    before, original = module("before", "from host import function"), host.function
+    sys.modules["odd"] = None  # type: ignore[assignment]
+    try:
+        fitting = _fitting(host)
+        fitting.replace_everywhere("function", lambda: "ours")
+        during = module("during", "from host import function")
+        assert [one.function() for one in (host, before, during)] == ["ours"] * 3
+        fitting.undo()
+    finally:
+        del sys.modules["odd"]
+    assert all(one.function is original for one in (host, before, during))
+
+
 @pytest.mark.parametrize(
     "source",
     [
         "function = dict",
         "class function: pass",
         "import functools\n@functools.lru_cache()\ndef function(): return 'stock'",
-        "def make(text):\n    return lambda: text\nfunction = make('stock')",
     ],
 )
 def test_take_over_refuses_what_is_not_a_plain_function(module: Module, source: str) -> None:

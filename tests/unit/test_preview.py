@@ -44,8 +44,8 @@ def _nothing_is_kept() -> None:
     preview._stand_in.cache_clear()
 
 
-def foresee(name: str, look: Callable[[Fitting], None]) -> tuple[str, str]:
-    return preview.foresee(Target(("no_such_package.module", name), "thing", look, lambda fitting: None))
+def foresee(name: str, look: Callable[[Fitting], None], replaces: bool = True) -> tuple[str, str]:
+    return preview.foresee(Target(("no_such_package.module", name), "thing", look, lambda fitting: None), replaces)
 
 
 def test_a_stand_in_has_what_the_module_defines(modules: Write) -> None:
@@ -80,7 +80,14 @@ def test_what_look_says_is_reported(modules: Write) -> None:
     def not_here(fitting: Fitting) -> None:
         raise NotHere
 
+    def wrong(fitting: Fitting) -> None:
+        raise InTree("the host has it", "is wrong", lambda fitting: None)
+
     assert foresee("module", in_tree) == ("stood down", "the host has it")
+    will = "when module is imported, replaces the host's own version, which is wrong"
+    assert foresee("module", wrong) == ("armed", will)
+    left = "the host has it; left to it, although its version is wrong"
+    assert foresee("module", wrong, False) == ("stood down", left)
     assert foresee("module", not_here) == ("armed", "there is no no_such_package.module here")
     state, reason = foresee("module", lambda fitting: fitting.expect("known", "close"))
     assert (state, "not the function that this patch knows" in reason) == ("failed", True)

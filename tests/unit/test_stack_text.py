@@ -871,11 +871,16 @@ def test_the_stand_in_has_all_of_the_module(ours: _Asked) -> None:
         stand_in.no_such_name  # noqa: B018
 
 
+IN_TREE = "import linecache, sys\ndef _formatStackCached(skip=1): return sys._getframe(skip), linecache.cache\n"
+
+
 @pytest.mark.parametrize(
     ("source", "answer"),
     [
         (HOST, None),
-        (HOST.replace("format_stack", "extract_stack"), InTree),
+        (HOST.replace("format_stack", "extract_stack"), UnknownHost),
+        (HOST.replace("traceback.format_stack", "_formatStackCached"), UnknownHost),
+        (HOST.replace("traceback.format_stack", "_formatStackCached") + IN_TREE, InTree),
         ("S_ERROR = dict", UnknownHost),
         ("", UnknownHost),
         (HOST.replace("callStack.pop()", "del callStack[-1]"), UnknownHost),

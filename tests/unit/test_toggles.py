@@ -18,7 +18,8 @@ from dirac_perfpatch.yamlfile import FileError
 
 NAMES = [patch.name for patch in CATALOGUE]
 KNOWN = ", ".join(NAMES)
-HOW = ("time", 0.5, 60)
+TOP = "enabled, keep_on_update, in_tree, patches, comparison"
+HOW = ("time", 0.5, 60, "replace")
 COMPARED = "by, share, window_seconds"
 
 
@@ -99,6 +100,19 @@ def test_one_patch_is_switched_off_and_the_others_stay(file: Path) -> None:
     assert found.keep_on_update is True
 
 
+def test_what_is_done_with_changes_that_the_host_has_in_tree(file: Path) -> None:
+    """For all patches, or for one; what a patch says for itself wins, also over a later section."""
+    found = _load(file, "in_tree: leave\npatches:\n  error_stack:\n    in_tree: replace\n  dms_helpers: off\n")
+    assert {name for name, toggle in found.patches.items() if toggle.in_tree == "replace"} == {"error_stack"}
+    assert found.patches["error_stack"].options == {"recheck_seconds": 1}
+    assert found.effect != load(None, {}).effect
+    again = override(found, PLACE, {"in_tree": "replace", "dms_helpers": {"in_tree": "leave"}})
+    assert {name for name, toggle in again.patches.items() if toggle.in_tree == "leave"} == {"dms_helpers"}
+    wrong = {"in_tree: off\n": "in_tree", "patches:\n  dms_helpers:\n    in_tree: 1\n": "in_tree of dms_helpers"}
+    for text, what in wrong.items():
+        assert f"{what} must be replace or leave; it is " in _refused(file, text)
+
+
 def test_options_are_taken_and_the_others_of_the_patch_keep_their_defaults(file: Path) -> None:
     found = _load(
         file,
@@ -155,7 +169,7 @@ def test_a_patch_that_is_compared_and_how(file: Path) -> None:
     assert found.follow_configuration
     assert found.patches["error_stack"] == Toggle("ab", {"recheck_seconds": 1}, "process", 0.25, 5)
     assert found.patches["dms_helpers"] == Toggle("ab", {}, "call", 1, 5)
-    assert found.patches["connection_checkout"][2:] == ("process", 0.25, 0.5)
+    assert found.patches["connection_checkout"][2:] == ("process", 0.25, 0.5, "replace")
     assert found.patches["proxy_loading"].mode == "on"
     assert _on(found) == NAMES
     assert _load(file, "enabled: off\npatches:\n  error_stack: ab\n").patches["error_stack"].mode == "off"
@@ -307,7 +321,7 @@ def test_a_section_says_something_over_a_file(file: Path) -> None:
 def test_what_a_patch_says_for_itself_wins_over_a_later_section(file: Path) -> None:
     file.write_text("patches:\n  error_stack:\n    by: process\n  dms_helpers: ab\n")
     found = override(read(str(file)), PLACE, {"error_stack": "ab", "comparison": {"by": "call", "share": "0.1"}})
-    assert found.patches["error_stack"][2:] == ("process", 0.1, 60)
+    assert found.patches["error_stack"][2:] == ("process", 0.1, 60, "replace")
     assert found.patches["dms_helpers"].by == "call"
 
 
@@ -315,8 +329,8 @@ def test_what_a_patch_says_for_itself_wins_over_a_later_section(file: Path) -> N
     ("section", "error"),
     [
         ({"eror_stack": "off"}, "eror_stack: unknown key 'eror_stack'; did you mean error_stack?"),
-        ({"keep_on_update": "off"}, "keep_on_update: unknown key 'keep_on_update'; known: enabled, comparison, "
-         + KNOWN),
+        ({"keep_on_update": "off"}, "keep_on_update: unknown key 'keep_on_update'; known: enabled, in_tree, "
+         "comparison, " + KNOWN),
         ({"error_stack": "maybe"}, "error_stack: error_stack must be on, off or ab, or a mapping with `enabled:`; "
          "it is 'maybe'"),
         ({"error_stack": ""}, "error_stack: error_stack must be on, off or ab, or a mapping with `enabled:`; "
@@ -363,11 +377,11 @@ def test_a_wrong_section_is_reported_with_the_path_and_what_is_right(section: di
         ("patches:\n  error_stack:\n    enabled: on\n    recheck_second: 1\n",
          "4: unknown option of error_stack 'recheck_second'; did you mean recheck_seconds?"),
         ("patches:\n  dms_helpers:\n    size: 1\n", "3: unknown option of dms_helpers 'size'; known: enabled, "
-         + COMPARED),
+         + COMPARED + ", in_tree"),
         ("enabled: on\n\npatchs:\n  error_stack: on\n", "3: unknown key 'patchs'; did you mean patches?"),
-        ("error_stack: off\n", "1: unknown key 'error_stack'; known: enabled, keep_on_update, patches, comparison"),
-        ("1: on\n", "1: unknown key '1'; known: enabled, keep_on_update, patches, comparison"),
-        ("on: on\n", "1: unknown key 'on'; known: enabled, keep_on_update, patches, comparison"),
+        ("error_stack: off\n", f"1: unknown key 'error_stack'; known: {TOP}"),
+        ("1: on\n", f"1: unknown key '1'; known: {TOP}"),
+        ("on: on\n", f"1: unknown key 'on'; known: {TOP}"),
         ("? |\n  enabled\n: on\n", "1: unknown key 'enabled\\n'; did you mean enabled?"),
         # Wrong values.
         ("enabled: maybe\n", "1: enabled must be on or off (or true or false); it is 'maybe'"),

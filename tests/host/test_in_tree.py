@@ -1,0 +1,42 @@
+"""What docs/in-tree.md says that DIRAC 9.1.9 and later get wrong: shown there, and right with the plugin everywhere.
+
+Each script of docs/in-tree prints a line per fact, which begins with "right" or "wrong".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conftest import in_tree, run
+
+from lab.folder import CHECKOUT
+from lab.mariadb import MariaDB
+
+# In one process for all: importing the host takes longer than any of them.
+CODE = """
+import runpy, sys
+sys.argv[1:] = {arguments!r}
+for script in {scripts!r}:
+    runpy.run_path(script)
+"""
+
+
+def _answers(mariadb: MariaDB, **environment: str) -> dict[str, str]:
+    scripts = sorted(map(str, (CHECKOUT / "docs" / "in-tree").glob("*.py")))
+    arguments = [mariadb.host, str(mariadb.port), mariadb.user, mariadb.password, "AccountingDB"]
+    answer = run(CODE.format(arguments=arguments, scripts=scripts), **environment)
+    assert answer.returncode == 0, answer.stderr
+    lines = [line.partition(": ") for line in answer.stdout.splitlines()]
+    found = {fact: verdict for verdict, _, fact in lines if verdict in ("right", "wrong")}
+    assert len(found) > 20
+    return found
+
+
+def test_what_is_wrong_in_tree_is_right_with_the_plugin(mariadb: MariaDB, tmp_path: Path) -> None:
+    patched, unpatched = _answers(mariadb), _answers(mariadb, DIRAC_PERFPATCH="off")
+    assert set(patched.values()) == {"right"}, patched
+    assert patched.keys() == unpatched.keys()
+    assert set(unpatched.values()) == {"wrong" if in_tree() else "right"}, unpatched
+    toggles = tmp_path / "patches.yaml"
+    toggles.write_text("in_tree: leave\n")
+    assert _answers(mariadb, DIRAC_PERFPATCH_CONFIG=str(toggles)) == unpatched
