@@ -23,6 +23,9 @@ WITHIN = {
     ("client's TLS context", 1): 150.0,
     ("Tornado client", 1): 2000.0,
     ("getHostnameForDN, the last", 200): 5.0,
+    ("CFG.loadFromBuffer", 1000): 60_000.0,
+    ("setOptionInCFG", 1000): 200.0,
+    ("JEncode.decode, two dates each", 1000): 4000.0,
 }
 # ... or at most this multiple of in-tree, at the given size.
 AT_MOST = {

@@ -262,8 +262,8 @@ PATCH = Patch(
     ),
     ask=_ask,
     cases=(
-        Case("CFG.loadFromBuffer", _load_case, (1000,), (10, 100, 1000), "KB"),
-        Case("CFG.serialize", _serialize_case, (1000,), (1000,), "KB"),
-        Case("a refreshed configuration", _refresh_case, (1000,), (1000,), "KB"),
+        Case("CFG.loadFromBuffer", _load_case, (100,), (10, 100, 1000), "KB"),
+        Case("CFG.serialize", _serialize_case, (100,), (1000,), "KB"),
+        Case("a refreshed configuration", _refresh_case, (100,), (1000,), "KB"),
     ),
 )

@@ -315,6 +315,6 @@ PATCH = Patch(
     name="local_options",
     targets=(Target((_MODULE,), _SET, _look, _put_on),),
     ask=_ask,
-    cases=(Case("setOptionInCFG", _set_case, (1000,), (10, 100, 1000), "KB"),),
+    cases=(Case("setOptionInCFG", _set_case, (100,), (10, 100, 1000), "KB"),),
     wants=("configuration_parsing",),
 )

@@ -35,6 +35,7 @@ def test_every_patch_has_two_figures(mariadb: MariaDB, capsys: pytest.CaptureFix
     assert {entry["failures"] for entry in status()} == {0}
 
 
+@pytest.mark.once
 def test_without_a_database_the_pool_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
     calls = _bench(capsys)
     skipped = {call["patch"] for call in calls if call["stock"] is None}

@@ -9,7 +9,7 @@ import pytest
 from bench import __main__ as bench
 from bench import calls, goals, recording
 from dirac_perfpatch.bench import cases
-from lab.arms import ALL, PATCHED, STOCK
+from lab.arms import ALL, PATCHED, PLUGGED, STOCK
 
 
 def figures(patched: float, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def test_each_call_and_each_goal_has_a_row(quick: bool, patched: float, capsys: 
     for _, case in cases():
         for size in found["calls"].get(case.name, ()):
             assert f"\n{case.label(size)} " in output
-    assert len(found["goals"]) == len(goals.WITHIN) + len(goals.AT_MOST) + 3 + 3
+    assert len(found["goals"]) == len(goals.WITHIN) + len(PLUGGED) * len(goals.AT_MOST) + 3 + 3
     assert {goal["met"] for goal in found["goals"]} <= ({True} if patched < 1 else {True, False})
     for goal in found["goals"]:
         (row,) = [line for line in output.splitlines() if line.startswith(f"{goal['call']} ") and goal["limit"] in line]
