@@ -14,7 +14,7 @@ from lab.arms import ALL, PATCHED, PLUGGED, STOCK
 
 def figures(patched: float, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """Every stock call takes 1000 us."""
-    us = {arm: {"us": patched if arm == PATCHED else 1000.0} for arm in ALL}
+    us = {arm: {"us": patched if arm in PLUGGED else 1000.0} for arm in ALL}
     starts = {name: {STOCK: {"ms": 100.0}, PATCHED: {"ms": 100.0 + patched}} for name in ("dirac-version", "import")}
     cost = {"plain": 100.0, "recorded": 100.0 + patched / 10}
     return {
