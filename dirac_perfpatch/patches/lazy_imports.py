@@ -41,9 +41,9 @@ Two threads that use a library first at once both import it, and the import syst
 a function. It detects a deadlock between two imports. None can arise with the host's locks: the libraries take none,
 and every other module of the host that the deferred ones import has been imported before (a test looks).
 
-A signal handler cannot use what its own thread is in the middle of importing. So the main thread blocks signals
-meanwhile; a handler runs just after it. If another thread of the host takes the signal, the handler may run earlier and
-get an ImportError.
+A signal handler cannot use what its own thread is in the middle of importing. So the main thread blocks the signals
+that have a handler meanwhile, and the handler runs just after the import. Ctrl-C and signals that kill act at once. If
+another thread of the host takes the signal, the handler may run earlier and get an ImportError.
 
 A fork while another thread imports would leave a lock held in the child, for good. So before a fork everything is
 imported: if another thread is importing it, the fork waits for that. From then on, nothing is deferred in that process
@@ -258,8 +258,9 @@ class _Deferred:
         imported: dict[str, Any] = {"__name__": self.module.__name__}
         code = compile(self._entry.statement, f"<imports of {self.module.__name__}>", "exec")
         before = None
-        if threading.current_thread() is threading.main_thread():
-            before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals() - _FAULTS)
+        handled = _handled_signals() if threading.current_thread() is threading.main_thread() else set()
+        if handled:
+            before = _signal.pthread_sigmask(_signal.SIG_BLOCK, handled)
         try:
             exec(code, imported)
         finally:
@@ -319,6 +320,13 @@ class _Loader(SourceFileLoader):
         self.__class__ = SourceFileLoader  # type: ignore[assignment]  # as the host finds it in its spec
         if guard.off or not _execute(entry, guard, module, self):
             self.exec_module(module)
+
+
+def _handled_signals() -> set[int]:
+    """The signals with a handler of the host, which may use anything. Ctrl-C, or a signal that kills, does at once."""
+    signals = _signal.valid_signals() - _FAULTS
+    handlers = {number: _signal.getsignal(number) for number in signals}
+    return {n for n, handler in handlers.items() if callable(handler) and handler is not _signal.default_int_handler}
 
 
 def _prepare(entry: _Entry) -> Any:

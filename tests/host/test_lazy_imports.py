@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,17 @@ module.requests
 print(json.dumps([told, signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()]))
 """
     assert ask(SLOW + code) == [["Session"], True]
+
+
+def test_a_signal_that_kills_does_so_in_the_middle_of_an_import() -> None:
+    """A slow file system must not make a process deaf."""
+    code = """
+threads.append(threading.main_thread())
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+module.requests
+"""
+    answer = run(SLOW.replace("time.sleep(0.5)", "time.sleep(30)") + code)
+    assert answer.returncode == -signal.SIGALRM, answer.stderr
 
 
 def test_the_imports_register_nothing_for_forks_and_import_no_other_module_of_the_host() -> None:
