@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dirac_perfpatch.patches.proxy_loading import test_proxy
 from dirac_perfpatch.patching import Case, Database, Fitting, InTree, Meter, Patch, Target, Timed, UnknownHost
 
 # The host executes one file under both names, and has two classes.
@@ -61,6 +60,8 @@ def _check(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
 
 def _chain() -> Any:
     from DIRAC.Core.Security.X509Chain import X509Chain
+
+    from dirac_perfpatch.patches.proxy_loading import test_proxy
 
     chain = X509Chain()
     chain.loadProxyFromFile(test_proxy())

@@ -17,7 +17,9 @@ checkout, and always when a thread has no connection yet. So the pool never hold
 
 DIRAC 9.1.9 and later leave out the ping themselves, for 5 s after the last use, and look at nothing instead: a
 connection that dies meanwhile fails the next statement, and a child of a fork shares its parent's. There our checkout
-takes the place of the host's, and has the host's ping whenever the socket says anything.
+takes the place of the host's, and has the host's ping whenever the socket says anything. Only a connection that died
+within a transaction is handed out as the host does, so that the next statement fails: on a new connection it would be
+stored alone.
 
 Fork: a child starts with empty pools, and what it closes is not its parent's; a statement of a transaction that began
 before the fork fails there. See :mod:`._connections`.
@@ -64,7 +66,7 @@ _BLIND_SECONDS = 5.0
 def _make_get(fitting: Fitting) -> Callable[..., Any]:
     """What stands in for ConnectionPool.get; one function, because it runs before every query."""
     original, s_ok, guard = fitting.unbound("ConnectionPool.get"), fitting.resolve("S_OK"), fitting.guard
-    idle_seconds = fitting.options["idle_ping_seconds"]
+    idle_seconds, in_tree = fitting.options["idle_ping_seconds"], is_in_tree(fitting)
 
     def get(self: Any, dbName: Any, *args: Any, **kwargs: Any) -> Any:
         if guard.off:
@@ -82,6 +84,8 @@ def _make_get(fitting: Fitting) -> Callable[..., Any]:
                     except Exception:
                         # Closed; or this mysqlclient does not tell the socket, and there is only the time to go by.
                         warm = not tells_socket(connection) and rested < _BLIND_SECONDS
+                    if not warm and in_tree:
+                        warm = getattr(connection, "_perfpatch_transaction", False)  # lost with its connection
                     if warm:
                         if has_ended_threads(self):
                             self.clean()

@@ -337,6 +337,7 @@ def _reading(fitting: Fitting) -> Any:
         function = function.__wrapped__
     # The names are looked up in the module at each call, because a dictionary of another class has no fixed place.
     uncached = FunctionType(function.__code__, _WithoutCache(fitting.module), function.__name__)
+    uncached.__module__ = function.__module__
 
     def load(chain: Any, path: Any) -> Any:
         return (original if guard.off else uncached)(chain, path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run
+from conftest import in_tree, run
 
 from lab.mariadb import MariaDB
 
@@ -327,9 +327,8 @@ while time.monotonic() < end:
     assert min(found["ConnectionPool.get"].values()) > 0
     # One for each stock checkout, plus those of checks and those that find a closed connection.
     checked = snapshot["patches"]["connection_checkout"]["checked"]
-    assert (
-        found["ConnectionPool.get"]["stock"] * 0.4 < pings < found["ConnectionPool.get"]["stock"] * 1.3 + checked + 50
-    )
+    stock = 0 if in_tree() else found["ConnectionPool.get"]["stock"]  # which does without a ping there
+    assert stock * 0.4 <= pings < stock * 1.3 + checked + 50
     assert {entry["state"] for name, entry in snapshot["patches"].items() if name in patches} == {"applied"}
     assert sum(found["MySQL._query"].values()) > 0
     assert sum(row["errors"] for row in snapshot["series"]) == 0

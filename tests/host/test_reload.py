@@ -35,9 +35,10 @@ def runs(name):
                 value = sys.modules[name]
                 for part in seams.get(patch, target.attribute).split("."):
                     value = vars(value).get(part)
-                ours = getattr(value, "__module__", "").startswith("dirac_perfpatch")
-                hosts = type(value).__name__ == "_lru_cache_wrapper"
-                found.append(ours or hasattr(value, "__wrapped__") and not hosts)
+                code = getattr(getattr(value, "__code__", None), "co_filename", "")
+                ours = [getattr(value, "__module__", ""), type(value).__module__, code]
+                # The last one is wrapt's.
+                found.append("dirac_perfpatch" in str(ours) or hasattr(value, "_self_wrapper"))
     return all(found) and bool(found)
 modules = [importlib.import_module(name) for name in reloaded]
 before = list(map(runs, reloaded))
