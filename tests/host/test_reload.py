@@ -71,6 +71,8 @@ def _reloaded() -> dict[str, list[str]]:
     """The first module that each patch waits for, with the patches that must be applied again after its reload."""
     found: dict[str, list[str]] = {}
     for name, modules in WAITED_FOR.items():
+        if state(release(), name) == "stood down":
+            continue
         module = next((module for module in modules if module in sys.modules), modules[0])
         found.setdefault(module, []).append(name)
     return found
