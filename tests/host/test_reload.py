@@ -71,7 +71,7 @@ def _reloaded() -> dict[str, list[str]]:
     """The first module that each patch waits for, with the patches that must be applied again after its reload."""
     found: dict[str, list[str]] = {}
     for name, modules in WAITED_FOR.items():
-        if name in AT_IMPORT:
+        if name in AT_IMPORT or state(release(), name) == "stood down":
             continue
         module = next((module for module in modules if module in sys.modules), modules[0])
         found.setdefault(module, []).append(name)
