@@ -19,7 +19,8 @@ from lab.mariadb import MariaDB
 
 NAMES = [patch.name for patch in CATALOGUE]
 # What they change is imported with DIRAC.
-IN_EVERY_PROCESS = ("extension_lookup", "error_stack", "configuration_options", "log_records")
+IN_EVERY_PROCESS = {"extension_lookup", "error_stack", "configuration_options", "log_records"}
+IN_EVERY_PROCESS |= {"configuration_parsing", "local_options"}
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -31,10 +32,6 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         check=False,
         timeout=120,
     )
-
-
-# Their modules are imported in every process.
-IN_EVERY_PROCESS = ("extension_lookup", "error_stack", "configuration_parsing", "local_options")
 
 
 def test_status_for_people_and_for_machines() -> None:
