@@ -33,7 +33,7 @@ The chains do not share:
 
 Chains that were handed out stay valid when the patch is taken off.
 
-What this buys: a hit takes 5.3 us, of which ``stat`` takes 2.1, asking the kernel 1.3 and the new objects 0.5.
+What this buys: a hit takes 5.4 us, of which ``stat`` takes 2.1, asking the kernel 1.3 and the new objects 0.5.
 (``open``, ``fstat`` and ``close`` instead of the first two take 4.5.) Copying instead of sharing takes 0.2 ms for each
 certificate and 1.5 ms for the key; making the signing context of each key at once takes another 1 us.
 
