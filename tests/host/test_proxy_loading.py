@@ -101,14 +101,13 @@ def test_a_file_that_changes_all_the_time_is_read_all_the_time(proxy: Path, prox
         wanted.append(chain.dumpAllToString()["Value"])
     end = time.monotonic() + 1.5
     rounds = 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or rounds < 20:
         rounds += 1
         descriptor = os.open(proxy, os.O_WRONLY)
         os.write(descriptor, proxies[rounds % 3])
         os.close(descriptor)
         assert load(str(proxy)).dumpAllToString()["Value"] == wanted[rounds % 3]
         assert load(str(proxy)).dumpAllToString()["Value"] == wanted[rounds % 3]
-    assert rounds > 50
 
 
 def test_links_that_are_switched(proxy: Path, proxies: list[bytes], tmp_path: Path) -> None:
