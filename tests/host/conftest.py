@@ -327,11 +327,16 @@ def changed(path: str, value: str) -> Iterator[None]:
     from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData
 
     before = gConfig.getValue(path)
+    names = path.strip("/").split("/")
+    above = ["/".join(names[: depth + 1]) for depth in range(len(names))]
+    # With the sections that it needs and that are not there yet.
+    tree = gConfigurationData.mergedCFG
+    new = next((place for place in above if not tree.isSection(place) and not tree.isOption(place)), path)
     gConfigurationData.setOptionInCFG(path, value)
     try:
         yield
     finally:
         if before is None:
-            gConfigurationData.deleteOptionInCFG(path)
+            gConfigurationData.deleteOptionInCFG(new)
         else:
             gConfigurationData.setOptionInCFG(path, before)

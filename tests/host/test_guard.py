@@ -9,7 +9,7 @@ from conftest import stock
 
 import dirac_perfpatch
 from dirac_perfpatch import loading
-from dirac_perfpatch.patches import dms_helpers, error_stack, proxy_loading
+from dirac_perfpatch.patches import _files, dms_helpers, error_stack
 from dirac_perfpatch.patching import Guard, without_stacks
 
 pytestmark = pytest.mark.patched
@@ -34,7 +34,7 @@ def _sabotage(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
     if name == "proxy_loading":
         from DIRAC.Core.Security.m2crypto.X509Chain import X509Chain
 
-        monkeypatch.setattr(proxy_loading._Loader, "_entry", _raise)
+        monkeypatch.setattr(_files.Kept, "entry", _raise)
         return lambda: without_stacks(X509Chain().loadProxyFromFile(__file__))
     from DIRAC.DataManagementSystem.Utilities.DMSHelpers import DMSHelpers
 

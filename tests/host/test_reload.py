@@ -35,6 +35,7 @@ def runs(name):
                 value = sys.modules[name]
                 for part in seams.get(patch, target.attribute).split("."):
                     value = vars(value).get(part)
+                value = getattr(value, "__func__", value)  # of a static method
                 code = getattr(getattr(value, "__code__", None), "co_filename", "")
                 ours = [getattr(value, "__module__", ""), type(value).__module__, code]
                 # The last one is wrapt's.

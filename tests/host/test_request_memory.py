@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from typing import Any
@@ -20,6 +21,14 @@ METHOD = _METHOD.split(".")[1]
 
 def report(service: Any) -> Any:
     return getattr(service, METHOD)()
+
+
+def more_memory() -> mmap.mmap:
+    """64 MiB that the process did not have: a large object may take what it has, but does not use."""
+    pages = mmap.mmap(-1, 64 << 20)
+    for place in range(0, len(pages), mmap.PAGESIZE):
+        pages[place] = 1
+    return pages
 
 
 @pytest.fixture
@@ -58,7 +67,7 @@ def test_a_monitored_service_reports_its_memory(asked: list[str]) -> None:
     service = _service(True)
     with stock(NAME):
         memory = report(service)[2]
-    ballast = bytearray(b"x") * (64 << 20)
+    ballast = more_memory()
     assert report(service)[2] == pytest.approx(memory + 64, abs=16)
     assert len(ballast)
     report(service)
@@ -72,7 +81,7 @@ def test_a_child_reports_its_own_memory() -> None:
     pid = os.fork()
     if not pid:
         try:
-            ballast = bytearray(b"x") * (64 << 20)
+            ballast = more_memory()
             os.write(write, str(report(service)[2] - psutil.Process().memory_info().rss / 1048576).encode())
             len(ballast)
         finally:
