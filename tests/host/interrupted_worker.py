@@ -24,6 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diraccfg.cfg
 from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMetadata
 
 extensionsByPriority()
@@ -32,6 +33,9 @@ from dirac_perfpatch import loading  # noqa: E402
 from dirac_perfpatch.patches import _files  # noqa: E402
 from dirac_perfpatch.patches.proxy_loading import test_proxy  # noqa: E402
 from lab.configuration import HOST_DN  # noqa: E402
+
+# What lazy_imports leaves for the first call that needs it, it imports before a fork.
+importlib.import_module("DIRAC.Core.Security.m2crypto.asn1_utils")
 
 PACKAGE = str(Path(dirac_perfpatch.__file__).parent)
 START = dirac_perfpatch.__file__  # which the host calls when it looks for extensions: the rest is imported there
@@ -238,7 +242,12 @@ DONE = {
 }
 
 
-def _at_every_line(ask: Callable[[], None], meet: Callable[[], None], seen: set[tuple[str, int]] | None = None) -> int:
+def _at_every_line(
+    ask: Callable[[], None],
+    meet: Callable[[], None],
+    seen: set[tuple[str, int]] | None = None,
+    passed_over: Callable[[], bool] = lambda: False,
+) -> int:
     """Make a call, interrupt it once at each line of ours that is new, and return the number of lines."""
     seen = set() if seen is None else seen
     meeting = False
@@ -248,7 +257,7 @@ def _at_every_line(ask: Callable[[], None], meet: Callable[[], None], seen: set[
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         line = (frame.f_code.co_filename, frame.f_lineno)
-        if event == "line" and line not in seen and not meeting:
+        if event == "line" and line not in seen and not meeting and not passed_over():
             seen.add(line)
             meeting = True
             try:
@@ -271,6 +280,11 @@ def _signalled(ask: Callable[[], None]) -> int:
     return _at_every_line(ask, lambda: signal.raise_signal(signal.SIGUSR1))
 
 
+def _holds_the_lock_of_trees() -> bool:
+    """Whether this thread holds the lock with which diraccfg changes trees: a child waits for it for ever in stock."""
+    return bool(diraccfg.cfg.gCFGSynchro.lock._is_owned())
+
+
 def _forked(ask: Callable[[], None]) -> int:
     """The main thread forks while another one is in the middle of the call, and the child makes the call."""
     reached, go_on = threading.Semaphore(0), threading.Semaphore(0)
@@ -282,7 +296,7 @@ def _forked(ask: Callable[[], None]) -> int:
 
     def run() -> None:
         try:
-            lines.append(_at_every_line(ask, meet))
+            lines.append(_at_every_line(ask, meet, passed_over=_holds_the_lock_of_trees))
         finally:
             reached.release()
 

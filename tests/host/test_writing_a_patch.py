@@ -56,7 +56,7 @@ def _add(path: Path, block: str) -> None:
         path.write_text(block)
         return
     text = path.read_text()
-    before = "\n# For patches that are `ab`." if path.suffix == ".yaml" else "}\n\n\ndef load"
+    before = "\n# For patches that are `ab`." if path.suffix == ".yaml" else "}\n# Patches that change"
     assert text.count(before) == 1
     path.write_text(text.replace(before, ("\n" if path.suffix == ".yaml" else "") + block + before))
 
