@@ -180,9 +180,11 @@ class _Finder:
             spec = find(name, path, target) if find else None
             if spec is not None:
                 _watch(spec)
-                prepare = _preparing.get(name)
-                if prepare is not None:
-                    prepare(spec)
+                prepare = None
+                while _preparing.get(name) is not prepare:  # it may have put another one in its place
+                    prepare = _preparing.get(name)
+                    if prepare is not None:
+                        prepare(spec)
                 return spec
         return None
 

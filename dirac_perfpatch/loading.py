@@ -103,8 +103,6 @@ class Plugin:
     def _take_up(self, name: str) -> None:
         if name in self.switches:
             self._bring(name)
-        elif self.toggles[name].on and name in patches.AT_IMPORT:
-            self._load(name)
         elif self.toggles[name].on:
             self._wait(name, patches.WAITED_FOR[name], self._load)
         else:
@@ -175,9 +173,11 @@ class Plugin:
         return self._follower
 
     def _wait(self, name: str, modules: tuple[str, ...], load: Callable[[str], None]) -> None:
-        """Call ``load`` when the first of the modules is complete."""
+        """Call ``load`` when the first of the modules is complete, or is about to be executed if that is too late."""
         _, callback = self._waiting.setdefault(name, (modules, functools.partial(load, name)))
         for module in modules:
+            if name in patches.AT_IMPORT:
+                imports.before_execution(module, callback)
             imports.when_complete(module, callback)
 
     def _wait_no_longer(self, name: str) -> None:
@@ -185,6 +185,8 @@ class Plugin:
         if waiting is not None:
             for module in waiting[0]:
                 imports.forget(module, waiting[1])
+                if name in patches.AT_IMPORT:
+                    imports.prepare_no_longer(module)
 
     def _load(self, name: str, module: object = None) -> None:
         """Make a patch's switch. Never raises: it may run inside an import of the host. A second call is harmless."""

@@ -56,8 +56,8 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
         "DIRAC.DataManagementSystem.DB.FileCatalogComponents.FileManager.FileManagerBase",
     ),
 }
-# Patches that change how their modules are executed. So their own modules are imported at the start, and they cannot be
-# compared: what they change happens once.
+# Patches that change how their modules are executed. So their own modules are imported before the first of these is
+# executed, and they cannot be compared: what they change happens once.
 AT_IMPORT = ("lazy_imports",)
 
 

@@ -272,6 +272,22 @@ def test_a_callback_before_the_execution_gets_the_spec(modules: Write) -> None:
     assert len(seen) == 1
 
 
+def test_a_callback_that_puts_another_one_in_its_place(modules: Write) -> None:
+    modules("replacing", "LAST = 1")
+    order: list[int] = []
+
+    def first(spec: ModuleSpec) -> None:
+        order.append(1)
+        imports.prepare_no_longer("replacing")
+        imports.before_execution("replacing", lambda spec: order.append(2))
+
+    imports.before_execution("replacing", first)
+    importlib.import_module("replacing")
+    imports.prepare_no_longer("replacing")
+    assert order == [1, 2]
+    assert _finders() == []
+
+
 def test_both_kinds_of_callback_for_one_module(modules: Write, told: _Told) -> None:
     modules("both", "LAST = 1")
     order: list[str] = []

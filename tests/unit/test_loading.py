@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from dirac_perfpatch import updating
-from dirac_perfpatch.patches import AT_IMPORT, CATALOGUE, WAITED_FOR
+from dirac_perfpatch.patches import CATALOGUE, WAITED_FOR
 from dirac_perfpatch.patching import Target
 
 NAMES = [patch.name for patch in CATALOGUE]
-WAITING = len([*NAMES, "keep_on_update"]) - len(AT_IMPORT)
+WAITING = len([*NAMES, "keep_on_update"])
 ANSWER = '{"priority": -8524}'
 
 # Asks as the host does, several times, and once from another thread.
@@ -127,9 +127,7 @@ def test_a_start_imports_no_patch_that_nothing_waits_for(child: Any, tmp_path: P
         "print(ours())",
         folder,
     )
-    at_start = [f"dirac_perfpatch.patches.{name}" for name in AT_IMPORT]
-    later = ["dirac_perfpatch.patches.extension_lookup", *at_start]
-    assert answer.stdout.splitlines() == [ANSWER, f"{at_start} False", str(later)]
+    assert answer.stdout.splitlines() == [ANSWER, "[] False", "['dirac_perfpatch.patches.extension_lookup']"]
 
 
 def test_the_package_s_own_module_imports_nothing(child: Any) -> None:
@@ -351,13 +349,9 @@ def _break(copy: Path, name: str, fault: str) -> None:
 def test_a_broken_module_of_a_patch_stops_that_patch_only(
     copy: Path, child: Any, tmp_path: Path, name: str, fault: str
 ) -> None:
-    """It is imported inside an import of the host, which goes on; until then there is no message.
-
-    What acts before a module is executed is imported at the start.
-    """
+    """It is imported inside an import of the host, which goes on; until then there is no message."""
     _break(copy, name, fault)
     broken = [name.partition("/")[2]]
-    at_start = broken[0] in AT_IMPORT
     if broken[0] in ("_connections", "connection_checkout"):  # which the others import
         broken = [name for name in NAMES if name.startswith("connection_")]
     modules = sorted({module for name in broken for module in WAITED_FOR[name]})
@@ -367,7 +361,7 @@ def test_a_broken_module_of_a_patch_stops_that_patch_only(
     answer = child(ASK + code + STATES, copy, folder)
     told = [line for line in _lines(answer) if "cannot patch" not in line]
     metadata, imported, states = answer.stdout.splitlines()
-    assert (bool(said_at_start), metadata, imported) == (at_start, ANSWER, "imported")
+    assert (said_at_start, metadata, imported) == ("", ANSWER, "imported")
     assert sorted(line.split(": ")[1] for line in told) == sorted(broken)
     assert all(line.endswith("; DIRAC runs its own code there") for line in told)
     found = {name: state for name, state, _ in json.loads(states)}
