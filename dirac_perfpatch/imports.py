@@ -44,7 +44,6 @@ def when_complete(name: str, callback: Callback) -> None:
 def forget(name: str, callback: Callback) -> None:
     """Cancel :func:`when_complete` with the same name and an equal callback; no effect if that has been called."""
     _waiting.pop((name, callback), None)
-    _take_place()
 
 
 def before_execution(name: str, prepare: Callable[[ModuleSpec], None]) -> None:
@@ -61,7 +60,6 @@ def before_execution(name: str, prepare: Callable[[ModuleSpec], None]) -> None:
 def prepare_no_longer(name: str) -> None:
     """Cancel :func:`before_execution`."""
     _preparing.pop(name, None)
-    _take_place()
 
 
 def look() -> set[str]:
@@ -81,14 +79,14 @@ def look() -> set[str]:
 
 
 def _take_place() -> None:
-    """Keep the finder in ``sys.meta_path`` while a module is waited for, and only then."""
-    # Not "if": another thread may do the same or the opposite meanwhile.
-    while bool(_waiting or _preparing) != (_finder in sys.meta_path):
-        if _waiting or _preparing:
-            sys.meta_path.insert(0, _finder)
-        else:
-            with suppress(ValueError):
-                sys.meta_path.remove(_finder)
+    """Have the finder in ``sys.meta_path``, where it stays.
+
+    An import in another thread goes through that list by position. If the finder were taken out, that import would pass
+    over the next one, and might not find a module that exists. (If two threads come here at once, it may be there
+    twice, and only looks twice.)
+    """
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
 
 
 def _look(name: str) -> None:
@@ -167,9 +165,11 @@ def _watch(spec: Any) -> None:
 
 
 class _Finder:
-    """Comes first in ``sys.meta_path`` while a module is waited for, and watches the spec that other finders return."""
+    """Comes first in ``sys.meta_path``, and watches the spec that other finders return for what is waited for."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if not _waiting and not _preparing:
+            return None
         # Another thread may have asked the finders for a module before its callback was registered, and have stored it
         # in sys.modules after we looked there; and the import system takes a complete module out of sys.modules for a
         # moment. So every later import, beginning with the module's own, looks again.

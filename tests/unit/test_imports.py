@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -267,7 +267,6 @@ def test_a_callback_before_the_execution_gets_the_spec(modules: Write) -> None:
     importlib.import_module("prepared")
     assert seen == [("prepared", False)]
     imports.prepare_no_longer("prepared")
-    assert _finders() == []
     importlib.reload(sys.modules["prepared"])
     assert len(seen) == 1
 
@@ -285,7 +284,6 @@ def test_a_callback_that_puts_another_one_in_its_place(modules: Write) -> None:
     importlib.import_module("replacing")
     imports.prepare_no_longer("replacing")
     assert order == [1, 2]
-    assert _finders() == []
 
 
 def test_both_kinds_of_callback_for_one_module(modules: Write, told: _Told) -> None:
@@ -296,7 +294,6 @@ def test_both_kinds_of_callback_for_one_module(modules: Write, told: _Told) -> N
     importlib.import_module("both")
     imports.prepare_no_longer("both")
     assert (order, told.complete) == (["before 0"], [True])
-    assert _finders() == []
 
 
 def test_forget_before_the_import(modules: Write, told: _Told) -> None:
@@ -333,22 +330,35 @@ def test_forget_after_the_call_or_without_a_registration(modules: Write, told: _
 # What is left behind
 
 
-def test_the_finder_is_in_place_only_while_a_module_is_waited_for(modules: Write, told: _Told) -> None:
+def test_the_finder_is_in_place_once_a_module_is_waited_for(modules: Write, told: _Told) -> None:
     modules("first", "")
-    modules("second", "")
     before = list(sys.meta_path)
-    when_complete("sys", told)
-    assert sys.meta_path == before
-    when_complete("first", told)
-    when_complete("second", told)
+    assert _finders() == []
+    for name in ("first", "second"):
+        when_complete(name, told)
     assert sys.meta_path == [imports._finder, *before]  # once
     importlib.import_module("first")
-    assert len(_finders()) == 1
     forget("second", told)
-    assert sys.meta_path == before
-    when_complete("second", told)
-    importlib.import_module("second")
-    assert sys.meta_path == before
+    assert sys.meta_path == [imports._finder, *before]
+
+
+def test_who_stops_waiting_does_not_disturb_an_import(modules: Write, told: _Told) -> None:
+    """The import system goes through the finders by position, here and in other threads."""
+    modules("wanted", "LAST = 1")
+
+    class Finder:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+            forget("another", told)
+
+    finder = Finder()
+    place = len(sys.meta_path) - 1
+    sys.meta_path.insert(place, finder)
+    try:
+        assert sys.meta_path[place + 1] is PathFinder
+        when_complete("another", told)
+        assert importlib.import_module("wanted").LAST == 1
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def test_a_module_that_was_watched_is_like_any_other(modules: Write, told: _Told) -> None:
@@ -639,7 +649,6 @@ def test_threads_that_register_and_cancel_leave_the_finder_in_its_place(told: _T
         _together(*[wait_and_forget] * 5, lambda stays=stays: when_complete("never_there", stays))
         assert _finders(), turn
         forget("never_there", stays)
-        assert _finders() == []
 
 
 def test_a_module_found_before_it_was_waited_for_and_stored_after(modules: Write, told: _Told) -> None:
