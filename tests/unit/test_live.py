@@ -482,6 +482,10 @@ for text in ("error_stack: off", "error_stack: on", "error_stack:\\n    recheck_
     write(f"patches:\\n  {text}\\n")
     time.sleep(0.3)
     print(on())
+until_end = time.monotonic() + 10
+while loading.plugin.toggles["error_stack"].options["recheck_seconds"] != 3 and time.monotonic() < until_end:
+    time.sleep(0.01)
+time.sleep(0.3)
 """
     said, told = run(code)
     assert said == ["tripped"] * 3
