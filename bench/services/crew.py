@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from lab import clients
+from lab.configuration import VO
 
 FOLDERS = [f"/fakevo/bench/{number}" for number in range(5)]
 LFNS = 10
@@ -23,6 +24,7 @@ RECORDS = 10
 CATALOG, HTTPS_CATALOG = "DataManagement/FileCatalog", "DataManagement/TornadoFileCatalog"
 DATA_STORE, REPORTS = "Accounting/DataStore", "Accounting/ReportGenerator"
 CONFIGURATION = "Configuration/Server"
+PILOTS = "WorkloadManagement/PilotManager"
 # By name of the request: the service that answers it.
 SERVICE_OF = {
     "ping": CATALOG,
@@ -34,17 +36,22 @@ SERVICE_OF = {
     "accounting commit": DATA_STORE,
     "accounting report": REPORTS,
 }
+# The profile's requests: these and more.
+PROFILED = {**SERVICE_OF, "pilot summary": PILOTS}
 # Seconds from the order until the clients begin, in which they are forked and make one request each.
 _HEAD_START = 0.15
 # The records that reports are about: one per hour, over some days.
 _REPORTED = 100
+# The pilots that a summary counts.
+_PILOTS = 100
 _Request = Callable[[], Any]
 
 
 def prepare(urls: dict[str, str]) -> None:
-    """Fill the catalogue and the accounting. urls: of the services. Errors: RuntimeError if a request fails."""
+    """Fill the catalogue, the accounting and the pilots. urls: of the services. Errors: RuntimeError if a request fails."""
     clients.initialize()
     _urls.update(urls)
+    from DIRAC.Core.Base.Client import Client
     from DIRAC.Resources.Catalog.FileCatalogClient import FileCatalogClient
 
     catalog = FileCatalogClient(CATALOG)
@@ -53,6 +60,9 @@ def prepare(urls: dict[str, str]) -> None:
         _require(catalog.addFile(clients.files(folder, LFNS)))
     if DATA_STORE in urls:
         _require(clients.commit(_records(_REPORTED)))
+    if PILOTS in urls:
+        references = [f"htcondorce://ce.example.org/{number}" for number in range(_PILOTS)]
+        _require(Client(url=urls[PILOTS]).addPilotReferences(references, VO))
 
 
 def warm_up() -> None:
@@ -98,8 +108,9 @@ def _requests() -> dict[str, _Request]:
         "https exists": lambda: FileCatalogClient(**https).exists(lfns),
         "accounting commit": partial(clients.commit, _records(RECORDS)),
         "accounting report": _report,
+        "pilot summary": Client(url=_urls.get(PILOTS, "")).getPilotSummary,
     }
-    return {name: request for name, request in found.items() if SERVICE_OF[name] in _urls}
+    return {name: request for name, request in found.items() if PROFILED[name] in _urls}
 
 
 def _records(number: int) -> list[Any]:

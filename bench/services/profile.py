@@ -9,29 +9,37 @@ service, all threads and those that hold the interpreter's lock, as stacks with 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lab.arms import Arms
 from lab.command import end_when_told, say
+from lab.configuration import is_https
 from lab.folder import library, temporary_folder
 from lab.machine import ensure_packages
 from lab.mariadb import MariaDB
 from lab.table import Row, aligned
 
-from . import crew, sides, stages
+from . import agent, crew, sides, stages
 
 CLIENTS, KEY_BITS = 4, 2048
 SECONDS, ROUNDS = 1.0, 6
 SIDES = (sides.STOCK, sides.PATCHED)
-# The stages are those of DISET.
-REQUESTS = [request for request in crew.SERVICE_OF if not request.startswith("https ")]
+CYCLES = 10
+# The number of requests, CPU seconds, and CPU seconds and calls by stage.
+_Slot = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m bench.services.profile", description=__doc__)
+    every = [*crew.PROFILED, *agent.NAMES]
+    parser.add_argument("--only", nargs="+", choices=every, metavar="NAME", default=every, help=", ".join(every))
     parser.add_argument("--py-spy", type=Path, metavar="FOLDER", help="write py-spy's stacks there; needs py-spy")
     options = parser.parse_args()
     spy = shutil.which("py-spy")
@@ -43,25 +51,39 @@ def main() -> None:
         say("installing DIRAC and the plugin (the first time takes a minute)")
         installed = sides.environments(SIDES)
         modules = library(folder / "library", "lab", "bench")
-        services = list(dict.fromkeys([crew.CONFIGURATION, crew.CATALOG, *map(crew.SERVICE_OF.__getitem__, REQUESTS)]))
+        requests = [name for name in options.only if name in crew.PROFILED]
+        services = [crew.CONFIGURATION, crew.CATALOG, crew.PILOTS, *map(crew.PROFILED.__getitem__, requests)]
+        if "accounting report" in requests:
+            services.append(crew.DATA_STORE)
         with (
             MariaDB(folder / "mariadb") as database,
-            sides.started(installed, database, folder / "sides", modules, services, KEY_BITS, database.port) as running,
+            sides.started(installed, database, folder / "sides", modules, list(dict.fromkeys(services)), KEY_BITS, database.port) as running,
         ):
-            for request in REQUESTS:
-                slots: dict[str, list[dict[str, Any]]] = {name: [] for name in SIDES}
-                for number in range(ROUNDS):
-                    for side in running.rotated(number):
-                        slots[side.name].append(_measure(side, request))
-                print(f"\n{crew.SERVICE_OF[request]}, {request}\n{_table(slots)}", flush=True)
+            for request in requests:
+                service = crew.PROFILED[request]
+                kind = stages.HTTPS if is_https(service) else stages.DISET
+                print(f"\n{service}, {request}\n{_table(kind, _slots(running, partial(_measure, request, kind)))}")
                 for side in running if options.py_spy else ():
                     _look(side, request, str(spy), options.py_spy)
+            with contextlib.ExitStack() as stack:
+                workers = {side.name: stack.enter_context(side.installation.client(admin=True)) for side in running}
+                for name in agent.NAMES:
+                    if name in options.only:
+                        slots = _slots(running, lambda side, name=name: workers[side.name].call(agent.cycles, name, CYCLES))
+                        print(f"\n{name}, a cycle\n{_table(stages.AGENT, slots)}")
 
 
-def _measure(side: sides.Side, request: str) -> dict[str, Any]:
-    """Returns: the number of requests, CPU seconds of the service, and CPU seconds and calls by stage."""
-    service, call = crew.SERVICE_OF[request], side.installation.call
-    before = call(service, stages.start)
+def _slots(running: Arms[sides.Side], measure: Callable[[sides.Side], _Slot]) -> dict[str, list[_Slot]]:
+    slots: dict[str, list[_Slot]] = {name: [] for name in SIDES}
+    for number in range(ROUNDS):
+        for side in running.rotated(number):
+            slots[side.name].append(measure(side))
+    return slots
+
+
+def _measure(request: str, kind: str, side: sides.Side) -> _Slot:
+    service, call = crew.PROFILED[request], side.installation.call
+    before = call(service, stages.start, kind)
     clients = side.measure(request, CLIENTS, SECONDS)["clients"]
     found = call(service, stages.stop)
     # The server also served each client's first request.
@@ -69,13 +91,13 @@ def _measure(side: sides.Side, request: str) -> dict[str, Any]:
     return {"requests": number, "total": found["total"] - before, "stages": found["stages"]}
 
 
-def _table(slots: dict[str, list[dict[str, Any]]]) -> str:
+def _table(kind: str, slots: dict[str, list[_Slot]]) -> str:
     number = {name: sum(slot["requests"] for slot in found) for name, found in slots.items()}
     whole = {name: sum(slot["total"] for slot in found) * 1e6 / number[name] for name, found in slots.items()}
     stock = whole[sides.STOCK]
-    rows: list[Row] = [("us of CPU per request", *(text for name in SIDES for text in (name, "calls", "share")))]
+    rows: list[Row] = [(f"us of CPU per {'cycle' if kind == stages.AGENT else 'request'}", *(text for name in SIDES for text in (name, "calls", "share")))]
     rows.append(("the whole process", *(text for name in SIDES for text in _cells(whole[name], "", stock))))
-    for stage in stages.STAGES:
+    for stage in stages.STAGES[kind]:
         cells: list[str] = []
         for name in SIDES:
             cpu = sum(slot["stages"][stage][0] for slot in slots[name]) * 1e6 / number[name]
@@ -92,7 +114,7 @@ def _cells(cpu: float, calls: str, stock: float) -> list[str]:
 def _look(side: sides.Side, request: str, spy: str, folder: Path) -> None:
     """Let py-spy watch the service while clients make requests."""
     folder.mkdir(parents=True, exist_ok=True)
-    pid = str(side.installation.running[crew.SERVICE_OF[request]].process.pid)
+    pid = str(side.installation.running[crew.PROFILED[request]].process.pid)
     for more in ([], ["--gil"]):
         path = folder / f"{side.name} {request}{''.join(more)}.raw".replace(" ", "_")
         command = [spy, "record", "--pid", pid, "--duration", "6", "--format", "raw", "--output", str(path), *more]

@@ -60,7 +60,7 @@ class Side:
     def measure(self, request: str, clients: int, seconds: float) -> dict[str, Any]:
         """Have clients make a request for some seconds. Returns: their results, and the service's CPU seconds."""
         assert self._crew
-        service = crew.SERVICE_OF[request]
+        service = crew.PROFILED[request]
         before = self.installation.call(service, inside.cpu_seconds)
         results = self._crew.call(crew.run, request, clients, seconds)
         # The first request of each client, before the others, also counts for the service.

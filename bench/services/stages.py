@@ -15,32 +15,71 @@ from typing import Any
 
 from lab import inside
 
-# In order of display: the stage, and the function, as "module:path". The first is the whole request in its thread.
-STAGES = {
-    "request, in its thread": "DIRAC.Core.DISET.private.Service:Service._processInThread",
-    "accept, in the main thread": "DIRAC.Core.DISET.private.Transports.M2SSLTransport:SSLTransport.acceptConnection",
-    "TLS handshake in OpenSSL": "M2Crypto.SSL.Connection:Connection.accept_ssl",
-    "who the client is": "DIRAC.Core.DISET.private.Transports.M2SSLTransport:getM2PeerInfo",
+_ANY = {
     "authorization": "DIRAC.Core.DISET.AuthManager:AuthManager.authQuery",
     "options of the configuration": "DIRAC.ConfigurationSystem.private.ConfigurationData:"
     "ConfigurationData.extractOptionFromCFG",
     "log records": "DIRAC.FrameworkSystem.private.standardLogging.Logging:Logging._createLogRecord",
-    "memory of the process": "DIRAC.Core.DISET.private.Service:Service._Service__startReportToMonitoring",
-    "messages received": "DIRAC.Core.DISET.private.Transports.BaseTransport:BaseTransport.receiveData",
-    "messages sent": "DIRAC.Core.DISET.private.Transports.BaseTransport:BaseTransport.sendData",
-    "close": "DIRAC.Core.DISET.private.Transports.M2SSLTransport:SSLTransport.close",
-    "handler": "DIRAC.Core.DISET.RequestHandler:RequestHandler._RequestHandler__RPCCallFunction",
-    "SQL statements": "DIRAC.Core.Utilities.MySQL:MySQL._query",
+}
+_SQL = {"SQL statements": "DIRAC.Core.Utilities.MySQL:MySQL._query"}
+_CONNECTION = "M2Crypto.SSL.Connection:Connection"
+_DISET = "DIRAC.Core.DISET"
+_TRANSPORTS = f"{_DISET}.private.Transports"
+_HTTPS = "DIRAC.Core.Tornado.Server.private.BaseRequestHandler:BaseRequestHandler"
+_STREAM = "tornado_m2crypto.m2iostream:M2IOStream"
+_AGENT = "DIRAC.Core.Base.AgentModule:AgentModule"
+DISET, HTTPS, AGENT = "DISET", "HTTPS", "agent"
+# By what the process is, in order of display: the stage, and the function, as "module:path".
+STAGES = {
+    DISET: {
+        "request, in its thread": f"{_DISET}.private.Service:Service._processInThread",
+        "accept, in the main thread": f"{_TRANSPORTS}.M2SSLTransport:SSLTransport.acceptConnection",
+        "TLS handshake in OpenSSL": f"{_CONNECTION}.accept_ssl",
+        "who the client is": f"{_TRANSPORTS}.M2SSLTransport:getM2PeerInfo",
+        **_ANY,
+        "memory of the process": f"{_DISET}.private.Service:Service._Service__startReportToMonitoring",
+        "messages received": f"{_TRANSPORTS}.BaseTransport:BaseTransport.receiveData",
+        "messages sent": f"{_TRANSPORTS}.BaseTransport:BaseTransport.sendData",
+        "close": f"{_TRANSPORTS}.M2SSLTransport:SSLTransport.close",
+        "handler": f"{_DISET}.RequestHandler:RequestHandler._RequestHandler__RPCCallFunction",
+        **_SQL,
+    },
+    HTTPS: {
+        "accept, in the main thread": "tornado.tcpserver:TCPServer._handle_connection",
+        "TLS context (in accept)": "tornado_m2crypto.m2netutil:ssl_options_to_m2_context",
+        "events of connections": "tornado.iostream:BaseIOStream._handle_events",
+        "TLS handshake in OpenSSL": f"{_CONNECTION}.accept_ssl",
+        "prepare, in a thread": f"{_HTTPS}._BaseRequestHandler__prepare",
+        "who the client is": f"{_HTTPS}._authzSSL",
+        **_ANY,
+        "method, in a thread": f"{_HTTPS}._executeMethod",
+        **_SQL,
+        "end of the request": f"{_HTTPS}.on_finish",
+        "close": f"{_STREAM}.close_fd",
+    },
+    AGENT: {
+        "cycle": f"{_AGENT}.am_go",
+        "options of the agent": f"{_AGENT}.am_getOption",
+        **_ANY,
+        "request to a service": f"{_DISET}.private.InnerRPCClient:InnerRPCClient.executeRPC",
+        "connection to a service": f"{_DISET}.private.BaseClient:BaseClient._connect",
+        "TLS context": f"{_TRANSPORTS}.M2SSLTransport:getM2SSLContext",
+        "TLS handshake in OpenSSL": f"{_CONNECTION}.connect_ssl",
+        "who the service is": f"{_TRANSPORTS}.M2SSLTransport:getM2PeerInfo",
+        "call stacks of errors": "DIRAC.Core.Utilities.ReturnValues:S_ERROR",
+        "connection to the database": "DIRAC.Core.Utilities.MySQL:ConnectionPool.get",
+        **_SQL,
+    },
 }
 
 _undoing: list[Callable[[], None]] = []
 _spent: dict[str, list[tuple[float, int]]] = {}
 
 
-def start() -> float:
-    """Wrap the stages. Returns: CPU seconds of the process so far."""
+def start(kind: str) -> float:
+    """Wrap the stages of a kind of process. Returns: CPU seconds of the process so far."""
     stop()
-    for stage, place in STAGES.items():
+    for stage, place in STAGES[kind].items():
         module, _, path = place.partition(":")
         owner: Any = importlib.import_module(module)
         *owners, name = path.split(".")
