@@ -89,7 +89,8 @@ def start(kind: str) -> float:
     stop()
     for stage, place in STAGES[kind].items():
         module, _, path = place.partition(":")
-        _spent[stage] = found = []
+        found: list[tuple[float, int]] = []
+        _spent[stage] = found
         if module not in sys.modules:
             continue
         owner: Any = sys.modules[module]
