@@ -38,7 +38,7 @@ def _agent(name: str) -> Any:
     from DIRAC.Core.Base.AgentModule import AgentModule
     from DIRAC.WorkloadManagementSystem.Agent.PilotStatusAgent import PilotStatusAgent
 
-    class Empty(AgentModule):  # type: ignore[misc]
+    class Empty(AgentModule):
         def execute(self) -> Any:
             return S_OK()
 

@@ -48,7 +48,10 @@ _Request = Callable[[], Any]
 
 
 def prepare(urls: dict[str, str]) -> None:
-    """Fill the catalogue, the accounting and the pilots. urls: of the services. Errors: RuntimeError if a request fails."""
+    """Fill the catalogue, the accounting and the pilots.
+
+    urls: of the services. Errors: RuntimeError if a request fails.
+    """
     clients.initialize()
     _urls.update(urls)
     from DIRAC.Core.Base.Client import Client

@@ -1,9 +1,10 @@
 """Where a service's CPU goes: the stages of a request, in stock and patched DIRAC: `python3 -m bench.services.profile`.
 
-Four clients at a time, keys of 2048 bits, the database on loopback. Microseconds of CPU per request and the share of
-the stock request's; stages contain each other (an SQL statement is in the handler), so they do not add up. Each figure
-includes what the measuring adds, 1 to 2 us per call. With --py-spy FOLDER it also writes what py-spy sees of each
-service, all threads and those that hold the interpreter's lock, as stacks with counts.
+Four clients at a time, keys of 2048 bits, the database on loopback; and cycles of two agents. Microseconds of CPU per
+request or cycle, and the share of the stock one's; stages contain each other (an SQL statement is in the handler), so
+they do not add up, and those that neither side calls are not shown. Each figure includes what the measuring adds, 1 to
+2 us per call. With --py-spy FOLDER it also writes what py-spy sees of each service, all threads and those that hold the
+interpreter's lock, as stacks with counts.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lab.folder import library, temporary_folder
 from lab.machine import ensure_packages
 from lab.mariadb import MariaDB
 from lab.table import Row, aligned
+from lab.worker import Worker
 
 from . import agent, crew, sides, stages
 
@@ -57,20 +59,22 @@ def main() -> None:
             services.append(crew.DATA_STORE)
         with (
             MariaDB(folder / "mariadb") as database,
-            sides.started(installed, database, folder / "sides", modules, list(dict.fromkeys(services)), KEY_BITS, database.port) as running,
+            sides.started(
+                installed, database, folder / "sides", modules, list(dict.fromkeys(services)), KEY_BITS, database.port
+            ) as running,
         ):
             for request in requests:
                 service = crew.PROFILED[request]
                 kind = stages.HTTPS if is_https(service) else stages.DISET
-                print(f"\n{service}, {request}\n{_table(kind, _slots(running, partial(_measure, request, kind)))}")
+                slots = _slots(running, partial(_measure, request, kind))
+                print(f"\n{service}, {request}\n{_table(kind, slots)}", flush=True)
                 for side in running if options.py_spy else ():
                     _look(side, request, str(spy), options.py_spy)
             with contextlib.ExitStack() as stack:
                 workers = {side.name: stack.enter_context(side.installation.client(admin=True)) for side in running}
-                for name in agent.NAMES:
-                    if name in options.only:
-                        slots = _slots(running, lambda side, name=name: workers[side.name].call(agent.cycles, name, CYCLES))
-                        print(f"\n{name}, a cycle\n{_table(stages.AGENT, slots)}")
+                for name in (name for name in agent.NAMES if name in options.only):
+                    slots = _slots(running, partial(_cycles, workers, name))
+                    print(f"\n{name}, a cycle\n{_table(stages.AGENT, slots)}", flush=True)
 
 
 def _slots(running: Arms[sides.Side], measure: Callable[[sides.Side], _Slot]) -> dict[str, list[_Slot]]:
@@ -79,6 +83,11 @@ def _slots(running: Arms[sides.Side], measure: Callable[[sides.Side], _Slot]) ->
         for side in running.rotated(number):
             slots[side.name].append(measure(side))
     return slots
+
+
+def _cycles(workers: dict[str, Worker], name: str, side: sides.Side) -> _Slot:
+    found: _Slot = workers[side.name].call(agent.cycles, name, CYCLES)
+    return found
 
 
 def _measure(request: str, kind: str, side: sides.Side) -> _Slot:
@@ -95,7 +104,7 @@ def _table(kind: str, slots: dict[str, list[_Slot]]) -> str:
     number = {name: sum(slot["requests"] for slot in found) for name, found in slots.items()}
     whole = {name: sum(slot["total"] for slot in found) * 1e6 / number[name] for name, found in slots.items()}
     stock = whole[sides.STOCK]
-    rows: list[Row] = [(f"us of CPU per {'cycle' if kind == stages.AGENT else 'request'}", *(text for name in SIDES for text in (name, "calls", "share")))]
+    rows: list[Row] = [("us of CPU each", *(text for name in SIDES for text in (name, "calls", "share")))]
     rows.append(("the whole process", *(text for name in SIDES for text in _cells(whole[name], "", stock))))
     for stage in stages.STAGES[kind]:
         cells: list[str] = []
@@ -103,7 +112,8 @@ def _table(kind: str, slots: dict[str, list[_Slot]]) -> str:
             cpu = sum(slot["stages"][stage][0] for slot in slots[name]) * 1e6 / number[name]
             calls = sum(slot["stages"][stage][1] for slot in slots[name]) / number[name]
             cells += _cells(cpu, f"{calls:.1f}", stock)
-        rows.append((stage, *cells))
+        if any(slot["stages"][stage][1] for found in slots.values() for slot in found):
+            rows.append((stage, *cells))
     return aligned(rows)
 
 

@@ -7,7 +7,7 @@ CPU time of its own thread, so that waiting and other threads do not count; it a
 from __future__ import annotations
 
 import functools
-import importlib
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +21,13 @@ _ANY = {
     "ConfigurationData.extractOptionFromCFG",
     "log records": "DIRAC.FrameworkSystem.private.standardLogging.Logging:Logging._createLogRecord",
 }
-_SQL = {"SQL statements": "DIRAC.Core.Utilities.MySQL:MySQL._query"}
+_MYSQL = "DIRAC.Core.Utilities.MySQL:MySQL"
+_SQL = {
+    "SQL queries": f"{_MYSQL}._query",
+    "SQL updates": f"{_MYSQL}._update",
+    "connections to the database": f"{_MYSQL}._getConnection",
+    "values escaped for SQL": f"{_MYSQL}._escapeValues",
+}
 _CONNECTION = "M2Crypto.SSL.Connection:Connection"
 _DISET = "DIRAC.Core.DISET"
 _TRANSPORTS = f"{_DISET}.private.Transports"
@@ -42,11 +48,12 @@ STAGES = {
         "messages sent": f"{_TRANSPORTS}.BaseTransport:BaseTransport.sendData",
         "close": f"{_TRANSPORTS}.M2SSLTransport:SSLTransport.close",
         "handler": f"{_DISET}.RequestHandler:RequestHandler._RequestHandler__RPCCallFunction",
+        "list of plotters": "DIRAC.AccountingSystem.private.MainReporter:PlottersList.__init__",
+        "unit of the report": "DIRAC.AccountingSystem.private.Plotters.BaseReporter:BaseReporter._findUnitMagic",
         **_SQL,
     },
     HTTPS: {
-        "accept, in the main thread": "tornado.tcpserver:TCPServer._handle_connection",
-        "TLS context (in accept)": "tornado_m2crypto.m2netutil:ssl_options_to_m2_context",
+        "TLS context": "tornado_m2crypto.m2netutil:ssl_options_to_m2_context",
         "events of connections": "tornado.iostream:BaseIOStream._handle_events",
         "TLS handshake in OpenSSL": f"{_CONNECTION}.accept_ssl",
         "prepare, in a thread": f"{_HTTPS}._BaseRequestHandler__prepare",
@@ -62,12 +69,10 @@ STAGES = {
         "options of the agent": f"{_AGENT}.am_getOption",
         **_ANY,
         "request to a service": f"{_DISET}.private.InnerRPCClient:InnerRPCClient.executeRPC",
+        "client of a service": "DIRAC.Core.Base.Client:Client._getRPC",
         "connection to a service": f"{_DISET}.private.BaseClient:BaseClient._connect",
         "TLS context": f"{_TRANSPORTS}.M2SSLTransport:getM2SSLContext",
         "TLS handshake in OpenSSL": f"{_CONNECTION}.connect_ssl",
-        "who the service is": f"{_TRANSPORTS}.M2SSLTransport:getM2PeerInfo",
-        "call stacks of errors": "DIRAC.Core.Utilities.ReturnValues:S_ERROR",
-        "connection to the database": "DIRAC.Core.Utilities.MySQL:ConnectionPool.get",
         **_SQL,
     },
 }
@@ -77,15 +82,21 @@ _spent: dict[str, list[tuple[float, int]]] = {}
 
 
 def start(kind: str) -> float:
-    """Wrap the stages of a kind of process. Returns: CPU seconds of the process so far."""
+    """Wrap the stages of a kind of process, as far as it has loaded their modules.
+
+    Returns: CPU seconds of the process so far.
+    """
     stop()
     for stage, place in STAGES[kind].items():
         module, _, path = place.partition(":")
-        owner: Any = importlib.import_module(module)
+        found: list[tuple[float, int]] = []
+        _spent[stage] = found
+        if module not in sys.modules:
+            continue
+        owner: Any = sys.modules[module]
         *owners, name = path.split(".")
         for part in owners:
             owner = getattr(owner, part)
-        found = _spent[stage] = []
         original = vars(owner)[name]
         setattr(owner, name, _wrapped(original, found))
         _undoing.append(functools.partial(setattr, owner, name, original))
