@@ -17,8 +17,10 @@ from lab.installation import Installation
 
 LOOK = "from DIRAC.Core.Utilities.Extensions import extensionsByPriority; extensionsByPriority(); "
 API = "import DIRAC.Interfaces.API.Dirac"
-AGENT = "Framework/ComponentSupervisionAgent"
+# Its only work needs the GOCDB, and is switched off.
+AGENT = ("dirac-agent", "Configuration/GOCDB2CSAgent", "-o", "MaxCycles=1", "-o", "UpdatePerfSONARS=no")
 SERVICE = "DataManagement/FileCatalog"
+LFN = "/fakevo/no/such/file"
 WRAPPER = "from DIRAC.Core.Base.Script import Script; Script.parseCommandLine(); "
 WRAPPER += "from DIRAC.WorkloadManagementSystem.JobWrapper import JobWrapper; "
 WRAPPER += "from DIRAC.WorkloadManagementSystem.Client.JobReport import JobReport; JobReport(1, 'wrapper')"
@@ -31,11 +33,13 @@ class Start(NamedTuple):
         command: A program of the environment and its arguments; a service's has "{port}" for a free port.
         role: Whose configuration it reads, "client" or "server".
         may_fail: Whether it ends with an error in both arms, because there is no grid behind it.
+        says: What its output contains if it has done its work.
     """
 
     command: tuple[str, ...]
     role: str = "client"
     may_fail: bool = False
+    says: str = ""
 
 
 STARTS: dict[str, Start] = {
@@ -43,11 +47,11 @@ STARTS: dict[str, Start] = {
     "import of the API, as in a command": Start(("python", "-c", LOOK + API)),
     "import of the API alone": Start(("python", "-c", API)),
     "dirac-version": Start(("dirac-version",)),
-    "dirac-proxy-info": Start(("dirac-proxy-info",)),
+    "dirac-proxy-info": Start(("dirac-proxy-info",), says="fakevo_user"),
     "dirac-wms-job-status 1 (no such service)": Start(("dirac-wms-job-status", "1"), may_fail=True),
-    "dirac-dms-lfn-replicas": Start(("dirac-dms-lfn-replicas", "/fakevo/no/such/file"), may_fail=True),
+    "dirac-dms-lfn-replicas": Start(("dirac-dms-lfn-replicas", LFN), may_fail=True, says=f"{LFN} Unknown"),
     "job wrapper, until it has a job": Start(("python", "-c", WRAPPER)),
-    "agent, one cycle": Start(("dirac-agent", AGENT, "-o", "MaxCycles=1"), "server", may_fail=True),
+    "agent, one cycle": Start(AGENT, "server", says="Cycle was successful"),
     "service, until it listens": Start(("dirac-service", SERVICE, "-o", "Port={port}"), "server"),
 }
 
@@ -104,7 +108,7 @@ def _start(start: Start, host: Host, installation: Installation, label: str) -> 
     if serves:
         return used * 1000, wall * 1000
     wall = time.perf_counter() - began
-    if status and not start.may_fail:
+    if (status and not start.may_fail) or start.says not in log.read_text(errors="replace"):
         raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
     return (usage.ru_utime + usage.ru_stime) * 1000, wall * 1000
 

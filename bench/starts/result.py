@@ -30,7 +30,7 @@ REASONS = {
 }
 REMARKS = (
     "Milliseconds of CPU time, the minimum of interleaved starts (median). A command looks for extensions before its "
-    "main; the API alone is imported by a script that never does. The agent runs one cycle of ComponentSupervision."
+    "main; the API alone is imported by a script that never does. The agent runs an empty cycle."
 )
 
 
