@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lab import processes
-from lab.folder import CHECKOUT
+from lab.folder import CHECKOUT, make
 from lab.hosts import DEFAULT_PYTHON, clean_environment
 from lab.interpreters import find_interpreter
 
@@ -22,8 +22,8 @@ SIDES = ["stock 9.1.8", "9.1.8 + plugin"]
 
 
 def test_the_bench_of_services_from_the_command_line_to_its_plots(tmp_path: Path) -> None:
-    figures, plots, log, left = (tmp_path / name for name in ("figures.json", "plots", "log", "left"))
-    left.mkdir()
+    figures, plots, log = (tmp_path / name for name in ("figures.json", "plots", "log"))
+    left = make("left-")  # short: a socket's path has at most 107 characters
     command = [str(find_interpreter(DEFAULT_PYTHON)), "-m", "bench.services", "--quick"]
     command += ["--patched", sys.prefix, "--json", str(figures), "--figures", str(plots)]
     bench = processes.start(command, log, clean_environment(TMPDIR=str(left)), folder=CHECKOUT)
