@@ -513,6 +513,8 @@ def _before_fork() -> None:
 
 def _look(entry: _Entry) -> Any:
     def look(fitting: Fitting) -> None:
+        if not _has(entry):
+            raise InTree("this release of the host does not import it there")
         deferred, names = _deferred.get(entry.module), vars(fitting.module)
         if deferred and deferred.module is fitting.module and deferred.spec is names.get("__spec__"):
             return
@@ -558,7 +560,8 @@ PATCH = Patch(
     name="lazy_imports",
     targets=tuple(
         Target((entry.module,), entry.bound()[0], _look(entry), _put_on(entry), _prepare(entry))
-        for entry in _TABLE
+        # First what every release has, because status shows the reason of the first.
+        for entry in sorted(_TABLE, key=lambda entry: bool(entry.file))
         if _has(entry)
     ),
     ask=_ask,

@@ -122,7 +122,7 @@ def test_no_target_exists_twice() -> None:
         "        for module in wanted.intersection(sys.modules):\n"
         "            f = sys.modules[module]\n"
         "            for name in target.attribute.split('.'): f = vars(f).get(name, types)\n"
-        "            f = inspect.unwrap(f)\n"
+        "            f = inspect.unwrap(getattr(f, '__func__', f))\n"
         "            if f is not types: found |= places[place(f)] - {f.__module__} - wanted or {''}\n"
         "        if found - {''}: print('WRONG', target, found)\n",
         DIRACSYSCONFIG="/no/such/file",
