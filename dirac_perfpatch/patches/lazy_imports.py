@@ -62,9 +62,10 @@ stays as it is, and status says so. Read off 8.0.86 and 9.1.8:
   alone: after DiracX and requests. A script gains all of it by looking first:
   ``from DIRAC.Core.Utilities.Extensions import extensionsByPriority; extensionsByPriority()``.
 
-Nothing that DIRAC imports earlier calls anybody's code. A ``.pth`` file would: it would be executed by every Python of
-that environment, also by pip, by other programs and by the interpreter that is to uninstall it; a mistake in it could
-not be switched off, and every start would pay for it. We do not install one.
+Nothing that DIRAC imports earlier calls anybody's code. A ``.pth`` file would load us first everywhere: the API alone
+would then take 0.59 s of CPU instead of 1.40 on 9.1.8 (``make bench-starts``, which has both rows). But every Python of
+that environment would execute it, also pip, other programs and the interpreter that is to uninstall it; a mistake in it
+could not be switched off, and every start would pay for it. We do not install one.
 """
 
 from __future__ import annotations
