@@ -7,7 +7,6 @@ The first run installs what is missing. Compare ratios, not figures, between run
 from __future__ import annotations
 
 import argparse
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from lab.machine import ensure_packages
 from lab.mariadb import MariaDB
 
 from . import arms, calls, goals, recording, result, startup
+from .drawing import draw
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     print()
     save(options.json, figures)
     if options.figures:
-        _plot(options.json, options.figures)
+        draw("bench.plots", options.json, options.figures)
 
 
 def _options() -> argparse.Namespace:
@@ -88,13 +88,6 @@ def _report(figures: dict[str, Any]) -> None:
     print("\n" + result.goals_table(wanted))
     arms_are = ", ".join(f"{name} is DIRAC {release}" for name, release in figures["releases"].items())
     print(f"\n{arms_are}. Each figure is the minimum of its repetitions; the arms take turns on the same machine.")
-
-
-def _plot(figures: Path, folder: Path) -> None:
-    tools = hosts.plain_environment("bench", ["matplotlib"])
-    arguments = [str(path.resolve()) for path in (figures, folder)]
-    subprocess.run([str(tools / "python"), "-m", "bench.plots", *arguments], check=True, cwd=CHECKOUT)
-    print(f"plots: {folder}")
 
 
 if __name__ == "__main__":

@@ -389,10 +389,10 @@ class Fitting:
         For what :meth:`take_over` cannot change, such as an object of ``functools.cache``. Not reached: another name, a
         default, a closure, a list. A module that is imported meanwhile binds ours, and gets the original back, too.
         """
-        original, name = self.resolve(path), path
-        self.undoing.append(functools.partial(_rebind, name, ours, original))
+        original = self.resolve(path)
+        self.undoing.append(functools.partial(_rebind, path, ours, original))
         self.replace(path, ours)
-        _rebind(name, original, ours)
+        _rebind(path, original, ours)
 
     def replace_cached(
         self, path: str, make: Callable[[Callable[..., Any], Callable[..., Any]], Callable[..., Any]]

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.drawing import draw
 from lab import hosts
 from lab.arms import Arms
 from lab.command import end_when_told, save, say, seconds
-from lab.folder import CHECKOUT, library, temporary_folder
+from lab.folder import library, temporary_folder
 from lab.hosts import Host
 from lab.machine import ensure_packages
 from lab.mariadb import MariaDB
@@ -92,10 +92,7 @@ def main() -> None:
     ]
     save(asked.json, {"cells": found, "goals": reached})
     if asked.figures:
-        tools = hosts.plain_environment("bench", ["matplotlib"])
-        arguments = [str(path.resolve()) for path in (asked.json, asked.figures)]
-        subprocess.run([str(tools / "python"), "-m", "bench.services.plots", *arguments], check=True, cwd=CHECKOUT)
-        print(f"plots: {asked.figures}")
+        draw("bench.services.plots", asked.json, asked.figures)
 
 
 def options(words: Sequence[str]) -> argparse.Namespace:

@@ -7,11 +7,11 @@ because other work on the machine disturbs it less than the time on the clock. T
 from __future__ import annotations
 
 import argparse
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.drawing import draw
 from lab import hosts
 from lab.arms import PATCHED, STOCK
 from lab.command import end_when_told, save, say
@@ -42,7 +42,7 @@ def main() -> None:
     figures = {"starts": figures, "goals": [{**asdict(goal), "met": goal.met} for goal in goals]}
     save(options.json, figures)
     if options.figures:
-        _plot(options.json, options.figures)
+        draw("bench.starts.plots", options.json, options.figures)
 
 
 def _options() -> argparse.Namespace:
@@ -67,13 +67,6 @@ def _measure(release: str, python: str, folder: Path, database: MariaDB, rounds:
     with own:
         say(f"starts with {release}")
         return measuring.measure({STOCK: stock, PATCHED: patched}, own, rounds)
-
-
-def _plot(figures: Path, folder: Path) -> None:
-    tools = hosts.plain_environment("bench", ["matplotlib"])
-    arguments = [str(path.resolve()) for path in (figures, folder)]
-    subprocess.run([str(tools / "python"), "-m", "bench.starts.plots", *arguments], check=True, cwd=CHECKOUT)
-    print(f"plot: {folder}")
 
 
 if __name__ == "__main__":
