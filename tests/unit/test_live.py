@@ -792,7 +792,8 @@ print(time.monotonic() - began < 0.5)
     said, told = run(hangs + trip + "time.sleep(0.5)\n" + trip, toggles)
     assert said == ["True", "True"]
     assert time.monotonic() - began < 6
-    assert run(trip, toggles)[0] == ["True"]
+    # On a busy machine, a second may be too short for the thread.
+    assert run(f"from dirac_perfpatch import background\nbackground._PATIENCE = 60\n{trip}", toggles)[0] == ["True"]
     (path,) = (path for path in (tmp_path / "spool").iterdir() if path.name[0] != ".")
     snapshot = json.loads(path.read_text())
     assert (snapshot["ended"], snapshot["patches"]["error_stack"]["state"]) == (True, "tripped")
