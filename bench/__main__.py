@@ -15,7 +15,7 @@ from dirac_perfpatch.bench import cases
 from lab import hosts
 from lab.arms import IN_TREE, PATCHED, REPLACED, environments
 from lab.command import end_when_told, save, say
-from lab.folder import CHECKOUT, temporary_folder
+from lab.folder import CHECKOUT, make, temporary_folder
 from lab.machine import ensure_packages
 from lab.mariadb import MariaDB
 
@@ -54,6 +54,7 @@ def _measure(folder: Path, quick: bool) -> dict[str, Any]:
     replaced = hosts.environment(hosts.IN_TREE, label="bench")
     hosts.install_plugin(replaced, CHECKOUT, "ab")
     installed = {**environments("bench", "ab"), IN_TREE: hosts.environment(hosts.IN_TREE), REPLACED: replaced}
+    oldest = environments("bench", "ab", release=hosts.RELEASES[0])
     with MariaDB(folder / "mariadb") as database, arms.started(installed, folder) as running:
         # Each arm holds up to 200 connections at a time.
         database.execute("SET GLOBAL max_connections = 1000; CREATE DATABASE bench")
@@ -65,10 +66,13 @@ def _measure(folder: Path, quick: bool) -> dict[str, Any]:
         own_part = startup.measure_own_part(patched, 2 if quick else 6)
         recorded = patched.ask_anew(recording.compare)
         felt = patched.ask_anew(recording.compare_outcomes)
+        with arms.started(oldest, make("perfpatch-bench-")) as pair:
+            on_oldest = calls.measure(pair, database, calls.ON_OLDEST, rounds)
     say("done")
     return {
         "releases": {name: host.release for name, host in installed.items()},
         "calls": per_call,
+        "calls of the oldest release": on_oldest,
         "starts": starts,
         "own part": own_part,
         "recording": recorded,
@@ -79,10 +83,12 @@ def _measure(folder: Path, quick: bool) -> dict[str, Any]:
 def _report(figures: dict[str, Any]) -> None:
     measured = [case for _, case in cases() if case.name in figures["calls"]]
     labels = {(case.name, size): case.label(size) for case in measured for size in figures["calls"][case.name]}
-    wanted = goals.of_calls(figures["calls"], labels) + goals.of_starts(figures["starts"], figures["own part"])
+    wanted = goals.of_calls(figures["calls"], labels) + goals.of_oldest(figures["calls of the oldest release"])
+    wanted += goals.of_starts(figures["starts"], figures["own part"])
     wanted += goals.of_recording(figures["recording"], figures["recording of outcomes"])
     figures["goals"] = [{**asdict(goal), "met": goal.met} for goal in wanted]
     print("\n" + result.calls_table(figures["calls"], labels))
+    print("\n" + result.pairs_table(figures["calls of the oldest release"], hosts.RELEASES[0]))
     print("\n" + result.starts_table(figures["starts"], figures["own part"]))
     print("\n" + result.recording_table(figures["recording"], figures["recording of outcomes"]))
     print("\n" + result.goals_table(wanted))

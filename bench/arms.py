@@ -45,10 +45,10 @@ class Arm:
         Errors: RuntimeError if its patch is on in an arm without the plugin, or not on in one with it.
         """
         account = [database.host, database.port, database.user, database.password, "bench"]
-        on = self.worker.call(prepared.prepare, case, size, account)
+        on, calls = self.worker.call(prepared.prepare, case, size, account)
         if on != (self.name in PLUGGED):
             raise RuntimeError(f"{self.name}: the patch for {case} is {'on' if on else 'not on'}")
-        return int(self.worker.call(prepared.warm))
+        return int(calls)
 
     def _new_worker(self) -> Worker:
         return Worker(self.host.python, self._log, self._worker_env)

@@ -6,30 +6,24 @@ import contextlib
 from typing import Any
 
 from dirac_perfpatch.bench import cases, timed, warm_up
-from dirac_perfpatch.patching import Case, Database, Meter
+from dirac_perfpatch.patching import Database, Meter
 from lab import inside
 
 _prepared = contextlib.ExitStack()
-_case: Case
-_size = 0
 _measure: Meter
 
 
-def prepare(name: str, size: int, database: list[Any]) -> bool:
-    """Prepare what a call needs. Returns: whether the plugin's patch of it is on.
+def prepare(name: str, size: int, database: list[Any]) -> tuple[bool, int]:
+    """Prepare a call, and make it until the caches are filled.
 
     name: of a patch's case; database: the arguments of dirac_perfpatch.patching.Database.
+    Returns: whether the plugin's patch of it is on by then, and how many calls make one repetition.
     """
-    global _case, _size, _measure
-    ((patch, _case),) = (found for found in cases() if found[1].name == name)
-    _size = size
-    _measure = _prepared.enter_context(contextlib.contextmanager(_case.prepare)(size, Database(*database), timed))
-    return inside.plugin_states().get(patch.name) == "applied"
-
-
-def warm() -> int:
-    """Make calls until the caches are filled. Returns: how many calls make one repetition."""
-    return warm_up(_case, _size, _measure)
+    global _measure
+    ((patch, case),) = (found for found in cases() if found[1].name == name)
+    _measure = _prepared.enter_context(contextlib.contextmanager(case.prepare)(size, Database(*database), timed))
+    calls = warm_up(case, size, _measure)
+    return inside.plugin_states().get(patch.name) == "applied", calls
 
 
 def measure(calls: int) -> float:

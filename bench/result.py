@@ -22,6 +22,19 @@ def calls_table(calls: dict[str, Any], labels: dict[tuple[str, int], str]) -> st
     return aligned(rows)
 
 
+def pairs_table(calls: dict[str, Any], release: str) -> str:
+    """Microseconds per call on a release that is measured without and with the plugin only.
+
+    calls: as in bench.calls.Figures, with one size each; release: of DIRAC.
+    """
+    rows: list[Row] = [(f"microseconds per call, DIRAC {release}", STOCK, PATCHED, "stock/patched")]
+    for case, points in calls.items():
+        ((_, found),) = points.items()
+        stock, patched = found[STOCK]["us"], found[PATCHED]["us"]
+        rows.append((case, number(stock), number(patched), f"{number(stock / patched)} x"))
+    return aligned(rows)
+
+
 def starts_table(starts: dict[str, Any], own_part: dict[str, Any]) -> str:
     """Milliseconds from the start of a command to its end, and the plugin's own part of a start."""
     rows: list[Row] = [("milliseconds per start", STOCK, PATCHED, "patched/stock")]

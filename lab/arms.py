@@ -50,11 +50,12 @@ class Arms(list[Arm]):
         return self[first:] + self[:first]
 
 
-def environments(label: str, *extras: str) -> dict[str, hosts.Host]:
+def environments(label: str, *extras: str, release: str = hosts.COMPARED) -> dict[str, hosts.Host]:
     """A host that has never had the plugin installed, and one that has it now, by the arm's name: stock and patched.
 
-    label: the patched host's; extras: as for hosts.install_plugin(). Errors: as for hosts.environment().
+    label: the patched host's; extras: as for hosts.install_plugin(); release: of DIRAC.
+    Errors: as for hosts.environment().
     """
-    patched = hosts.environment(hosts.COMPARED, label=label)
+    patched = hosts.environment(release, label=label)
     hosts.install_plugin(patched, CHECKOUT, *extras)
-    return {STOCK: hosts.environment(hosts.COMPARED), PATCHED: patched}
+    return {STOCK: hosts.environment(release), PATCHED: patched}

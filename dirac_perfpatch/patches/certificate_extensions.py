@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from dirac_perfpatch.patches import _files
 from dirac_perfpatch.patching import (
     Case,
     Database,
@@ -191,6 +192,15 @@ def _group(size: int, database: Database | None, timed: Timed) -> Iterator[Meter
     yield lambda number: timed(lambda: chain.getDIRACGroup(ignoreDefault=True), number)
 
 
+def _proxy_info(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+    from DIRAC.Core.Security.ProxyInfo import getProxyInfo
+
+    from dirac_perfpatch.patches.proxy_loading import test_proxies
+
+    with test_proxies(1) as (path,):
+        yield lambda number: timed(lambda: getProxyInfo(path), number)
+
+
 PATCH = Patch(
     name="certificate_extensions",
     targets=(
@@ -217,5 +227,6 @@ PATCH = Patch(
     cases=(
         Case("X509Chain.getVOMSData", _voms_data, growth=(1,)),
         Case("X509Chain.getDIRACGroup", _group),
+        Case("getProxyInfo", _proxy_info, growth=(1,), settle_seconds=2 * _files.TICK),
     ),
 )

@@ -54,6 +54,7 @@ the patch is taken off. No key is ever turned into text here.
 from __future__ import annotations
 
 import calendar
+import contextlib
 import os
 import time
 from collections import OrderedDict
@@ -401,21 +402,29 @@ def _ask(database: Database | None) -> Any:
     return without_stacks(answers)
 
 
-def _in_turn(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
-    """``size`` copies of the test proxy, loaded in turn by one chain."""
-    import itertools
+@contextlib.contextmanager
+def test_proxies(number: int) -> Iterator[list[str]]:
+    """The paths of copies of the test proxy, which only this user may read."""
     import shutil
     import tempfile
 
-    from DIRAC.Core.Security.X509Chain import X509Chain
-
     proxy = test_proxy()
     with tempfile.TemporaryDirectory(prefix="perfpatch-") as folder:
-        paths = [os.path.join(folder, f"proxy_{number}.pem") for number in range(size)]
+        paths = [os.path.join(folder, f"proxy_{name}.pem") for name in range(number)]
         for path in paths:
             shutil.copyfile(proxy, path)
             os.chmod(path, 0o600)
-        chain = X509Chain()
+        yield paths
+
+
+def _in_turn(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
+    """``size`` copies of the test proxy, loaded in turn by one chain."""
+    import itertools
+
+    from DIRAC.Core.Security.X509Chain import X509Chain
+
+    chain = X509Chain()
+    with test_proxies(size) as paths:
         yield lambda number: timed(map(chain.loadProxyFromFile, itertools.cycle(paths)).__next__, number)
 
 
