@@ -1,9 +1,12 @@
-"""Run all tests: `python3 -m tests`. Installs what is missing, builds the environments, fast tests first.
+"""Run the tests: `python3 -m tests`. Installs what is missing, builds the environments, fast tests first.
 
 Stages: style and types; unit tests on every Python there is, simulations on the default one only; a real Prometheus
 that scrapes the exporter; then, for each release of DIRAC in an environment of its own, the host tests with a real
 MariaDB, and beside them the service tests with real services; what an uninstallation leaves; and last, the chaos suite
 in its short form.
+
+A patch's own tests do not run on a release whose files of the patch's targets are, byte for byte, those of the release
+that is compared, on which they do run; the tests of all patches together run on each. `--all` runs everything on each.
 """
 
 from __future__ import annotations
@@ -118,7 +121,10 @@ def _with_host(kind: str, release: str, version: str, modules: Path, files: Sequ
         if release != hosts.COMPARED:
             arguments += ["-m", "not once" if version != hosts.DEFAULT_PYTHON else "not once and not own_lines"]
         arguments += [CHECKOUT / "tests" / kind / file for file in files]
-        return command(arguments, hosts.clean_environment(PYTHONPATH=str(modules)))
+        more = {}
+        if release != hosts.COMPARED and version == hosts.DEFAULT_PYTHON and "--all" not in sys.argv:
+            more["PERFPATCH_SAME_FILES"] = str(hosts.environment(hosts.COMPARED, label="tests").site_packages)
+        return command(arguments, hosts.clean_environment(PYTHONPATH=str(modules), **more))
 
     return Stage(f"{kind} tests, DIRAC {release}, Python {version}", run)
 

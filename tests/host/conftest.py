@@ -84,6 +84,27 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Not skipped but not asked for: on a host that has the change in-tree there is no patch to exercise.
     items[:] = [item for item in items if _is_for_this_host(item.get_closest_marker("patched"))]
+    if other := os.environ.get("PERFPATCH_SAME_FILES"):
+        items[:] = [item for item in items if not _has_the_files_of(Path(other), item.path.stem)]
+
+
+def _has_the_files_of(other: Path, test_module: str) -> bool:
+    """Whether a module of tests is about one patch, and another host has the same files, byte for byte, of its targets.
+
+    other: that host's site-packages.
+    """
+    import DIRAC
+
+    from dirac_perfpatch.patches import WAITED_FOR
+
+    modules = WAITED_FOR.get(test_module.partition("_")[2])
+    here = Path(DIRAC.__file__).parents[1]
+    return modules is not None and all(_source(here, name) == _source(other, name) for name in modules)
+
+
+def _source(site_packages: Path, module: str) -> bytes | None:
+    path = site_packages.joinpath(*module.split(".")).with_suffix(".py")
+    return path.read_bytes() if path.exists() else None
 
 
 def _is_for_this_host(patched: pytest.Mark | None) -> bool:

@@ -60,6 +60,7 @@ def test_status_says_so_when_the_toggles_are_bad(tmp_path: Path) -> None:
     assert "did you mean error_stack?" in answer.stdout
 
 
+@pytest.mark.once
 @pytest.mark.patched
 def test_check_says_so_when_a_patch_failed(tmp_path: Path) -> None:
     (tmp_path / "wrapt").mkdir()

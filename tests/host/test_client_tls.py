@@ -546,6 +546,7 @@ def test_no_cas_at_all(identity: Path, logged: list[Any], monkeypatch: pytest.Mo
     assert logged == [("No CAs found!",)] * 2
 
 
+@pytest.mark.own_lines
 def test_two_identities_in_two_threads(identity: Path, server: Server, proxies: list[bytes], tmp_path: Path) -> None:
     """Under load, while one of them is renewed all the time."""
     other = tmp_path / "other"

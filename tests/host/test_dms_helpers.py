@@ -461,6 +461,7 @@ def test_a_subclass_that_keeps_its_attributes_elsewhere() -> None:
         helper.siteSet.clear()
 
 
+@pytest.mark.own_lines
 def test_threads_never_see_half_a_map() -> None:
     """While the configuration is refreshed all the time, every object has all sites and storage elements."""
     stop, wrong = threading.Event(), []

@@ -20,10 +20,13 @@ DONE = ["extensions", "proxy", "subject", "error", "sites", "registry", "certifi
 DONE += ["recorded", "status", "switching"]
 
 
-@pytest.mark.parametrize(
-    ("what", "done"),
-    [(what, done) for what in ("signal", "fork") for done in DONE] + [("exception", done) for done in DONE[1:10]],
-)
+# Where a handler runs depends on the Python; that a child lacks the parent's other threads does not.
+CASES = [pytest.param("signal", done) for done in DONE]
+CASES += [pytest.param("fork", done, marks=pytest.mark.once) for done in DONE]
+CASES += [pytest.param("exception", done, marks=pytest.mark.once) for done in DONE[1:10]]
+
+
+@pytest.mark.parametrize(("what", "done"), CASES)
 def test_an_interruption_at_any_line_hangs_nothing(what: str, done: str, proxy: Path, mariadb: MariaDB) -> None:
     """The handler, or the child, makes the same call that its thread, or a thread of its parent, is in the middle of.
 

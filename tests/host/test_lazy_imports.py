@@ -225,6 +225,7 @@ sys.meta_path.insert(0, Slow())
 """
 
 
+@pytest.mark.own_lines
 def test_threads_that_use_it_first_at_once() -> None:
     code = """
 answers = []
@@ -238,6 +239,7 @@ print(json.dumps(answers))
     assert ask(SLOW + code) == ["Session"] * 12
 
 
+@pytest.mark.own_lines
 def test_a_fork_while_another_thread_imports() -> None:
     """The child would wait for ever for the import lock of a thread that it does not have."""
     code = """
@@ -256,6 +258,7 @@ print(json.dumps([status, module.requests.__name__, "__getattr__" in vars(module
     assert ask(SLOW + code) == [0, "requests", False]
 
 
+@pytest.mark.own_lines
 def test_after_a_fork_nothing_is_deferred() -> None:
     code = f"""
 import json, os, sys
@@ -272,6 +275,7 @@ print(json.dumps([pending, ends, os.waitpid(child, 0)[1]]))
     assert ask(code) == [True, [True, True], 0]
 
 
+@pytest.mark.own_lines
 def test_a_fork_with_a_library_that_cannot_be_imported_goes_on() -> None:
     code = f"""
 import json, os, sys
@@ -294,6 +298,7 @@ print(json.dumps([told, os.waitpid(child, 0)[1]]))
     assert ask(code) == ["broken on purpose", 0]
 
 
+@pytest.mark.own_lines
 def test_a_signal_handler_that_uses_what_its_own_thread_is_importing() -> None:
     code = """
 threads.append(threading.main_thread())
@@ -308,6 +313,7 @@ print(json.dumps([told, signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()]))
     assert ask(SLOW + code) == [["Session"], True]
 
 
+@pytest.mark.own_lines
 def test_a_signal_that_kills_does_so_in_the_middle_of_an_import() -> None:
     """A slow file system must not make a process deaf."""
     code = """
@@ -343,6 +349,7 @@ print(json.dumps([registered, sorted(name for name in sys.modules if name.starts
     assert set(imported) <= deferred
 
 
+@pytest.mark.own_lines
 def test_on_again_after_off() -> None:
     code = f"""
 import json
@@ -359,6 +366,7 @@ print(json.dumps([states, vars(module)["requests"].__name__]))
     assert ask(code) == [[["off"], ["applied"]], "requests"]
 
 
+@pytest.mark.own_lines
 def test_switched_off_in_the_file_nothing_is_deferred(tmp_path: Path) -> None:
     path = tmp_path / "patches.yaml"
     path.write_text("patches:\n  lazy_imports: off\n")

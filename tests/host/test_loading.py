@@ -104,6 +104,7 @@ def test_a_broken_library_leaves_the_host_running(library: str, how: str, tmp_pa
         assert states["extension_lookup"] == "applied"
 
 
+@pytest.mark.own_lines
 def test_a_broken_plugin_leaves_the_host_running(tmp_path: Path) -> None:
     """In turn, each module that a start imports is replaced by one that cannot be imported."""
     import shutil
@@ -145,6 +146,7 @@ BAD_TOGGLES = {
 }
 
 
+@pytest.mark.own_lines
 @pytest.mark.parametrize("kind", [*BAD_TOGGLES, "folder", "missing", "permission"])
 def test_bad_toggles_leave_the_host_stock_and_are_reported_once(kind: str, tmp_path: Path) -> None:
     toggles = tmp_path / "my-patches.yaml"

@@ -431,6 +431,7 @@ def test_keys_of_two_chains_sign_at_once(proxy: Path) -> None:
         assert public.verify_final(signature) == 1
 
 
+@pytest.mark.own_lines
 def test_threads_that_use_chains_of_one_proxy(proxy: Path) -> None:
     """They dump, sign, delegate, verify and throw away, while what is kept is dropped under them."""
     warm(str(proxy))

@@ -234,6 +234,7 @@ def _callers() -> set[str]:
     return names
 
 
+@pytest.mark.own_lines
 @every_look_up
 def test_threads_get_answers_of_the_configuration_in_use(name: str) -> None:
     """Two DNs change hands in each refresh. An answer is that of a configuration in use during the call."""

@@ -218,6 +218,7 @@ def test_keeps_the_plugin_from_a_file(updates: Updates, stock: set[str]) -> None
     assert loaded.stdout.split() == [str(updated.metadata.parent / "dirac_perfpatch" / "__init__.py"), "armed"]
 
 
+@pytest.mark.own_lines
 def test_keeps_the_running_version_from_an_index(updates: Updates, stock: set[str]) -> None:
     updates.also_find(updates.world.plugin.parent)
     newer = write_wheel(updates.world.plugin.parent, "dirac-perfpatch", "99.0")
@@ -230,6 +231,7 @@ def test_keeps_the_running_version_from_an_index(updates: Updates, stock: set[st
     assert not (updated.metadata / "direct_url.json").exists()
 
 
+@pytest.mark.own_lines
 def test_does_nothing_where_the_update_brings_the_plugin(updates: Updates, stock: set[str]) -> None:
     updates.also_find(updates.world.plugin.parent)
     with mock.patch.object(updating, "_run") as ran:
@@ -241,6 +243,7 @@ def test_does_nothing_where_the_update_brings_the_plugin(updates: Updates, stock
     ]
 
 
+@pytest.mark.own_lines
 def test_does_nothing_when_the_update_fails(updates: Updates) -> None:
     with mock.patch.object(updating, "_run") as ran:
         updated = updates.run("1.2.3")
