@@ -288,6 +288,7 @@ def test_a_patch_under_comparison_is_switched_off_in_a_running_service(
     assert not installation.call(FILE_CATALOG, questions.are_recorded)
 
 
+@pytest.mark.own_lines
 def test_the_configuration_system_overrides_the_file(installations: dict[str, Installation], host: Host) -> None:
     installation = installations[PATCHED]
     there = state(host.release, "connection_checkout")
