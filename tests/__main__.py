@@ -1,9 +1,9 @@
 """Run all tests: `python3 -m tests`. Installs what is missing, builds the environments, fast tests first.
 
 Stages: style and types; unit tests on every Python there is, simulations on the default one only; a real Prometheus
-that scrapes the exporter; then, for each release of DIRAC in an environment of its own, the host tests with a real
-MariaDB, and beside them the service tests with real services; what an uninstallation leaves; and last, the chaos suite
-in its short form.
+that scrapes the exporter; the distributions, built twice; then, for each release of DIRAC in an environment of its own,
+the host tests with a real MariaDB, and beside them the service tests with real services; what an uninstallation leaves;
+and last, the chaos suite in its short form.
 """
 
 from __future__ import annotations
@@ -101,6 +101,11 @@ def _unit(version: str) -> Stage:
     return Stage(f"unit tests, Python {version}", run)
 
 
+def _release() -> Stage:
+    """Builds twice: the same bytes, exactly the package."""
+    return Stage("release, short form", lambda: command([sys.executable, "-m", "release", "--short"]))
+
+
 def _monitoring() -> Stage:
     def run() -> tuple[int, str]:
         python = hosts.plain_environment("monitoring", MONITORING) / "python"
@@ -186,7 +191,7 @@ def main() -> None:
     _run_all(done, _style())
     matrix = hosts.matrix()
     oldest = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
-    units = [*map(_unit, python_interpreters()), _monitoring()]
+    units = [*map(_unit, python_interpreters()), _monitoring(), _release()]
     _run_all(done, [_install(list(dict.fromkeys([*matrix, oldest]))), *units], workers=WAITING_WORKERS)
     modules = library(make("perfpatch-library-") / "library", "lab")
     with_host, with_services = (
