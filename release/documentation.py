@@ -21,7 +21,9 @@ SITE = CHECKOUT / "build" / "docs"
 # What builds the site, and what the catalogue of patches needs to be read.
 TOOLS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "wrapt>=1.14", "PyYAML>=5.4", "importlib_metadata>=4.4"]
 _HERE = Path(__file__).parent
-_GENERATE = "import sys; from pathlib import Path; from release import documentation; documentation.write(Path(sys.argv[1]))"
+_GENERATE = (
+    "import sys; from pathlib import Path; from release import documentation; documentation.write(Path(sys.argv[1]))"
+)
 # What a browser fetches by itself. Links for people to follow are not among it.
 _FETCHED = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*?\bsrc=["']?(?:https?:)?//[^"'\s>]+"""
@@ -53,6 +55,7 @@ def main() -> None:
     end_when_told()
     python = hosts.plain_environment("documentation", TOOLS) / "python"
     sources = make("perfpatch-documentation-")
+    # Without the theme's advertisement, which it prints as a warning.
     env = hosts.clean_environment(PYTHONPATH=str(CHECKOUT), PYTHONDONTWRITEBYTECODE="1", NO_MKDOCS_2_WARNING="1")
     subprocess.run([str(python), "-c", _GENERATE, str(sources)], env=env, cwd=CHECKOUT, check=True)
     command = [python, "-m", "mkdocs", "build", "--quiet", "--strict", "--clean"]

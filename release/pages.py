@@ -1,4 +1,4 @@
-"""The pages of the documentation, made from what there is: README.md, docs/, CHANGELOG.md, patches.yaml and the patches.
+"""The pages of the documentation, made from README.md, docs/, CHANGELOG.md, patches.yaml and the patches.
 
 The README is cut at its headings, and each patch gets a page from its docstring and its declaration. Nothing here needs
 a host. The sources link to each other as files of the repository; here the links are changed to lead to pages.
@@ -35,6 +35,12 @@ PLACES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "patches.yaml
 PLACES |= {"dirac_perfpatch/patches": "index.md", "monitoring": "fleet.md", "docs": "index.md"}
 _IMAGES = (".png", ".svg")
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+_TITLE = re.compile(r"^ +- \"?(.+?)\"?: ([\w-]+\.md)$", re.MULTILINE)
+# A link whose text is the name of a file: a page has a title.
+_NAMED = re.compile(r"\[(?:docs/)?([\w-]+\.md)(?=\]\()")
+
+
+_HERE = Path(__file__).parent
 
 
 class Page(NamedTuple):
@@ -72,11 +78,11 @@ def write(folder: Path) -> list[str]:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
-    for path in (CHECKOUT / "docs").rglob("*"):
-        if path.suffix in _IMAGES:
-            target = folder / path.relative_to(CHECKOUT / "docs")
+    for image in (CHECKOUT / "docs").rglob("*"):
+        if image.suffix in _IMAGES:
+            target = folder / image.relative_to(CHECKOUT / "docs")
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            shutil.copyfile(image, target)
     return list(pages)
 
 
@@ -103,7 +109,9 @@ def _of_readme(title: str, sections: list[str]) -> Page:
 
 def _with_names(page: Page) -> Page:
     """Names of patches in the first column lead to their pages."""
-    return page._replace(text=re.sub(r"^\| `(\w+)` \|", r"| [`\1`](dirac_perfpatch/patches/\1.py) |", page.text, flags=re.M))
+    return page._replace(
+        text=re.sub(r"^\| `(\w+)` \|", r"| [`\1`](dirac_perfpatch/patches/\1.py) |", page.text, flags=re.M)
+    )
 
 
 def _with_toggles(page: Page) -> Page:
@@ -111,7 +119,7 @@ def _with_toggles(page: Page) -> Page:
 
 
 def _with_links(path: str, page: Page, shown: dict[str, str]) -> str:
-    """The text with links that lead to pages. shown: gets the files that need a page, by their path in the repository."""
+    """The text with links that lead to pages. shown: gets the pages of files that need one, by the file's path."""
     folder = os.path.dirname(page.source)
 
     def change(match: re.Match[str]) -> str:
@@ -125,7 +133,16 @@ def _with_links(path: str, page: Page, shown: dict[str, str]) -> str:
         relative = os.path.relpath(place, os.path.dirname(path) or ".")
         return f"{match[1]}{relative}{'#' * bool(anchor)}{anchor}{match[3]}"
 
-    return prose.outside_code(page.text, lambda text: _LINK.sub(change, text))
+    titles = dict(map(reversed, _TITLE.findall((_HERE / "mkdocs.yml").read_text(encoding="utf-8"))))
+
+    def name(match: re.Match[str]) -> str:
+        return f"[{titles.get(match[1], match[1])}"
+
+    def all_of(text: str) -> str:
+        # A factor in a table stays on one line.
+        return re.sub(r"(?<=\d) x(?= \|)", "&nbsp;x", _LINK.sub(change, _NAMED.sub(name, text)))
+
+    return prose.outside_code(page.text, all_of)
 
 
 def _place(target: str, anchor: str) -> tuple[str, str]:
@@ -203,7 +220,9 @@ def _toggle(patch: Any) -> str:
     elif patch.calls_stand_alone:
         text.append(f"Compare it with stock: `dirac-perfpatch set {patch.name}=ab`.")
     else:
-        text.append(f"Compare it with stock: `dirac-perfpatch set {patch.name}=ab`, by time or by process, not by call.")
+        text.append(
+            f"Compare it with stock: `dirac-perfpatch set {patch.name}=ab`, by time or by process, not by call."
+        )
     if patch.wants:
         wanted = " and ".join(f"[`{name}`](dirac_perfpatch/patches/{name}.py)" for name in patch.wants)
         text.append(f"It is less effective without {wanted}.")
@@ -236,5 +255,3 @@ def navigation() -> Iterator[str]:
     """The lines of the patches in the navigation."""
     for name in patches.WAITED_FOR:
         yield f"      - {name}: patches/{name}.md"
-
-

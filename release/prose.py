@@ -38,7 +38,9 @@ def story(docstring: str) -> Story:
         # Inside a paragraph, such a sentence goes on to its end.
         told, found, rest = paragraph, "", ""
         if part in ("what", "same"):
-            told, found, rest = re.sub(r"(?<=[.)] )(?=Not seen)", "\0", paragraph.replace("\n", " \n"), count=1).partition("\0")
+            told, found, rest = re.sub(
+                r"(?<=[.)] )(?=Not seen)", "\0", paragraph.replace("\n", " \n"), count=1
+            ).partition("\0")
         parts[part].append(told)
         if found:
             parts["limits"].append(rest)
@@ -97,8 +99,9 @@ def headings(text: str) -> list[str]:
 def tables(text: str) -> Iterator[list[list[str]]]:
     """The tables of a page, as rows of cells, the header first."""
     for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
-        header, _, *lines = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in block.splitlines()]
-        yield [header, *lines]
+        lines = [line.strip().removeprefix("|").removesuffix("|").split("|") for line in block.splitlines()]
+        header, _, *rows = [[cell.strip() for cell in line] for line in lines]
+        yield [header, *rows]
 
 
 def rows(text: str) -> list[list[str]]:
