@@ -108,6 +108,7 @@ def _release() -> Stage:
 
 def _documentation() -> Stage:
     """Warnings of the builder fail it, and so does a page that needs another server."""
+
     def run() -> tuple[int, str]:
         output = make("perfpatch-documentation-") / "site"
         return command([sys.executable, "-m", "release.documentation", "--output", output])
