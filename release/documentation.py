@@ -58,11 +58,13 @@ def main() -> None:
     # Without the theme's advertisement, which it prints as a warning.
     env = hosts.clean_environment(PYTHONPATH=str(CHECKOUT), PYTHONDONTWRITEBYTECODE="1", NO_MKDOCS_2_WARNING="1")
     subprocess.run([str(python), "-c", _GENERATE, str(sources)], env=env, cwd=CHECKOUT, check=True)
-    command = [python, "-m", "mkdocs", "build", "--quiet", "--strict", "--clean"]
+    command = [python, "-m", "mkdocs", "build", "--strict", "--clean"]
     command += ["--config-file", sources / "mkdocs.yml", "--site-dir", output]
-    done = subprocess.run(list(map(str, command)), env=env, cwd=sources, check=False)
+    # Not --quiet: then it does not count warnings either.
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    done = subprocess.run(list(map(str, command)), env=env, cwd=sources, stdout=pipe, stderr=both, check=False)
     if done.returncode:
-        sys.exit(done.returncode)
+        sys.exit(done.stdout.decode())
     files = [path for path in output.rglob("*") if path.suffix in (".html", ".css")]
     elsewhere = {link for path in files for link in fetched_from_elsewhere(path.read_text(encoding="utf-8"))}
     if elsewhere:

@@ -230,10 +230,10 @@ def _toggle(patch: Any) -> str:
 
 
 def _where(patch: Any) -> str:
-    rows = [["target", "module", *hosts.RELEASES]]
+    rows = [["target", *hosts.RELEASES, "module"]]
     for target in patch.targets:
         states = [hosts.state(release, patch.name, target.attribute) for release in hosts.RELEASES]
-        rows.append([f"`{target.attribute}`", "<br>".join(f"`{name}`" for name in target.modules), *states])
+        rows.append([f"`{target.attribute}`", *states, "<br>".join(f"`{name}`" for name in target.modules)])
     text = "Applied means: once the process has imported the module, if this release has the target. In-tree versions"
     return f"{prose.table(rows)}\n\n{text} are [replaced where they are wrong](docs/in-tree.md)."
 
