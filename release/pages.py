@@ -38,8 +38,6 @@ _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _TITLE = re.compile(r"^ +- \"?(.+?)\"?: ([\w-]+\.md)$", re.MULTILINE)
 # A link whose text is the name of a file: a page has a title.
 _NAMED = re.compile(r"\[(?:docs/)?([\w-]+\.md)(?=\]\()")
-
-
 _HERE = Path(__file__).parent
 
 
@@ -71,10 +69,9 @@ def make() -> dict[str, str]:
     return pages
 
 
-def write(folder: Path) -> list[str]:
-    """Write all pages, and the images that they show, into a folder. Returns: the paths of the pages."""
-    pages = make()
-    for path, text in pages.items():
+def write(folder: Path) -> None:
+    """Write all pages, and the images that they show, into a folder."""
+    for path, text in make().items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
@@ -83,7 +80,6 @@ def write(folder: Path) -> list[str]:
             target = folder / image.relative_to(CHECKOUT / "docs")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(image, target)
-    return list(pages)
 
 
 def read(path: str) -> str:
@@ -171,7 +167,7 @@ def _patch(patch: Any) -> str:
     """The page of a patch."""
     module = importlib.import_module(f"{patches.__name__}.{patch.name}")
     story = prose.story(inspect.getdoc(module) or "")
-    parts = [f"# {patch.name}", _overview(patch.name), story.what]
+    parts = [part for part in (f"# {patch.name}", _overview(patch.name), story.what) if part]
     for title, text in (
         ("Why the answer is the same", story.same),
         ("Figures", _figures(patch)),
@@ -186,9 +182,9 @@ def _patch(patch: Any) -> str:
 
 
 def _overview(name: str) -> str:
-    """What the README's table says of a patch."""
-    (row,) = (row for row in prose.rows(readme_sections()["What it does for you"]) if row[0] == f"`{name}`")
-    return f"| in DIRAC | with the patch |\n|---|---|\n| {row[1]} | {row[2]} |"
+    """What the README's table says of a patch, if it is there."""
+    found = [row[1:] for row in prose.rows(readme_sections()["What it does for you"]) if row[0] == f"`{name}`"]
+    return prose.table([["in DIRAC", "with the patch"], *found]) if found else ""
 
 
 def _figures(patch: Any) -> str:

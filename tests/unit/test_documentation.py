@@ -154,6 +154,7 @@ def test_each_patch_has_a_page_with_its_story_its_toggle_and_its_places(made: di
     text = made["patches/connection_checkout.md"]
     assert "    idle_ping_seconds: 5\n" in text
     assert "no ping for a warm connection" in text
+    assert "| every SQL statement is preceded by a ping, a network round trip | checks the socket instead |" in text
     assert "by time or by process, not by call" in text
     assert "| `ConnectionPool.get`, 1 thread / 100 threads | 30.8 / 75.5 |" in text
     assert "cannot be `ab`" in made["patches/lazy_imports.md"]
