@@ -1,5 +1,5 @@
 # The two commands of the README. Both install what is missing (as root) and ask nothing.
-.PHONY: demo test chaos bench bench-starts bench-services
+.PHONY: demo test chaos bench bench-starts bench-services release docs
 
 demo:
 	python3 -m demo
@@ -23,3 +23,11 @@ bench-starts:
 # Requests of real clients to real services: stock 9.1.8 and 9.1.22, each without and with the plugin, ten minutes.
 bench-services:
 	python3 -m bench.services
+
+# The sdist and the wheel, reproducible, checked on each host, with a bill of materials and sums, in dist/. No upload.
+release:
+	python3 -m release
+
+# The documentation as web pages that need no network, in build/docs.
+docs:
+	python3 -m release.documentation

@@ -145,6 +145,18 @@ def plain_environment(name: str, requirements: Sequence[str], python: StrPath | 
     return folder / "bin"
 
 
+def temporary_environment(requirements: Sequence[str], python: StrPath | None = None) -> Path:
+    """A new environment without DIRAC that is removed when this process ends, so nothing in it is of an earlier day.
+
+    requirements, python, returns, errors: as for plain_environment().
+    """
+    interpreter, _ = _interpreter(python)
+    folder = make("perfpatch-environment-") / "venv"
+    _make(folder, interpreter)
+    _run([_uv(), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), *requirements])
+    return folder / "bin"
+
+
 def install_plugin(host: Host, checkout: StrPath, *extras: str) -> None:
     """Install the plugin from a checkout, as a wheel, replacing any that is installed.
 
@@ -158,6 +170,14 @@ def install_plugin(host: Host, checkout: StrPath, *extras: str) -> None:
     wheels = source.with_name("wheels")
     _run([_uv(), "build", "--quiet", "--wheel", "--python", str(host.python), "-o", str(wheels), str(source)])
     (wheel,) = wheels.glob("*.whl")
+    install_wheel(host, wheel, *extras)
+
+
+def install_wheel(host: Host, wheel: Path, *extras: str) -> None:
+    """Install the plugin from a wheel, replacing any that is installed.
+
+    extras: of the plugin, to be installed with it. Errors: CalledProcessError if it cannot be installed.
+    """
     with _lock(host.folder.name):
         wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
         _pip(host, "install", "--reinstall-package", PLUGIN, wanted)

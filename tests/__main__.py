@@ -1,9 +1,9 @@
 """Run the tests: `python3 -m tests`. Installs what is missing, builds the environments, fast tests first.
 
 Stages: style and types; unit tests on every Python there is, simulations on the default one only; a real Prometheus
-that scrapes the exporter; then, for each release of DIRAC in an environment of its own, the host tests with a real
-MariaDB, and beside them the service tests with real services; what an uninstallation leaves; and last, the chaos suite
-in its short form.
+that scrapes the exporter; the distributions, built twice, and the documentation; then, for each release of DIRAC in an
+environment of its own, the host tests with a real MariaDB, and beside them the service tests with real services; what
+an uninstallation leaves; and last, the chaos suite in its short form.
 
 A patch's own tests do not run on a release whose files of the patch's targets are, byte for byte, those of the release
 that is compared, on which they do run; the tests of all patches together run on each. `--all` runs everything on each.
@@ -104,6 +104,21 @@ def _unit(version: str) -> Stage:
     return Stage(f"unit tests, Python {version}", run)
 
 
+def _release() -> Stage:
+    """Builds twice: the same bytes, exactly the package."""
+    return Stage("release, short form", lambda: command([sys.executable, "-m", "release", "--short"]))
+
+
+def _documentation() -> Stage:
+    """Warnings of the builder fail it, and so does a page that needs another server."""
+
+    def run() -> tuple[int, str]:
+        output = make("perfpatch-documentation-") / "site"
+        return command([sys.executable, "-m", "release.documentation", "--output", output])
+
+    return Stage("documentation", run)
+
+
 def _monitoring() -> Stage:
     def run() -> tuple[int, str]:
         python = hosts.plain_environment("monitoring", MONITORING) / "python"
@@ -192,7 +207,7 @@ def main() -> None:
     _run_all(done, _style())
     matrix = hosts.matrix()
     oldest = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
-    units = [*map(_unit, python_interpreters()), _monitoring()]
+    units = [*map(_unit, python_interpreters()), _monitoring(), _release(), _documentation()]
     _run_all(done, [_install(list(dict.fromkeys([*matrix, oldest]))), *units], workers=WAITING_WORKERS)
     modules = library(make("perfpatch-library-") / "library", "lab")
     with_host, with_services = (

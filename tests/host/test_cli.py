@@ -14,7 +14,7 @@ from conftest import release
 
 from dirac_perfpatch import toggles
 from dirac_perfpatch.patches import CATALOGUE
-from lab.hosts import state
+from lab.hosts import IN_TREE, state
 from lab.mariadb import MariaDB
 
 NAMES = [patch.name for patch in CATALOGUE]
@@ -109,6 +109,15 @@ def test_check_compares_every_patch_with_stock(mariadb: MariaDB, tmp_path: Path)
     rows = {line.split()[0]: line for line in answer.stdout.splitlines() if line.split()[:1]}
     for name in NAMES:
         assert ("stood down" if state(release(), name) == "stood down" else "same as stock") in rows[name]
+
+
+def test_check_of_a_dirac_without_a_configuration(tmp_path: Path) -> None:
+    """Just installed. Some of the host's functions raise then."""
+    missing = {"DIRACSYSCONFIG": str(tmp_path / "none.cfg"), "DIRAC_ROOT_PATH": str(tmp_path)}
+    answer = command("check", **missing)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert set(NAMES) < {line.partition(" ")[0] for line in answer.stdout.splitlines()}
+    assert ("DIRAC itself fails here, too: KeyError" in answer.stdout) is (release() == IN_TREE)
 
 
 @pytest.mark.parametrize("database", ["Accounting/NoSuchDB", "NoSuchSystem/DB", "localhost:3306:user:secret:mysql"])

@@ -1,0 +1,1 @@
+"""What is published: the distributions (`python3 -m release`) and the documentation (`.documentation`)."""
