@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patches import AT_IMPORT, load
+from dirac_perfpatch.waking import OFF_WORDS, SWITCH_VARIABLE
 from dirac_perfpatch.yamlfile import WORDS, FileError, Node, content, parse
 
 SHIPPED = os.path.join(os.path.dirname(__file__), "patches.yaml")
 FILE_VARIABLE = "DIRAC_PERFPATCH_CONFIG"
-SWITCH_VARIABLE = "DIRAC_PERFPATCH"
 ON, OFF, AB = "on", "off", "ab"
-_SWITCH_WORDS = {**WORDS, "": True, "1": True, "0": False}
+_SWITCH_WORDS = {**WORDS, **dict.fromkeys(OFF_WORDS, False), "": True, "1": True}
 _SHAPE = "`enabled: true` and `patches:` with a patch's name per line"
 _DEFAULTS = "write `enabled: on` alone for the defaults"
 _ARMS = ("time", "process", "call")

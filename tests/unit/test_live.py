@@ -106,7 +106,7 @@ LOOK = """
 loading.plugin.background._pause()  # the thread of the process itself
 def look():
     for _ in range(3):
-        loading.plugin._look_again()
+        loading.plugin.look_again()
     return on()
 """
 STAYS = "the toggles stay as they are"
