@@ -47,6 +47,7 @@ class Plugin:
         self._taken_up: dict[str, tuple[Any, ...]] = {}  # the effect of the toggle that is in force, by patch
         self._claims: dict[int, object] = {}  # by process: the call of start() that does it
         self._started = False
+        self._follows = False  # not if the environment switches everything off, or has a nonsense word
         self._to_show = False  # a patch has tripped, and the spool does not show it yet
         self._follower: Follower | None = None
 
@@ -61,7 +62,7 @@ class Plugin:
         try:
             self.source = toggles.switched_off()
             if not self.source:
-                self.source = toggles.find(host.root_path())
+                self.source, self._follows = toggles.find(host.root_path()), True
                 if len(self._claims) == 1:  # such a child has its thread already
                     self.background.start()
                 self.apply(toggles.read(self.source))
@@ -157,6 +158,8 @@ class Plugin:
         self.start()  # in a child that was forked during a start
         if not self._started:
             return 1  # another thread is still starting
+        if not self._follows:
+            return waking.DAY  # the environment has changed since the look-up
         imports.look()
         for switch in list(self.switches.values()):
             switch.catch_up()

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patches import AT_IMPORT, load
-from dirac_perfpatch.waking import OFF_WORDS, SWITCH_VARIABLE
-from dirac_perfpatch.yamlfile import WORDS, FileError, Node, content, parse
+from dirac_perfpatch.waking import OFF_WORDS, ON_WORDS, SWITCH_VARIABLE
+from dirac_perfpatch.yamlfile import FileError, Node, content, parse
 
 SHIPPED = os.path.join(os.path.dirname(__file__), "patches.yaml")
 FILE_VARIABLE = "DIRAC_PERFPATCH_CONFIG"
 ON, OFF, AB = "on", "off", "ab"
-_SWITCH_WORDS = {**WORDS, **dict.fromkeys(OFF_WORDS, False), "": True, "1": True}
 _SHAPE = "`enabled: true` and `patches:` with a patch's name per line"
 _DEFAULTS = "write `enabled: on` alone for the defaults"
 _ARMS = ("time", "process", "call")
@@ -126,9 +125,9 @@ def switched_off(environment: Mapping[str, str] = os.environ) -> str:
         OperatorError: The value is neither on nor off. The host must run stock then, whatever the files say.
     """
     word = environment.get(SWITCH_VARIABLE, "").strip().lower()
-    if word not in _SWITCH_WORDS:
+    if word not in (*ON_WORDS, *OFF_WORDS):
         raise OperatorError(f"{SWITCH_VARIABLE}={word}: must be on or off")
-    return "" if _SWITCH_WORDS[word] else f"{SWITCH_VARIABLE}={word}"
+    return "" if word in ON_WORDS else f"{SWITCH_VARIABLE}={word}"
 
 
 def find(root: str | None, environment: Mapping[str, str] = os.environ) -> str:

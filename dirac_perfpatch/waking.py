@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import os
 import sys
+import threading  # noqa: F401  # not first by our thread, which it would then take for the main thread
 
 from dirac_perfpatch import imports
 from dirac_perfpatch.background import Background
 
 SWITCH_VARIABLE = "DIRAC_PERFPATCH"
+ON_WORDS = ("", "on", "true", "yes", "1")
 OFF_WORDS = ("off", "false", "no", "0")
 
-# Seconds between two attempts to import what is broken.
-_DAY = 86400.0
+# Seconds until the thread looks again if there is nothing to do.
+DAY = 86400.0
 
 # Whether the host has looked for its extensions.
 asked = False
@@ -31,9 +33,12 @@ def wait() -> None:
     if asked:
         return
     asked = True
-    if os.environ.get(SWITCH_VARIABLE, "").strip().lower() not in OFF_WORDS:
+    word = os.environ.get(SWITCH_VARIABLE, "").strip().lower()
+    if word in ON_WORDS:
         imports.before_next(start)
         background.start()
+    elif word not in OFF_WORDS:
+        start()  # which reports it
 
 
 def start() -> bool:
@@ -56,7 +61,7 @@ def start() -> bool:
 
 def _look_again() -> float:
     if not start():
-        return _DAY
+        return DAY
     from dirac_perfpatch import loading
 
     return loading.plugin.look_again()

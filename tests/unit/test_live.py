@@ -27,12 +27,14 @@ def S_ERROR(message):
 START = """
 import os, sys, time
 from pathlib import Path
-from dirac_perfpatch import background, extension_metadata, live, loading, status
+from dirac_perfpatch import background, extension_metadata, live, loading, status, waking
 background._FIRST = live._PAUSE = 0.02
 live._SETTLING = 0.005
 import traceback
 import DIRAC.Core.Utilities.ReturnValues as host
 extension_metadata()
+if waking.background.started:
+    waking.start()  # as the next import of the host does
 file = Path(os.environ["FILE"])
 
 def on(name="error_stack"):
