@@ -28,9 +28,9 @@ def extension_metadata() -> dict[str, Any]:
         host.hide(sys._getframe(1), _PRIORITY)
         from dirac_perfpatch import waking
 
-        waking.wait()
+        waking.wait(_report_not_loaded)
     except Exception as error:
-        report_not_loaded(error)
+        _report_not_loaded(error)
     return {"priority": _PRIORITY}
 
 
@@ -53,8 +53,7 @@ def status() -> list[dict[str, Any]]:
 _reported = False
 
 
-def report_not_loaded(error: Exception) -> None:
-    """Tell the operator once why the plugin cannot be started. Never raises."""
+def _report_not_loaded(error: Exception) -> None:
     global _reported
     if _reported:
         return

@@ -1,7 +1,7 @@
 """A start: read the toggles, wait for the modules of the patches that are on. Later: follow changes of the toggles.
 
-It begins when :mod:`waking` says, often inside a half finished import. Nothing here
-imports a module of the host. A patch's own module is imported when a module that it waits for is complete.
+It begins when :mod:`waking` says, often inside some half finished import. Nothing here imports a module of the host. A
+patch's own module is imported when a module that it waits for is complete.
 
 No lock, which could hang the host: a signal handler, an import of ours or another thread may come in between anywhere.
 Each step is one operation on a dictionary, and whoever changes a patch checks afterwards that the toggle is the same.
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dirac_perfpatch import host, imports, patches, toggles, waking
+from dirac_perfpatch import host, imports, patches, toggles
 from dirac_perfpatch.notices import OperatorError, say_once
 from dirac_perfpatch.patching import FAILED, OFF, Switch
 from dirac_perfpatch.toggles import Toggle, Toggles
@@ -38,7 +38,6 @@ class Plugin:
         # Of the patches that are or were on, and whose own module has been imported.
         self.switches: dict[str, Switch] = {}
         self.toggles: dict[str, Toggle] = {}
-        self.background = waking.background
         self._wanted: Toggles | None = None  # the last ones applied; None if none could be used
         self._keeps = False
         # By patch: the names of the modules that it waits for, and what is called when one of them is complete.
@@ -63,8 +62,6 @@ class Plugin:
             self.source = toggles.switched_off()
             if not self.source:
                 self.source, self._follows = toggles.find(host.root_path()), True
-                if len(self._claims) == 1:  # such a child has its thread already
-                    self.background.start()
                 self.apply(toggles.read(self.source))
         except Exception as error:
             self.problem = str(error) if isinstance(error, OperatorError) else f"{type(error).__name__}: {error}"
@@ -159,7 +156,7 @@ class Plugin:
         if not self._started:
             return 1  # another thread is still starting
         if not self._follows:
-            return waking.DAY  # the environment has changed since the look-up
+            return 86400.0  # the environment has changed since the look-up
         imports.look()
         for switch in list(self.switches.values()):
             switch.catch_up()

@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from dirac_perfpatch import host
 from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patches import AT_IMPORT, load
-from dirac_perfpatch.waking import OFF_WORDS, ON_WORDS, SWITCH_VARIABLE
 from dirac_perfpatch.yamlfile import FileError, Node, content, parse
 
 SHIPPED = os.path.join(os.path.dirname(__file__), "patches.yaml")
@@ -124,10 +124,10 @@ def switched_off(environment: Mapping[str, str] = os.environ) -> str:
     Raises:
         OperatorError: The value is neither on nor off. The host must run stock then, whatever the files say.
     """
-    word = environment.get(SWITCH_VARIABLE, "").strip().lower()
-    if word not in (*ON_WORDS, *OFF_WORDS):
-        raise OperatorError(f"{SWITCH_VARIABLE}={word}: must be on or off")
-    return "" if word in ON_WORDS else f"{SWITCH_VARIABLE}={word}"
+    on, said = host.is_switched_on(environment), f"{host.SWITCH_VARIABLE}={host.switch_word(environment)}"
+    if on is None:
+        raise OperatorError(f"{said}: must be on or off")
+    return "" if on else said
 
 
 def find(root: str | None, environment: Mapping[str, str] = os.environ) -> str:

@@ -9,35 +9,34 @@ finder is called before it.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading  # noqa: F401  # not first by our thread, which it would then take for the main thread
+from collections.abc import Callable
 
-from dirac_perfpatch import imports
+from dirac_perfpatch import host, imports
 from dirac_perfpatch.background import Background
-
-SWITCH_VARIABLE = "DIRAC_PERFPATCH"
-ON_WORDS = ("", "on", "true", "yes", "1")
-OFF_WORDS = ("off", "false", "no", "0")
-
-# Seconds until the thread looks again if there is nothing to do.
-DAY = 86400.0
 
 # Whether the host has looked for its extensions.
 asked = False
+# What is told why the modules of a start cannot be imported.
+_report: Callable[[Exception], None] = lambda error: None  # noqa: E731
 
 
-def wait() -> None:
-    """Have the plugin started later. If the environment switches it off, it starts only for who asks for its status."""
-    global asked
+def wait(report: Callable[[Exception], None]) -> None:
+    """Have the plugin started later. If the environment switches it off, it starts only for who asks for its status.
+
+    Args:
+        report: Told why the modules that a start needs cannot be imported. It must not raise.
+    """
+    global asked, _report
     if asked:
         return
-    asked = True
-    word = os.environ.get(SWITCH_VARIABLE, "").strip().lower()
-    if word in ON_WORDS:
+    asked, _report = True, report
+    on = host.is_switched_on()
+    if on:
         imports.before_next(start)
         background.start()
-    elif word not in OFF_WORDS:
+    elif on is None:
         start()  # which reports it
 
 
@@ -52,16 +51,14 @@ def start() -> bool:
 
         loading.plugin.start()
     except Exception as error:
-        from dirac_perfpatch import report_not_loaded
-
-        report_not_loaded(error)
+        _report(error)
         return False
     return True
 
 
 def _look_again() -> float:
     if not start():
-        return DAY
+        return 86400.0  # what is broken stays so
     from dirac_perfpatch import loading
 
     return loading.plugin.look_again()
