@@ -157,7 +157,9 @@ def test_an_openssl_without_the_function_is_not_patched(monkeypatch: pytest.Monk
 def test_a_handshake_inside_the_accept_stands_down() -> None:
     """As the host is set up, nothing calls what the patch would change; that is no failure."""
     answer = run(
-        "import json, dirac_perfpatch, DIRAC.Core.DISET.RPCClient\n"
+        "from DIRAC.Core.Utilities.Extensions import extensionsByPriority\n"
+        "extensionsByPriority()\n"
+        "import json, dirac_perfpatch, DIRAC.Core.DISET.private.Transports.M2SSLTransport\n"
         f"print(json.dumps([e for e in dirac_perfpatch.status() if e['name'] == '{NAME}']))",
         DIRAC_M2CRYPTO_SPLIT_HANDSHAKE="no",
     )
