@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from lab.arms import PATCHED, STOCK
+from lab.inside import load
 
 FRAMES = 20
 ROUNDS = 40
@@ -42,7 +43,7 @@ _REPETITIONS = 25
 def compare() -> dict[str, dict[str, float]]:
     """In a worker of the patched host. Returns: by arm, {"plain": us per call, "recorded": us per call}."""
     extensions: Any = importlib.import_module("DIRAC.Core.Utilities.Extensions")
-    extensions.extensionsByPriority()
+    load()
     error = importlib.import_module("DIRAC").S_ERROR
     return {
         PATCHED: _compare("extension_lookup", True, extensions.extensionsByPriority),

@@ -16,7 +16,7 @@ _PRIORITY = -8524
 
 
 def extension_metadata() -> dict[str, Any]:
-    """Start the plugin, once per process, and return the metadata of an extension. Never raises.
+    """Have the plugin started when it is needed, and return the metadata of an extension. Never raises.
 
     Returns:
         A new dictionary with ``priority``, the only key that the host's look-up reads.
@@ -26,9 +26,9 @@ def extension_metadata() -> dict[str, Any]:
 
         # First: whatever fails after it, we are not listed as an extension.
         host.hide(sys._getframe(1), _PRIORITY)
-        from dirac_perfpatch import loading
+        from dirac_perfpatch import waking
 
-        loading.plugin.start()
+        waking.wait(_report_not_loaded)
     except Exception as error:
         _report_not_loaded(error)
     return {"priority": _PRIORITY}
@@ -43,8 +43,10 @@ def status() -> list[dict[str, Any]]:
         ``targets`` (a list of dictionaries with ``module``, ``attribute``, ``state`` and ``reason``). Every state is
         ``off`` until the host has looked for its extensions in this process.
     """
-    from dirac_perfpatch import loading
+    from dirac_perfpatch import loading, waking
 
+    if waking.asked:
+        waking.start()
     return loading.plugin.status()
 
 

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from dirac_perfpatch import database, loading, preview, status, toggles
+from dirac_perfpatch import database, loading, preview, status, toggles, waking
 from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patches import CATALOGUE
 from dirac_perfpatch.patches._connections import no_connecting
@@ -116,6 +116,7 @@ def _load_host() -> str:
     """Load the plugin in the way that any DIRAC process does. Returns: the release of the host."""
     try:
         importlib.import_module("DIRAC.Core.Utilities.Extensions").extensionsByPriority()
+        waking.start()
         return str(sys.modules["DIRAC"].version)
     except ImportError as error:
         raise OperatorError(f"no DIRAC can be imported by {sys.executable}: {error}") from None

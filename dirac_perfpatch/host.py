@@ -1,14 +1,28 @@
-"""Where the host is installed, found without importing it, and how we stay off its list of extensions."""
+"""Where the host is installed, found without importing it, what its environment says, how we stay off its list."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 OUR_NAME = __name__.partition(".")[0]
+SWITCH_VARIABLE = "DIRAC_PERFPATCH"
+_SWITCH_WORDS = dict.fromkeys(("", "on", "true", "yes", "1"), True)
+_SWITCH_WORDS.update(dict.fromkeys(("off", "false", "no", "0"), False))
+
+
+def switch_word(environment: Mapping[str, str] = os.environ) -> str:
+    """What the variable that switches everything off says, in small letters."""
+    return environment.get(SWITCH_VARIABLE, "").strip().lower()
+
+
+def is_switched_on(environment: Mapping[str, str] = os.environ) -> bool | None:
+    """Whether that variable leaves the plugin on; None if it says neither on nor off."""
+    return _SWITCH_WORDS.get(switch_word(environment))
 
 
 def root_path() -> str | None:

@@ -18,9 +18,14 @@ from typing import Any
 
 Callback = Callable[[ModuleType], None]
 
+# The packages of the host, and of those of its extensions that are named after it.
+_HOST = "DIRAC"
+
 # Pairs of a module's name and a callback. No lock: every step is one operation on it, which no thread, signal handler
 # or fork can interrupt.
 _waiting: dict[tuple[str, Callback], None] = {}
+# What is called once, before the host imports another module.
+_before_next: list[Callable[[], Any]] = []
 # By module: what is called with each spec that is found for it.
 _preparing: dict[str, Callable[[ModuleSpec], None]] = {}
 
@@ -60,6 +65,16 @@ def before_execution(name: str, prepare: Callable[[ModuleSpec], None]) -> None:
 def prepare_no_longer(name: str) -> None:
     """Cancel :func:`before_execution`."""
     _preparing.pop(name, None)
+
+
+def before_next(callback: Callable[[], Any]) -> None:
+    """Call back once, before the host imports another one of its modules: in that thread, inside the import statement.
+
+    Args:
+        callback: What it asks for with the functions above counts for that module, too. It must not raise.
+    """
+    _before_next.append(callback)
+    _take_place()
 
 
 def look() -> set[str]:
@@ -168,6 +183,9 @@ class _Finder:
     """Comes first in ``sys.meta_path``, and watches the spec that other finders return for what is waited for."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if _before_next and name.startswith(_HOST):
+            with suppress(IndexError):  # another thread has taken it
+                _before_next.pop()()
         if not _waiting and not _preparing:
             return None
         # Another thread may have asked the finders for a module before its callback was registered, and have stored it

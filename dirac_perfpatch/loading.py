@@ -1,7 +1,7 @@
 """A start: read the toggles, wait for the modules of the patches that are on. Later: follow changes of the toggles.
 
-It begins inside the host's first look-up of its extensions, which runs inside some half finished import. Nothing here
-imports a module of the host. A patch's own module is imported when a module that it waits for is complete.
+It begins when :mod:`waking` says, often inside some half finished import. Nothing here imports a module of the host. A
+patch's own module is imported when a module that it waits for is complete.
 
 No lock, which could hang the host: a signal handler, an import of ours or another thread may come in between anywhere.
 Each step is one operation on a dictionary, and whoever changes a patch checks afterwards that the toggle is the same.
@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dirac_perfpatch import host, imports, patches, toggles
-from dirac_perfpatch.background import Background
 from dirac_perfpatch.notices import OperatorError, say_once
 from dirac_perfpatch.patching import FAILED, OFF, Switch
 from dirac_perfpatch.toggles import Toggle, Toggles
@@ -39,7 +38,6 @@ class Plugin:
         # Of the patches that are or were on, and whose own module has been imported.
         self.switches: dict[str, Switch] = {}
         self.toggles: dict[str, Toggle] = {}
-        self.background = Background(self._look_again, last=self._write_states)
         self._wanted: Toggles | None = None  # the last ones applied; None if none could be used
         self._keeps = False
         # By patch: the names of the modules that it waits for, and what is called when one of them is complete.
@@ -48,6 +46,7 @@ class Plugin:
         self._taken_up: dict[str, tuple[Any, ...]] = {}  # the effect of the toggle that is in force, by patch
         self._claims: dict[int, object] = {}  # by process: the call of start() that does it
         self._started = False
+        self._follows = False  # not if the environment switches everything off, or has a nonsense word
         self._to_show = False  # a patch has tripped, and the spool does not show it yet
         self._follower: Follower | None = None
 
@@ -62,9 +61,7 @@ class Plugin:
         try:
             self.source = toggles.switched_off()
             if not self.source:
-                self.source = toggles.find(host.root_path())
-                if len(self._claims) == 1:  # such a child has its thread already
-                    self.background.start()
+                self.source, self._follows = toggles.find(host.root_path()), True
                 self.apply(toggles.read(self.source))
         except Exception as error:
             self.problem = str(error) if isinstance(error, OperatorError) else f"{type(error).__name__}: {error}"
@@ -146,22 +143,24 @@ class Plugin:
         """Have the background write a snapshot that shows a tripped patch; here, the host would wait for the file."""
         self._to_show = True
 
-    def _write_states(self, last: bool = True) -> None:
+    def write_states(self, last: bool = True) -> None:
         """Runs in the background, and there once more at exit."""
         if self._to_show:
             self._to_show = False
             with contextlib.suppress(Exception):  # the trip was reported on standard error
                 self._comparisons().write_states(self.spool(), last)
 
-    def _look_again(self) -> float:
+    def look_again(self) -> float:
         """Runs in the background, and imports what it needs only there: most commands end sooner."""
         self.start()  # in a child that was forked during a start
         if not self._started:
             return 1  # another thread is still starting
+        if not self._follows:
+            return 86400.0  # the environment has changed since the look-up
         imports.look()
         for switch in list(self.switches.values()):
             switch.catch_up()
-        self._write_states(last=False)
+        self.write_states(last=False)
         return self.follower().look()
 
     def follower(self) -> Follower:

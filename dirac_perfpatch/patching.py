@@ -82,6 +82,10 @@ class TooLate(InTree):
     """Raised by a target's ``look``: the module was imported before the patch could change how it is executed."""
 
 
+class OutOfReach(InTree):
+    """Raised by a target's ``look``: the host is set up so that it never calls the target."""
+
+
 class NotHere(Refusal):
     """Raised by a target's ``look``: this release of the host has the target in another module."""
 

@@ -10,15 +10,14 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from dirac_perfpatch import host
 from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patches import AT_IMPORT, load
-from dirac_perfpatch.yamlfile import WORDS, FileError, Node, content, parse
+from dirac_perfpatch.yamlfile import FileError, Node, content, parse
 
 SHIPPED = os.path.join(os.path.dirname(__file__), "patches.yaml")
 FILE_VARIABLE = "DIRAC_PERFPATCH_CONFIG"
-SWITCH_VARIABLE = "DIRAC_PERFPATCH"
 ON, OFF, AB = "on", "off", "ab"
-_SWITCH_WORDS = {**WORDS, "": True, "1": True, "0": False}
 _SHAPE = "`enabled: true` and `patches:` with a patch's name per line"
 _DEFAULTS = "write `enabled: on` alone for the defaults"
 _ARMS = ("time", "process", "call")
@@ -125,10 +124,10 @@ def switched_off(environment: Mapping[str, str] = os.environ) -> str:
     Raises:
         OperatorError: The value is neither on nor off. The host must run stock then, whatever the files say.
     """
-    word = environment.get(SWITCH_VARIABLE, "").strip().lower()
-    if word not in _SWITCH_WORDS:
-        raise OperatorError(f"{SWITCH_VARIABLE}={word}: must be on or off")
-    return "" if _SWITCH_WORDS[word] else f"{SWITCH_VARIABLE}={word}"
+    on, said = host.is_switched_on(environment), f"{host.SWITCH_VARIABLE}={host.switch_word(environment)}"
+    if on is None:
+        raise OperatorError(f"{said}: must be on or off")
+    return "" if on else said
 
 
 def find(root: str | None, environment: Mapping[str, str] = os.environ) -> str:

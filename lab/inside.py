@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import threading
 import time
@@ -9,10 +10,11 @@ from typing import Any
 
 
 def load() -> None:
-    """Do what every DIRAC command does first, which loads the plugin if it is installed."""
+    """Do what every DIRAC command does first, and import something more, which starts the plugin if it is installed."""
     from DIRAC.Core.Utilities.Extensions import extensionsByPriority
 
     extensionsByPriority()
+    importlib.util.find_spec("DIRACnext")  # there need not be such a module
 
 
 def plugin_status() -> list[dict[str, Any]]:

@@ -35,14 +35,18 @@ def main() -> None:
         for release, python in hosts.matrix():
             if release in options.releases:
                 figures[release] = _measure(release, python, folder, database, options.rounds)
+                # At once: a release may take ten minutes on a busy machine, and the next one may fail or be stopped.
+                _show(figures, options.json)
+    if options.figures:
+        draw("bench.starts.plots", options.json, options.figures)
+
+
+def _show(figures: dict[str, Any], file: Path) -> None:
     goals = result.goals(figures)
     print("\n" + result.table(figures))
     print("\n" + result.goals_table(goals))
-    print(f"\n{result.REMARKS}")
-    figures = {"starts": figures, "goals": [{**asdict(goal), "met": goal.met} for goal in goals]}
-    save(options.json, figures)
-    if options.figures:
-        draw("bench.starts.plots", options.json, options.figures)
+    print(f"\n{result.REMARKS}\n", flush=True)
+    save(file, {"starts": figures, "goals": [{**asdict(goal), "met": goal.met} for goal in goals]})
 
 
 def _options() -> argparse.Namespace:

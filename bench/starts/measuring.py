@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from lab import processes
 from lab.arms import PATCHED, STOCK
+from lab.command import say
 from lab.hosts import Host
 from lab.installation import Installation
 
@@ -66,6 +67,7 @@ def measure(hosts: dict[str, Host], installation: Installation, rounds: int) -> 
     """
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for number in range(rounds + 1):
+        say(f"round {number} of {rounds}" if number else "the first round, which does not count")
         arms = (STOCK, PATCHED) if number % 2 else (PATCHED, STOCK)
         for name, start in STARTS.items():
             for arm in arms:

@@ -25,8 +25,6 @@ REASONS = {
     _ALONE: _LATE,
     "job wrapper, until it has a job": _LATE,
     "service, until it listens": _LATE,
-    "import DIRAC, first look-up": "the plugin's own start: reading the toggles and importing its modules",
-    "dirac-version": "the plugin's own start: reading the toggles and importing its modules",
 }
 REMARKS = (
     "Milliseconds of CPU time, the minimum of interleaved starts (median). A command looks for extensions before its "

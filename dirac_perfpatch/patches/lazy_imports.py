@@ -514,8 +514,6 @@ def _before_fork() -> None:
 
 def _look(entry: _Entry) -> Any:
     def look(fitting: Fitting) -> None:
-        if not _has(entry):
-            raise InTree("this release of the host does not import it there")
         deferred, names = _deferred.get(entry.module), vars(fitting.module)
         if deferred and deferred.module is fitting.module and deferred.spec is names.get("__spec__"):
             return
@@ -538,8 +536,16 @@ def _put_on(entry: _Entry) -> Any:
 
 
 def _has(entry: _Entry) -> bool:
-    """Whether the release of the host has what an entry is about; True if there is no host."""
-    folders = getattr(sys.modules.get("DIRAC"), "__path__", ())
+    """Whether the release of the host has what an entry is about; True if there is no host.
+
+    The host need not have been imported: who lists all patches may do so before.
+    """
+    import importlib.util
+
+    spec = None
+    with suppress(ValueError):  # a DIRAC that has been made by hand
+        spec = importlib.util.find_spec("DIRAC")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
     return not folders or any(os.path.exists(os.path.join(folder, entry.file)) for folder in folders)
 
 

@@ -16,8 +16,8 @@ taken off stays as it is, and nothing has to be undone. M2Crypto does not offer 
 in the library that M2Crypto is linked with, which we find through M2Crypto's own module, so it is never another OpenSSL
 of the process. If that library does not have the function (before 1.1.1), the patch is not applied.
 
-With DIRAC_M2CRYPTO_SPLIT_HANDSHAKE=no the handshake happens inside the accept, out of our reach; the patch is not
-applied then.
+With DIRAC_M2CRYPTO_SPLIT_HANDSHAKE=no the handshake happens inside the accept, out of our reach; the patch stands
+down then.
 
 Nothing is kept, so threads, forks and signals need no thought. The call changes one field and keeps the interpreter's
 lock.
@@ -32,7 +32,17 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from dirac_perfpatch.patching import Case, Database, Fitting, Meter, Patch, Target, Timed, UnknownHost
+from dirac_perfpatch.patching import (
+    Case,
+    Database,
+    Fitting,
+    Meter,
+    OutOfReach,
+    Patch,
+    Target,
+    Timed,
+    UnknownHost,
+)
 
 _MODULE = "DIRAC.Core.DISET.private.Transports.M2SSLTransport"
 _HANDSHAKE = "SSLTransport.handshake_multipleSteps"
@@ -56,7 +66,7 @@ def _openssl_function() -> Callable[[int, int], int]:
 def _look(fitting: Fitting) -> None:
     fitting.expect(_HANDSHAKE, "oSocket", "setup_ssl", "set_accept_state", "accept_ssl")
     if getattr(fitting.resolve("SSLTransport.handshake"), "__name__", "") == "handshake_singleStep":
-        raise UnknownHost("the handshake is not split from the accept (DIRAC_M2CRYPTO_SPLIT_HANDSHAKE)")
+        raise OutOfReach("DIRAC_M2CRYPTO_SPLIT_HANDSHAKE=no: the handshake happens inside the accept")
 
 
 def _put_on(fitting: Fitting) -> None:

@@ -15,10 +15,12 @@ from lab.mariadb import MariaDB
 
 pytestmark = pytest.mark.patched
 
-# What every command of the host does first.
+# What every command of the host does first; then it imports something more, which starts the plugin.
 _LOAD = """
+import importlib.util
 from DIRAC.Core.Utilities.Extensions import extensionsByPriority, getExtensionMetadata
 extensionsByPriority()
+importlib.util.find_spec("DIRACnext")
 """
 _LOOP = (
     _LOAD

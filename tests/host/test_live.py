@@ -11,8 +11,9 @@ START = """
 import sys
 from DIRAC.Core.Utilities.Extensions import extensionsByPriority
 extensionsByPriority()
-from dirac_perfpatch import live, loading, status
-loading.plugin.background._pause()
+from dirac_perfpatch import live, loading, status, waking
+waking.start()  # as the next import of the host does
+waking.background._pause()
 follower = loading.plugin.follower()
 from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData
 helper = "DIRAC.ConfigurationSystem.Client.Helpers.Operations"

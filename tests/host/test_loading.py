@@ -14,6 +14,8 @@ from dirac_perfpatch.patches import CATALOGUE, WAITED_FOR
 from lab.hosts import state
 
 ASK = "from DIRAC.Core.Utilities.Extensions import extensionsByPriority as e; print(e()); print(e())"
+# The next import of the host starts the plugin, even if there is no such module.
+START = f"{ASK}; import importlib.util; importlib.util.find_spec('DIRACnext')"
 STATES = "import json, dirac_perfpatch; print(json.dumps({p['name']: p['state'] for p in dirac_perfpatch.status()}))"
 NAMES = list(WAITED_FOR)
 
@@ -63,7 +65,7 @@ def test_the_plugin_loads_no_module_of_the_host() -> None:
 
 
 def test_a_process_that_needs_no_wrapper_imports_neither_wrapt_nor_yaml() -> None:
-    answer = run(f"{ASK}; import sys; print('wrapt' in sys.modules, 'yaml' in sys.modules)")
+    answer = run(f"{START}; import sys; print('wrapt' in sys.modules, 'yaml' in sys.modules)")
     assert answer.stdout.splitlines()[-1] == "False False"
 
 
@@ -113,13 +115,13 @@ def test_a_broken_plugin_leaves_the_host_running(tmp_path: Path) -> None:
 
     source = Path(dirac_perfpatch.__file__).parent
     ours = "import sys; print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('dirac_perfpatch')))"
-    imported = run(f"{ASK}; {ours}").stdout.splitlines()[-1].split()
+    imported = run(f"{START}; {ours}").stdout.splitlines()[-1].split()
     assert len(imported) > 10
     for module in sorted(Path(path).relative_to(source) for path in imported):
         copy = tmp_path / "dirac_perfpatch"
         shutil.copytree(source, copy, symlinks=False)
         (copy / module).write_text("this is not Python\n")
-        code = ASK if module != Path("__init__.py") else "import sys; sys.path.pop(0)\n" + ASK
+        code = START if module != Path("__init__.py") else "import sys; sys.path.pop(0)\n" + START
         answer = run(code, PYTHONPATH=str(tmp_path))
         shutil.rmtree(copy)
         if module == Path("__init__.py"):

@@ -414,6 +414,7 @@ def test_without_locks() -> None:
 from DIRAC.Core.Utilities.Extensions import extensionsByPriority
 extensionsByPriority()
 import dirac_perfpatch
+dirac_perfpatch.status()  # starts it
 from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData as data
 from dirac_perfpatch.patches._cfg import difference
 data.loadRemoteCFGFromMem("A\\n{\\n  x = 1\\n}\\n")

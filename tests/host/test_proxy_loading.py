@@ -229,8 +229,8 @@ def test_a_user_who_may_not_read_it_gets_the_error_of_stock(reachable_proxy: Pat
     code = (
         "import json, os, time\n"
         "from DIRAC.Core.Utilities.Extensions import extensionsByPriority\n"
-        "from DIRAC.Core.Security.X509Chain import X509Chain\n"
         "extensionsByPriority()\n"
+        "from DIRAC.Core.Security.X509Chain import X509Chain\n"
         f"path = {str(reachable_proxy)!r}\n"
         "def load():\n"
         "    chain = X509Chain()\n"
@@ -549,8 +549,8 @@ def test_rights_that_are_taken_away(reachable_proxy: Path) -> None:
     code = (
         "import json, os, time\n"
         "from DIRAC.Core.Utilities.Extensions import extensionsByPriority\n"
-        "from DIRAC.Core.Security.X509Chain import X509Chain\n"
         "extensionsByPriority()\n"
+        "from DIRAC.Core.Security.X509Chain import X509Chain\n"
         f"path, folder = {str(reachable_proxy)!r}, {str(reachable_proxy.parent)!r}\n"
         "answers, same = [], []\n"
         "def load():\n"

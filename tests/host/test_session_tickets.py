@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import ssl
@@ -12,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import stock
+from conftest import run, stock
 from DIRAC.Core.DISET.private.Transports import M2SSLTransport
 from test_socket_nodelay import connection, listening, messages_pass
 
 from dirac_perfpatch import loading
 from dirac_perfpatch.patches import session_tickets
-from dirac_perfpatch.patching import Fitting, UnknownHost
+from dirac_perfpatch.patching import UnknownHost
 
 NAME = "session_tickets"
 SSLTransport = M2SSLTransport.SSLTransport
@@ -153,7 +154,15 @@ def test_an_openssl_without_the_function_is_not_patched(monkeypatch: pytest.Monk
         session_tickets._openssl_function()
 
 
-def test_a_handshake_inside_the_accept_is_not_patched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SSLTransport, "handshake", SSLTransport.handshake_singleStep)
-    with pytest.raises(UnknownHost, match="SPLIT_HANDSHAKE"):
-        session_tickets._look(Fitting(M2SSLTransport, {}, loading.plugin.switches[NAME].guard))
+def test_a_handshake_inside_the_accept_stands_down() -> None:
+    """As the host is set up, nothing calls what the patch would change; that is no failure."""
+    answer = run(
+        "from DIRAC.Core.Utilities.Extensions import extensionsByPriority\n"
+        "extensionsByPriority()\n"
+        "import json, dirac_perfpatch, DIRAC.Core.DISET.private.Transports.M2SSLTransport\n"
+        f"print(json.dumps([e for e in dirac_perfpatch.status() if e['name'] == '{NAME}']))",
+        DIRAC_M2CRYPTO_SPLIT_HANDSHAKE="no",
+    )
+    [entry] = json.loads(answer.stdout.splitlines()[-1])
+    assert (entry["state"], entry["reason"].partition(":")[0]) == ("stood down", "DIRAC_M2CRYPTO_SPLIT_HANDSHAKE=no")
+    assert NAME not in answer.stderr

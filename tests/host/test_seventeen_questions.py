@@ -65,8 +65,8 @@ SITE_ELEMENTS = "/Resources/Sites/LCG/LCG.Site000.ch/SE"
 AS_OTHER_USERS = """
 import json, os, sys, time
 from DIRAC.Core.Utilities.Extensions import extensionsByPriority
-from DIRAC.Core.Security.X509Chain import X509Chain
 extensionsByPriority()
+from DIRAC.Core.Security.X509Chain import X509Chain
 answers = []
 def load():
     chain = X509Chain()

@@ -27,12 +27,14 @@ def S_ERROR(message):
 START = """
 import os, sys, time
 from pathlib import Path
-from dirac_perfpatch import background, extension_metadata, live, loading, status
+from dirac_perfpatch import background, extension_metadata, live, loading, status, waking
 background._FIRST = live._PAUSE = 0.02
 live._SETTLING = 0.005
 import traceback
 import DIRAC.Core.Utilities.ReturnValues as host
 extension_metadata()
+if waking.background.started:
+    waking.start()  # as the next import of the host does
 file = Path(os.environ["FILE"])
 
 def on(name="error_stack"):
@@ -103,10 +105,10 @@ until("armed", "dms_helpers")
 
 
 LOOK = """
-loading.plugin.background._pause()  # the thread of the process itself
+waking.background._pause()  # the thread of the process itself
 def look():
     for _ in range(3):
-        loading.plugin._look_again()
+        loading.plugin.look_again()
     return on()
 """
 STAYS = "the toggles stay as they are"
@@ -244,7 +246,7 @@ import threading
 whole = ["enabled: off\\n", "enabled: off\\npatches:\\n  error_stack: ab\\n", "patches:\\n  error_stack: off\\n"]
 broken = ["", "patches:\\n", "enabled: o", "enabled: on\\npatches:\\n  error_st", "enabled: on\\npat\\0", "\\xff"]
 print(look())
-loading.plugin.background._go_on()
+waking.background._go_on()
 seen, done = set(), threading.Event()
 def watch():
     while not done.is_set():
@@ -332,7 +334,7 @@ while loading.plugin.source != str(file):
 import importlib
 ours = ("dirac_perfpatch.patches.dms_helpers", "dirac_perfpatch.updating")
 def there():
-    loading.plugin.background._pause(), loading.plugin.background._go_on()  # all that changes has changed
+    waking.background._pause(), waking.background._go_on()  # all that changes has changed
     return [name in sys.modules for name in ours]
 there()
 for name in {names!r}:
@@ -360,7 +362,7 @@ def slow(switch, toggle):
         inside.set()
         time.sleep(0.3)
     real(switch, toggle)
-loading.plugin.background._pause()
+waking.background._pause()
 loading.plugin._set = slow
 loading.plugin.toggles["error_stack"] = wanted.patches["error_stack"]
 thread = threading.Thread(target=loading.plugin._load, args=("error_stack",))
@@ -377,7 +379,7 @@ def test_only_what_makes_a_difference_is_touched(run: Any) -> None:
     """A patch that is on is not taken off if only the comparison changes."""
     code = """
 until("applied")
-loading.plugin.background._pause()
+waking.background._pause()
 def apply(text):
     print(loading.plugin.apply(loading.toggles.read("FILE", text)))
 apply("comparison:\\n  share: 0.1\\n")
@@ -471,7 +473,7 @@ follower.look()
 print(follower._file.patches["error_stack"].mode)
 """
     # The thread of the process itself is kept out of it.
-    code = "loading.plugin.background._pause()\n" + code
+    code = "waking.background._pause()\n" + code
     assert run(code)[0] == ["on", "on", "off"]
 
 
@@ -636,7 +638,7 @@ print(len(os.listdir("/proc/self/task")))
 
 
 BACKGROUND = """
-loading.plugin.background._pause()
+waking.background._pause()
 from dirac_perfpatch.background import Background
 background._FIRST, background._PATIENCE = 0.01, 0.05
 wait = ran = 0
@@ -708,7 +710,7 @@ import _thread
 from dirac_perfpatch.background import Background
 def refused(*_):
     raise RuntimeError("can't start new thread")
-loading.plugin.background._pause()  # the thread of the process itself
+waking.background._pause()  # the thread of the process itself
 real, _thread.start_new_thread = _thread.start_new_thread, refused
 ran = []
 Background(lambda: ran.append(1) or 0.01).start()
@@ -801,7 +803,7 @@ print(time.monotonic() - began < 0.5)
 
 def test_however_often_the_folder_changes_there_is_one_thread(run: Any, tmp_path: Path) -> None:
     code = f"""
-loading.plugin.background._pause()
+waking.background._pause()
 for number in range(30):
     text = f"patches:\\n  error_stack: ab\\ncomparison:\\n  spool: {tmp_path}/spool{{number}}\\n"
     loading.plugin.apply(loading.toggles.read("FILE", text))

@@ -18,9 +18,10 @@ NAMES = [patch.name for patch in CATALOGUE]
 WAITING = len([*NAMES, "keep_on_update"])
 ANSWER = '{"priority": -8524}'
 
-# Asks as the host does, several times, and once from another thread.
+# Asks as the host does, several times, and once from another thread. Then the host imports something, even if only to
+# find that it is missing.
 ASK = """
-import json, threading
+import importlib.util, json, threading
 from dirac_perfpatch import extension_metadata
 answers = []
 def ask():
@@ -32,6 +33,7 @@ thread.start()
 thread.join()
 assert answers == [answers[0]] * 4
 print(json.dumps(answers[0]))
+importlib.util.find_spec("DIRACnext")
 """
 
 STATES = """
@@ -162,13 +164,93 @@ def test_patches_that_are_off_wait_for_nothing(child: Any, tmp_path: Path) -> No
     assert "Extensions" not in answer.stdout
 
 
+BEFORE = """
+import sys
+from dirac_perfpatch import extension_metadata
+extension_metadata()
+def ours():
+    return sorted(name.partition(".")[2] for name in sys.modules if name.startswith("dirac_perfpatch."))
+"""
+
+
+def test_until_the_host_imports_more_nothing_is_read_or_patched(child: Any, host: Path) -> None:
+    """Commands that have all that they need before the look-up, and end soon, do not pay for a start."""
+    code = """
+import DIRAC.Core.Utilities.ReturnValues as values, traceback
+"""
+    after = """
+import importlib.util, sched
+print(ours(), values.traceback is traceback)
+importlib.util.find_spec("DIRAC.Core.Utilities.MySQL")
+print("loading" in ours(), values.traceback is traceback)
+"""
+    answer = child(code + BEFORE + after, host)
+    assert answer.stdout.splitlines() == ["['background', 'host', 'imports', 'waking'] True", "True False"]
+    assert answer.stderr == ""
+
+
+def test_what_the_host_imports_at_that_moment_is_prepared(child: Any, tmp_path: Path) -> None:
+    """A patch that changes how a module is executed is in time, also for the very module that starts the plugin."""
+    name = "DIRAC.Core.Security.X509Certificate"
+    folder = _strange_host(tmp_path, [name])
+    code = """
+import DIRAC.Core.Security
+"""
+    after = f"""
+import {name}
+from dirac_perfpatch.patches import lazy_imports
+print(lazy_imports._reasons)
+"""
+    said = child(code + BEFORE + after, folder).stdout
+    assert name in said
+
+
+def test_if_the_host_imports_nothing_more_it_starts_after_seconds(child: Any, host: Path) -> None:
+    code = """
+import time, traceback
+import DIRAC.Core.Utilities.ReturnValues as values
+from dirac_perfpatch import background
+background._FIRST = 0.01
+"""
+    after = """
+end = time.monotonic() + 10
+while values.traceback is traceback and time.monotonic() < end:
+    time.sleep(0.01)
+print(values.traceback is traceback)
+"""
+    assert child(code + BEFORE + after, host).stdout == "False\n"
+
+
+@pytest.mark.parametrize("word", ["off", " No", "0", "false"])
+def test_switched_off_by_the_environment_it_never_starts(child: Any, host: Path, word: str) -> None:
+    after = """
+import DIRAC.Core.Utilities.ReturnValues
+print(ours())
+"""
+    answer = child(BEFORE + after, host, DIRAC_PERFPATCH=word)
+    assert answer.stdout == "['background', 'host', 'imports', 'waking']\n"
+
+
+def test_switched_off_between_the_look_up_and_the_start_it_stays_off(child: Any, host: Path) -> None:
+    code = "from dirac_perfpatch import background, live\nbackground._FIRST = live._PAUSE = live._SETTLING = 0.01\n"
+    after = """
+import json, os, time
+os.environ["DIRAC_PERFPATCH"] = "off"
+import DIRAC.Core.Utilities.ReturnValues
+time.sleep(0.3)
+"""
+    answer = child(code + BEFORE + after + STATES, host)
+    assert {state for _, state, _ in json.loads(answer.stdout)} == {"off"}
+    assert answer.stderr == ""
+
+
 def test_threads_that_start_at_once_start_once_and_none_waits(child: Any) -> None:
     """The starting thread may wait for an import of a thread that asks, so that thread must not wait for the start."""
     code = (
         SLOW
         + """
 answered = []
-threads = [threading.Thread(target=lambda: answered.append(extension_metadata())) for _ in range(8)]
+threads = [threading.Thread(target=lambda: answered.append(ask())) for _ in range(8)]
 for thread in threads:
     thread.start()
 while len(answered) < 7:
@@ -186,7 +268,7 @@ print(len(reads), len(loading.plugin._waiting), len(answered))
 # Reading the first file takes until go_on is set.
 SLOW = """
 import os, sys, threading, time
-from dirac_perfpatch import background, extension_metadata, loading, status, toggles
+from dirac_perfpatch import background, extension_metadata, loading, status, toggles, waking
 real, go_on, reads = toggles.read, threading.Event(), []
 def read(*args):
     reads.append(1)
@@ -194,6 +276,10 @@ def read(*args):
         go_on.wait(15)
     return real(*args)
 toggles.read = read
+def ask():  # and import, as the host does
+    answer = extension_metadata()
+    waking.start()
+    return answer
 """
 
 
@@ -202,14 +288,14 @@ def test_a_child_that_was_forked_during_a_start_starts_anew(child: Any, asks: bo
     """Whether or not it asks for the extensions again, it neither hangs nor stays half patched."""
     code = f"""
 background._FIRST = 0.01
-thread = threading.Thread(target=extension_metadata)
+thread = threading.Thread(target=ask)
 thread.start()
 while not reads:
     time.sleep(0.001)
 pid = os.fork()
 if not pid:
     if {asks}:
-        print(extension_metadata(), flush=True)
+        print(ask(), flush=True)
     end = time.monotonic() + 5
     while {{entry["state"] for entry in status()}} != {{"armed"}} and time.monotonic() < end:
         time.sleep(0.01)
@@ -231,7 +317,7 @@ def test_a_start_that_imports_a_module_whose_importing_thread_asks(child: Any, t
     folder.mkdir()
     (folder / "wrapt.py").write_text("import sys\nsys.inside.set()\nsys.arming.wait(10)\nsys.ask()\n")
     code = """
-sys.inside, sys.arming, sys.ask = threading.Event(), threading.Event(), extension_metadata
+sys.inside, sys.arming, sys.ask = threading.Event(), threading.Event(), ask
 thread = threading.Thread(target=__import__, args=("wrapt",), daemon=True)
 thread.start()
 sys.inside.wait(10)
@@ -240,7 +326,7 @@ def take_up(name):
     import wrapt
 loading.plugin._take_up = take_up
 go_on.set()
-print(extension_metadata())
+print(ask())
 """
     assert child(SLOW + code, folder).stdout == ANSWER.replace('"', "'") + "\n"
 
@@ -248,9 +334,9 @@ print(extension_metadata())
 def test_a_signal_handler_that_asks_during_a_start(child: Any) -> None:
     code = """
 import signal
-signal.signal(signal.SIGALRM, lambda *_: (print(extension_metadata()), go_on.set()))
+signal.signal(signal.SIGALRM, lambda *_: (print(ask()), go_on.set()))
 signal.setitimer(signal.ITIMER_REAL, 0.1)
-print(extension_metadata(), len(loading.plugin._waiting))
+print(ask(), len(loading.plugin._waiting))
 """
     assert child(SLOW + code).stdout == f"{{'priority': -8524}}\n{{'priority': -8524}} {WAITING}\n"
 
@@ -263,7 +349,7 @@ def take_up(name):
     status()
 loading.plugin._take_up = take_up
 go_on.set()
-print(extension_metadata(), {entry["state"] for entry in status()})
+print(ask(), {entry["state"] for entry in status()})
 """
     answer = child(SLOW + code)
     assert (answer.stdout, answer.stderr) == ("{'priority': -8524} {'armed'}\n", "")
@@ -287,15 +373,15 @@ print({entry["state"] for entry in status()}, len(os.listdir("/proc/self/task"))
 def test_a_start_inside_a_start_does_not_hang(child: Any) -> None:
     """A start may import a module that looks for extensions again."""
     code = """
-from dirac_perfpatch import extension_metadata, toggles
+from dirac_perfpatch import extension_metadata, toggles, waking
 real = toggles.read
 def read(*args):
-    print(extension_metadata())
+    print(extension_metadata(), waking.start())
     return real(*args)
 toggles.read = read
-print(extension_metadata())
+print(extension_metadata(), waking.start())
 """
-    assert child(code).stdout == "{'priority': -8524}\n{'priority': -8524}\n"
+    assert child(code).stdout == "{'priority': -8524} True\n" * 2
 
 
 # Something is broken
@@ -306,6 +392,7 @@ def _sources(folder: Path) -> list[str]:
 
 
 BREAKABLE = ["host", "imports", "loading", "notices", "patching", "toggles", "yamlfile", "patches/__init__"]
+BREAKABLE += ["background", "waking"]
 PATCH_MODULES = [f"patches/{name}" for name in (*NAMES, "_connections")]
 UPDATES = "DIRAC.FrameworkSystem.Service.SystemAdministratorHandler"
 
