@@ -77,6 +77,11 @@ def before_next(callback: Callable[[], Any]) -> None:
     _take_place()
 
 
+def forget_next() -> None:
+    """Cancel :func:`before_next`, unless its call has begun."""
+    _before_next.clear()
+
+
 def look() -> set[str]:
     """Call back for modules completed unseen: by hand, lazily, or just when their callback was registered.
 

@@ -57,6 +57,8 @@ def start() -> bool:
 
 
 def _look_again() -> float:
+    # A child that is forked while this thread imports our modules would wait for them for ever.
+    imports.forget_next()
     if not start():
         return 86400.0  # what is broken stays so
     from dirac_perfpatch import loading

@@ -221,6 +221,32 @@ print(values.traceback is traceback)
     assert child(code + BEFORE + after, host).stdout == "False\n"
 
 
+def test_a_child_that_is_forked_while_the_thread_starts_it_does_not_wait_for_the_thread(child: Any, host: Path) -> None:
+    code = """
+import os, signal, threading
+import DIRAC.Core.Utilities.ReturnValues
+from dirac_perfpatch import background
+background._FIRST, begun = 0.01, threading.Event()
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "dirac_perfpatch.loading":
+            begun.set()
+            threading.Event().wait(5)
+"""
+    after = """
+sys.meta_path.insert(0, Slow())
+begun.wait(10)
+pid = os.fork()
+if not pid:
+    signal.alarm(10)
+    import DIRAC.Core.Utilities.MySQL
+    os._exit(0)
+print(os.waitpid(pid, 0)[1])
+os._exit(0)
+"""
+    assert child(code + BEFORE + after, host).stdout == "0\n"
+
+
 @pytest.mark.parametrize("word", ["off", " No", "0", "false"])
 def test_switched_off_by_the_environment_it_never_starts(child: Any, host: Path, word: str) -> None:
     after = """
