@@ -90,8 +90,9 @@ class Arm:
         failures = Counter[str]()
         for report in reports:
             failures.update(report["failures"])
-        wrong = self._wrong() if self.name == PATCHED else []
-        return Side(samples, sum(report["requests"] for report in reports), failures, wrong)
+        requests = sum(report["requests"] for report in reports)
+        changes = self.services.log("DataManagement/FileCatalog").read_text(errors="replace").count(_NEWS)
+        return Side(samples, requests, failures, changes, self._wrong() if self.name == PATCHED else [])
 
     def _wrong(self) -> list[str]:
         found = []

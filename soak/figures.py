@@ -22,12 +22,14 @@ class Side(NamedTuple):
     """What came of a side.
 
     samples: one per second, after the warm-up; requests, failures: those of all clients, the latter by message;
-    wrong: patches that tripped or failed, and messages that are no news of a change.
+    changes: of the toggles, as a service saw them; wrong: patches that tripped or failed, and messages of the plugin
+    that tell of no change.
     """
 
     samples: Sequence[Sample]
     requests: int
     failures: Mapping[str, int]
+    changes: int
     wrong: Sequence[str]
 
 
@@ -75,6 +77,7 @@ def table(stock: Side, ours: Side) -> tuple[str, bool]:
         ("", "stock: start", "middle", "end", "patched: start", "middle", "end", "more", "verdict"),
         ("requests", "", "", str(stock.requests), "", "", str(ours.requests), "", ""),
         ("failures", "", "", str(failed["stock"]), "", "", str(failed["ours"]), "", _verdict(none_more)),
+        ("changes of the toggles", *[""] * 5, str(ours.changes), "", _verdict(ours.changes > 0)),
         ("patches tripped or failed, messages", *[""] * 5, str(len(ours.wrong)), "", _verdict(not ours.wrong)),
     ]
     for row in grown:
@@ -84,7 +87,7 @@ def table(stock: Side, ours: Side) -> tuple[str, bool]:
         lines.append((row.name, *numbers, f"{row.more:+.1f}", _verdict(row.right)))
     notes = [f"stock: {count} x {text}" for text, count in stock.failures.items()]
     notes += [f"patched: {count} x {text}" for text, count in ours.failures.items()]
-    right = none_more and not ours.wrong and all(row.right for row in grown)
+    right = none_more and ours.changes > 0 and not ours.wrong and all(row.right for row in grown)
     return "\n".join([aligned(lines), "", *notes, *ours.wrong]), right
 
 
