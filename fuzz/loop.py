@@ -5,7 +5,6 @@ By atheris, which keeps the bytes that reach new lines of the code, if it is ins
 
 from __future__ import annotations
 
-import random
 import resource
 import sys
 import time
@@ -84,16 +83,16 @@ def _by_hypothesis(name: str, folder: Path, seconds: int) -> None:
             (folder / "found-by-hypothesis").write_bytes(data)  # the last one is the shortest
             raise
 
+    options = settings(
+        max_examples=500,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    try_some = given(st.one_of(changed(), st.binary(max_size=200)))(options(try_one))
     while time.monotonic() < end:
-        options = settings(
-            max_examples=500,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
-        )
-        given(st.one_of(changed(), st.binary(max_size=200)))(options(try_one))()
-        random.seed()
+        try_some()
     print(f"stat::number_of_executed_units: {tried}")
 
 
