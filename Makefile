@@ -1,5 +1,5 @@
 # The two commands of the README. Both install what is missing (as root) and ask nothing.
-.PHONY: demo test chaos bench bench-starts bench-services release docs
+.PHONY: demo test chaos bench bench-starts bench-services release docs fuzz soak
 
 demo:
 	python3 -m demo
@@ -10,6 +10,14 @@ test:
 # The MySQL pool under kills, restarts and silent networks: 9.1.8 and 9.1.22, each without and with the plugin.
 chaos:
 	python3 -m chaos
+
+# Made-up bytes for everything that the plugin reads, ten minutes.
+fuzz:
+	python3 -m fuzz
+
+# Real services under load, with toggles that change every second, ten minutes: nothing fails, and nothing grows.
+soak:
+	python3 -m soak
 
 # 9.1.8 and 9.1.22, each without and with the plugin, side by side, with growth curves; then what people start.
 bench:

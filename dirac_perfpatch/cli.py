@@ -201,11 +201,14 @@ def _replaces(name: str) -> bool:
 
 def _tripped_elsewhere() -> list[dict[str, Any]]:
     """Return the tripped patches of other running processes of this machine, as their snapshots tell."""
-    from dirac_perfpatch.comparison.spool import host_name
+    from dirac_perfpatch.comparison.spool import host_name, process_of
     from dirac_perfpatch.comparison.spool_reading import Unusable, list_files, read_file
 
     found = []
     for path in list_files(filter(None, [loading.plugin.spool()]), []):
+        pid = process_of(path)
+        if pid is None or not _runs(pid):
+            continue  # known without reading it: most are of processes that have ended
         try:
             snapshot = read_file(path, blocks=False)
         except (OSError, Unusable):

@@ -158,7 +158,8 @@ def read(path: str, text: str | None = None, below: Toggles | None = None) -> To
 
     Args:
         path: The file.
-        text: Its content. If None, the file is read, and must not be empty: a full disk leaves an empty file.
+        text: Its content. If None, the file is read. It must not be empty, because a full disk leaves an empty file,
+            and nobody may be able to change it who is not trusted: see :mod:`dirac_perfpatch.trust`.
         below: What it is laid over; the shipped defaults if None.
 
     Raises:
@@ -167,13 +168,19 @@ def read(path: str, text: str | None = None, below: Toggles | None = None) -> To
     shipped = _shipped()
     if path == SHIPPED and text is None:
         return shipped
-    said = content(path) if text is None else text
+    said = _trusted_content(path) if text is None else text
     root = parse(path, said)
     found = _lay_over(below or shipped, root, path)
     found.text = said
     if text is None and not _says_something(root):
         raise FileError(path, 0, f"says nothing; {_DEFAULTS}, or `enabled: off`")
     return found
+
+
+def _trusted_content(path: str) -> str:
+    from dirac_perfpatch import trust  # only if there is such a file
+
+    return content(path, trust.look)
 
 
 def read_again(path: str, before: Toggles) -> Toggles:

@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dirac_perfpatch.notices import OperatorError
@@ -80,14 +81,18 @@ def parse(path: str, text: str) -> Node:
     return _read_yaml(path, text) if plain is None else plain
 
 
-def content(path: str) -> str:
+def content(path: str, look: Callable[[str], os.stat_result] = os.stat) -> str:
     """Return the text of a file, with its byte order mark and line ends.
+
+    Args:
+        path: The file.
+        look: Returns what ``os.stat`` does, or refuses the file with an :class:`OperatorError`.
 
     Raises:
         FileError: The file cannot be read, is not UTF-8, or is larger than 64 KiB.
     """
     try:
-        kind = os.stat(path).st_mode
+        kind = look(path).st_mode
         if stat.S_ISDIR(kind):
             raise FileError(path, 0, "is a folder; name the file in it")
         if not stat.S_ISREG(kind):
@@ -95,6 +100,10 @@ def content(path: str) -> str:
         # Nonblocking: it may have become a pipe, or be a regular file that makes its reader wait, such as /proc/kmsg.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             data = file.read(_MAX_BYTES + 1) or b""
+    except FileError:
+        raise
+    except OperatorError as error:
+        raise FileError(path, 0, str(error)) from None
     except OSError as error:
         hint = "; make it readable for the user that runs DIRAC" if error.errno == errno.EACCES else ""
         raise FileError(path, 0, f"cannot be read: {error.strerror}{hint}") from None

@@ -2,7 +2,7 @@
 
 A snapshot is replaced as a whole (written, then renamed), so a reader gets the old or the new one, and a killed process
 blocks nobody. Writers also clean up: half-written files of dead processes, files older than a week, and the oldest
-files if there are too many.
+files if there are too many. Should there be very many, it takes several processes or hours until all are gone.
 
 A folder that others can write to is not used: they could plant links, pipes or false snapshots.
 """
@@ -10,6 +10,8 @@ A folder that others can write to is not used: they could plant links, pipes or 
 from __future__ import annotations
 
 import errno
+import heapq
+import itertools
 import json
 import os
 import re
@@ -25,6 +27,8 @@ from typing import Any
 from dirac_perfpatch.comparison.snapshot import Snapshot
 
 _MOST_FILES = 2000
+# A cleaning looks at no more, so that it takes a process a second or two, whatever is in the folder.
+_MOST_ENTRIES = 50_000
 _KEPT_SECONDS = 7 * 86400.0
 _HALF_WRITTEN_SECONDS = 600.0
 # Host, process number, and the nanosecond of its start; a half-written file is hidden and has a suffix.
@@ -114,24 +118,30 @@ class Spool:
 
         Another process may do the same at the same time.
         """
-        now = time.time()
-        found = []
-        with suppress(OSError), _own(folder) as place:
-            for name in os.listdir(place):
+        oldest_kept = time.time() - _KEPT_SECONDS
+        half_written = time.time() - _HALF_WRITTEN_SECONDS
+        kept: list[tuple[float, str]] = []  # a heap: the oldest first
+        with suppress(OSError), _own(folder) as place, os.scandir(place) as entries:
+            for entry in itertools.islice(entries, _MOST_ENTRIES):
                 with suppress(OSError):
-                    file = os.stat(name, dir_fd=place, follow_symlinks=False)
+                    file, name = entry.stat(follow_symlinks=False), entry.name
                     if not stat.S_ISREG(file.st_mode) or file.st_uid != os.geteuid():
                         continue
-                    age = now - file.st_mtime
                     if _WHOLE.fullmatch(name):
-                        found.append((age, name))
-                    elif age > _HALF_WRITTEN_SECONDS and _HALF.fullmatch(name):
-                        os.unlink(name, dir_fd=place)
-            found.sort()
-            for number, (age, name) in enumerate(found):
-                if number >= _MOST_FILES or age > _KEPT_SECONDS:
-                    with suppress(OSError):
-                        os.unlink(name, dir_fd=place)
+                        if file.st_mtime >= oldest_kept:
+                            heapq.heappush(kept, (file.st_mtime, name))
+                            if len(kept) <= _MOST_FILES:
+                                continue
+                            name = heapq.heappop(kept)[1]
+                    elif file.st_mtime >= half_written or not _HALF.fullmatch(name):
+                        continue
+                    os.unlink(name, dir_fd=place)
+
+
+def process_of(path: str) -> int | None:
+    """The number of the process that wrote a snapshot, by the name of its file; None if no process gave it."""
+    name = os.path.basename(path)
+    return int(name.split(".")[-3]) if _WHOLE.fullmatch(name) else None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A file that cannot be used is left out and complained of by name; the rest is re
 
 from __future__ import annotations
 
+import heapq
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,9 @@ from dirac_perfpatch.comparison.snapshot import Snapshot, Unusable, parse, print
 
 # The largest file that a process can write, a thousand blocks and a few dozen wide sketches, is a quarter of this.
 _MOST_BYTES = 16 << 20
-_DEEPEST = 50  # folders in folders; before Python 3.12 os.walk calls itself for each
+_DEEPEST = 50  # folders in folders
+# The most files of one folder that are read: five times as many as its writers leave there.
+_MOST_FILES = 10_000
 
 
 class Gathered(NamedTuple):
@@ -80,16 +83,49 @@ def list_files(folders: Iterable[str], complaints: list[str]) -> Iterator[str]:
         complaints: Gets a line for each folder that cannot be read.
     """
 
-    def complain(error: OSError) -> None:
-        complaints.append(f"{printable(error.filename)}: cannot be read: {error.strerror}")
-
     for folder in folders:
-        for place, below, names in os.walk(folder, onerror=complain):
-            below.sort()
-            if below and place.count(os.sep) - folder.count(os.sep) >= _DEEPEST:
-                complaints.append(f"{printable(place)}: the folders in it are not read: too deep")
-                below.clear()
+        yield from _below(folder, complaints, 0)
+
+
+def _below(folder: str, complaints: list[str], depth: int) -> Iterator[str]:
+    below: list[str] = []
+    number = 0
+
+    def files(entries: Iterable[os.DirEntry[str]]) -> Iterator[str]:
+        nonlocal number
+        for entry in entries:
+            if _is_folder(entry):
+                if not entry.is_symlink():
+                    below.append(entry.path)
             # A leading dot: the file is still being written, or its process was killed meanwhile.
-            yield from (
-                os.path.join(place, name) for name in sorted(names) if name.endswith(".json") and name[0] != "."
-            )
+            elif entry.name.endswith(".json") and entry.name[0] != ".":
+                number += 1
+                yield entry.path
+
+    found: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            # One by one: a folder may have millions of them.
+            found = heapq.nlargest(_MOST_FILES, files(entries), key=_began)
+    except OSError as error:
+        complaints.append(f"{printable(folder)}: cannot be read: {error.strerror}")
+    if number > len(found) > 0:
+        complaints.append(f"{printable(folder)}: of {number} files only the {len(found)} that began last are read")
+    yield from sorted(found)
+    if below and depth >= _DEEPEST:
+        complaints.append(f"{printable(folder)}: the folders in it are not read: too deep")
+        return
+    for one in sorted(below):
+        yield from _below(one, complaints, depth + 1)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to where we may not look
+        return False
+
+
+def _began(path: str) -> str:
+    """The nanosecond at which the process began, as in the name of its file; digits of one length."""
+    return path.rpartition(".")[0].rpartition(".")[2]

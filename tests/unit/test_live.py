@@ -811,3 +811,23 @@ print(len(os.listdir("/proc/self/task")))
 """
     assert run(code)[0] == ["2"]
     assert len(list((tmp_path / "spool29").iterdir())) == 1
+
+
+def test_a_file_that_others_can_write_to_meanwhile_changes_nothing(run: Any) -> None:
+    code = """
+for text in ("enabled: off\\n", "patches:\\n  error_stack: off\\n"):
+    file.chmod(0o666)
+    file.write_text(text)
+    time.sleep(0.3)
+    print(on())
+file.chmod(0o644)
+until("off")
+"""
+    said, told = run(code, "enabled: on\n")
+    assert said == ["applied", "applied"]
+    reason = "is not trusted, because FILE can be changed by everybody; chmod o-w FILE"
+    assert told == [
+        f"FILE: {reason}; the toggles stay as they are",
+        "FILE can be used again",
+        "toggles read again from FILE: error_stack off",
+    ]

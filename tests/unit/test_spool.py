@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from dirac_perfpatch.comparison import spool
+from dirac_perfpatch.comparison import spool, spool_reading
 from dirac_perfpatch.comparison.snapshot import Block, Series, Sketch, State, parse
-from dirac_perfpatch.comparison.spool import Spool, component, default_folder
+from dirac_perfpatch.comparison.spool import Spool, component, default_folder, process_of
 from dirac_perfpatch.comparison.spool_reading import read_spools
 
 Child = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -183,6 +183,55 @@ def test_of_thousands_of_files_the_newest_stay(tmp_path: Path) -> None:
     assert {int(path.name.split(".")[1]) for path in tmp_path.iterdir()} == set(range(2000))
 
 
+def test_however_many_files_there_are_a_cleaning_looks_at_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "_MOST_ENTRIES", 10)
+    for number in range(25):
+        old(tmp_path / f"h.{number}.{BEGAN}.json", 8 * 86400.0)
+    left = []
+    for _ in range(3):
+        Spool().clean(str(tmp_path))
+        left.append(len(list(tmp_path.iterdir())))
+    assert left == [15, 5, 0]
+
+
+def test_of_too_many_files_those_of_the_newest_processes_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their names begin with, in each folder."""
+    monkeypatch.setattr(spool_reading, "_MOST_FILES", 3)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for number in (3, 1, 4, 0, 2):
+            data = {**json.loads(OLD), "host": folder, "pid": number}
+            (tmp_path / folder / f"h{9 - number}.{number}.{BEGAN + number}.json").write_text(json.dumps(data))
+    found = read_spools([str(tmp_path)])
+    assert sorted((one.host, one.pid) for one in found.snapshots) == [(a, n) for a in "ab" for n in (2, 3, 4)]
+    assert found.complaints == tuple(
+        f"{tmp_path / folder}: of 5 files only the 3 that began last are read" for folder in "ab"
+    )
+
+
+def test_the_process_of_a_file_is_known_without_reading_it(tmp_path: Path) -> None:
+    Spool().write(str(tmp_path), CONTENT, False)
+    (path,) = tmp_path.iterdir()
+    assert process_of(str(path)) == os.getpid()
+    for name in ("notes.json", f".h.1.{BEGAN}.json", f"h.1.{BEGAN}.json.0f", f"h.x.{BEGAN}.json"):
+        assert process_of(str(tmp_path / name)) is None
+
+
+def test_a_link_in_the_place_of_the_file_is_replaced_not_followed(tmp_path: Path) -> None:
+    folder, victim, process = tmp_path / "spool", tmp_path / "victim", Spool()
+    victim.write_text("precious")
+    process.write(str(folder), CONTENT, False)
+    (path,) = folder.iterdir()
+    path.unlink()
+    path.symlink_to(victim)
+    process.write(str(folder), CONTENT, True)
+    assert victim.read_text() == "precious"
+    assert path.is_file()
+    assert not path.is_symlink()
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
 def test_a_folder_that_others_can_write_to_is_left_alone(mode: int, tmp_path: Path) -> None:
     there = old(tmp_path / f"h.8.{BEGAN}.json", 365 * 86400.0)
@@ -322,17 +371,22 @@ process.kill()
     assert child(COMPARE + HANGS + code).stdout == "0\n"
 
 
-def test_a_full_disk_is_reported_once_and_nothing_half_written_stays(child: Child, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_once_and_when_there_is_space_it_goes_on(child: Child, tmp_path: Path) -> None:
     code = """
 import resource
 compare()
 until(lambda: os.path.isdir(folder) and any(name[0] != "." for name in os.listdir(folder)))
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
 time.sleep(0.3)
-print(len(os.listdir(folder)))
+(name,) = os.listdir(folder)
+before = os.stat(os.path.join(folder, name)).st_mtime_ns
+print(1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+until(lambda: os.stat(os.path.join(folder, name)).st_mtime_ns > before)
 """
     answer = child(COMPARE + code)
-    assert (answer.returncode, answer.stdout) == (0, "1\n")
+    assert (answer.returncode, answer.stdout) == (0, "1\n"), answer.stderr
     told = f"dirac-perfpatch: comparison: {tmp_path}/spool: File too large; no snapshot was written\n"
     assert answer.stderr == told
     assert len(read_spools([str(tmp_path)]).snapshots) == 1

@@ -1,0 +1,1 @@
+"""Throw made-up bytes at everything that the plugin reads, for minutes: `python3 -m fuzz`."""
