@@ -1,11 +1,15 @@
 # The two commands of the README. Both install what is missing (as root) and ask nothing.
-.PHONY: demo test chaos bench bench-starts bench-services release docs fuzz soak
+.PHONY: demo test chaos bench bench-starts bench-services release docs fuzz soak matrix
 
 demo:
 	python3 -m demo
 
 test:
 	python3 -m tests
+
+# What each patch does on a sample of DIRAC's releases from 8.0.0 on; `python3 -m lab.matrix --all` asks every one.
+matrix:
+	python3 -m lab.matrix
 
 # The MySQL pool under kills, restarts and silent networks: 9.1.8 and 9.1.22, each without and with the plugin.
 chaos:

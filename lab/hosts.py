@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,9 @@ IN_TREE_PATCHES: dict[str, list[str]] = {
     IN_TREE: [*_FROM_9_0, *_FROM_9_1_9],
 }
 DEFAULT_PYTHON = "3.11"
+
+# The first releases of their lines whose TLS handshake works with M2Crypto 0.50 and later.
+_NEW_M2CRYPTO = ("8.0.83", "9.0.25", "9.1.18")
 
 # gfal2-python does not build on Debian 12, and nothing here needs it: the marker is never true.
 OVERRIDE = 'gfal2-python ; python_version < "3"\n'
@@ -183,6 +187,45 @@ def install_wheel(host: Host, wheel: Path, *extras: str) -> None:
         _pip(host, "install", "--reinstall-package", PLUGIN, wanted)
 
 
+def overlay(host: Host, release: str, *more: str) -> Path:
+    """Another release of DIRAC for a host's dependencies, none of which is in it.
+
+    If the folder comes first on the path (PYTHONPATH), the host's processes are of that release, and say so.
+    host: whose Python it is for; release: DIRAC's version; more: requirements that are to be there, too.
+    Returns: a folder that is removed with this process. Errors: CalledProcessError if there is no such release.
+    """
+    folder = make("perfpatch-overlay-")
+    folder.chmod(0o755)  # some tests are other users for a while
+    common = [f"DIRACCommon=={release}"] if number(release) >= (9,) else []
+    _pip(host, "install", "--no-deps", "--target", str(folder), f"DIRAC=={release}", *common, *more)
+    return folder
+
+
+def released() -> list[str]:
+    """The releases of DIRAC that pip finds from 8.0.0 on, oldest first, without pre-releases.
+
+    Errors: CalledProcessError if pip finds none.
+    """
+    pip = [str(Path(_uv()).with_name("python")), "-m", "pip", "index", "versions", "DIRAC"]
+    found = subprocess.run(pip, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    # Without --pre, pip leaves pre-releases out.
+    return sorted(set(re.findall(r"\b(?:[89]|\d\d)(?:\.\d+){2}\b", found.stdout.decode())), key=number)
+
+
+def number(release: str) -> tuple[int, ...]:
+    """A release as numbers: those of a later one are greater."""
+    return tuple(map(int, release.split(".")))
+
+
+def last_alike(release: str, releases: Sequence[str]) -> str:
+    """The last of these releases that is of the same line as a release and works with the same M2Crypto."""
+
+    def kind(one: str) -> tuple[tuple[int, ...], str]:
+        return number(one)[:2], _requirements(one)[1]
+
+    return [one for one in releases if kind(one) == kind(release)][-1]
+
+
 def remove_plugin(host: Host) -> None:
     """Uninstall the plugin; does nothing if it is not installed."""
     with _lock(host.folder.name):
@@ -210,9 +253,9 @@ def _interpreter(python: StrPath | None) -> tuple[Path, str]:
 
 def _requirements(release: str) -> tuple[str, str]:
     """DIRAC and the M2Crypto that this release works with."""
-    # 9.1.2 to 9.1.8 accept any M2Crypto but fail the TLS handshake with new ones and crash with some others.
-    number = tuple(int(part) for part in release.split("."))
-    m2crypto = "M2Crypto==0.41.0" if (9, 1, 2) <= number <= (9, 1, 8) else "M2Crypto>=0.50"
+    # Earlier ones accept any M2Crypto but fail the TLS handshake with new ones and crash with some others.
+    first = next((first for first in _NEW_M2CRYPTO if number(first)[:2] == number(release)[:2]), "0")
+    m2crypto = "M2Crypto>=0.50" if number(release) >= number(first) else "M2Crypto==0.41.0"
     return f"DIRAC[server,testing]=={release}", m2crypto
 
 

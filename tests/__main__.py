@@ -3,7 +3,8 @@
 Stages: style and types; unit tests on every Python there is, simulations on the default one only; a real Prometheus
 that scrapes the exporter; the distributions, built twice, and the documentation; then, for each release of DIRAC in an
 environment of its own, the host tests with a real MariaDB, and beside them the service tests with real services; what
-an uninstallation leaves; and last, the chaos suite in its short form.
+an uninstallation leaves; the releases between that have forms of their own in-tree; and last, the chaos suite in its
+short form.
 
 A patch's own tests do not run on a release whose files of the patch's targets are, byte for byte, those of the release
 that is compared, on which they do run; the tests of all patches together run on each. `--all` runs everything on each.
@@ -144,6 +145,12 @@ def _with_host(kind: str, release: str, version: str, modules: Path, files: Sequ
     return Stage(f"{kind} tests, DIRAC {release}, Python {version}", run)
 
 
+def _in_tree_forms(modules: Path) -> Stage:
+    stage = _with_host("host", hosts.IN_TREE, hosts.DEFAULT_PYTHON, modules, ("in_tree_forms.py",))
+    stage.name = f"in-tree forms, over the dependencies of DIRAC {hosts.IN_TREE}"
+    return stage
+
+
 def _install(pairs: Sequence[tuple[str, str]]) -> Stage:
     """One after the other: most of it waits for the disk."""
 
@@ -216,7 +223,8 @@ def main() -> None:
     if oldest not in matrix:
         with_host.append(_with_host("host", *oldest, modules, SHORT))
     # Services wait for more than half of their time.
-    _run_all(done, with_host, [*with_services, *map(_uninstall, hosts.RELEASES)])
+    others = [*map(_uninstall, hosts.RELEASES), _in_tree_forms(modules)]
+    _run_all(done, with_host, [*with_services, *others])
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
     _run_all(done, [Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))])
     _close(done)

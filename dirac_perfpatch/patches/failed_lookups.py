@@ -31,15 +31,33 @@ class _InPlaceOf:
     """Stands in the class for a method whose answers the host keeps with ``cachetools``.
 
     What it gives is called like the method, and has the attributes of the host's for those who ask for its ``cache``.
+
+    Later versions of cachetools leave what they have bound in the object, where it would be found before ours. It is
+    not, because we also define ``__set__``. What anybody else puts into the object is found there, as in stock.
     """
 
-    def __init__(self, hosts: Any, call: Callable[..., Any]) -> None:
+    def __init__(self, name: str, hosts: Any, call: Callable[..., Any]) -> None:
+        self._name = name
         self._hosts = hosts
         self._call = call
         self.__wrapped__ = hosts.__wrapped__
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else _Bound(self._call, self._hosts, instance)
+        if instance is None:
+            return self
+        found = vars(instance).get(self._name)
+        if found is not None and not hasattr(found, "cache"):
+            return found
+        return _Bound(self._call, self._hosts, instance)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)[self._name] = value
+
+    def __delete__(self, instance: Any) -> None:
+        try:
+            del vars(instance)[self._name]
+        except KeyError:
+            raise AttributeError(self._name) from None
 
 
 class _Bound:
@@ -79,7 +97,7 @@ def _in_place_of(fitting: Fitting, path: str, make: Make) -> None:
                 getattr(bound, "cache_clear", bound.cache.clear)()
 
     fitting.undoing.append(empty)
-    fitting.replace(path, _InPlaceOf(cached, call))
+    fitting.replace(path, _InPlaceOf(path.rpartition(".")[2], cached, call))
 
 
 def _put_on_keys(fitting: Fitting) -> None:

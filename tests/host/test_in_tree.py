@@ -5,6 +5,7 @@ Each script of docs/in-tree prints a line per fact, which begins with "right" or
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from conftest import in_tree, run
@@ -15,14 +16,18 @@ from lab.mariadb import MariaDB
 IN_STOCK_TOO = "a child has a connection of its own"
 # In one process for all: importing the host takes longer than any of them.
 CODE = """
-import runpy, sys
+import json, runpy, sys
 sys.argv[1:] = {arguments!r}
 for script in {scripts!r}:
     runpy.run_path(script)
+import dirac_perfpatch
+status = {{entry["name"]: [entry["state"], entry["reason"]] for entry in dirac_perfpatch.status()}}
+print("status: " + json.dumps(status))
 """
 
 
-def _answers(mariadb: MariaDB, **environment: str) -> dict[str, str]:
+def answers(mariadb: MariaDB, **environment: str) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The verdict of each fact that the scripts show; then the state and reason of each patch in status."""
     scripts = sorted(map(str, (CHECKOUT / "docs" / "in-tree").glob("*.py")))
     arguments = [mariadb.host, str(mariadb.port), mariadb.user, mariadb.password, "AccountingDB"]
     answer = run(CODE.format(arguments=arguments, scripts=scripts), **environment)
@@ -30,7 +35,12 @@ def _answers(mariadb: MariaDB, **environment: str) -> dict[str, str]:
     lines = [line.partition(": ") for line in answer.stdout.splitlines()]
     found = {fact: verdict for verdict, _, fact in lines if verdict in ("right", "wrong")}
     assert len(found) > 20
-    return found
+    (status,) = (json.loads(rest) for word, _, rest in lines if word == "status")
+    return found, status
+
+
+def _answers(mariadb: MariaDB, **environment: str) -> dict[str, str]:
+    return answers(mariadb, **environment)[0]
 
 
 def test_what_is_wrong_in_tree_is_right_with_the_plugin(mariadb: MariaDB, tmp_path: Path) -> None:
