@@ -8,7 +8,7 @@ from pathlib import Path
 NAME = "Downstream"
 
 # What a component asks the host, as plain data.
-WORK = '''
+WORK = """
 import json
 import os
 from datetime import datetime
@@ -30,7 +30,7 @@ def answers():
     found.append(chain.loadProxyFromFile("/no/such/proxy")["Message"])
     found.append(JEncode.encode([datetime(2020, 1, 2, 3, 4, 5), {"a": (1, None)}]))
     return json.dumps(found, default=sorted)
-'''
+"""
 
 # The plugin in a process, as plain data, and how a process tells it: one line each.
 TELL = """
@@ -87,7 +87,7 @@ class Quiet(ExecutorModule):
 
 # Gives each executor one task, and ends its process once it has the result.
 _MIND = """
-import itertools, os, signal
+import itertools, os, signal, threading
 from DIRAC import S_OK
 from DIRAC.Core.Base.ExecutorMindHandler import ExecutorMindHandler
 
@@ -98,7 +98,9 @@ class MindHandler(ExecutorMindHandler):
 
     @classmethod
     def exec_executorConnected(cls, trid, types):
-        return cls.executeTask(next(cls.numbers), "task")
+        # Not at once: without TLS, whoever is slow may miss what is sent right after an answer.
+        threading.Timer(1, cls.executeTask, (next(cls.numbers), "task")).start()
+        return S_OK()
 
     @classmethod
     def exec_dispatch(cls, task_id, task, path):
