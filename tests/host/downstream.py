@@ -122,12 +122,64 @@ class MindHandler(ExecutorMindHandler):
         return S_OK()
 """
 
+# In the place of DIRAC's: its loader picks these.
+_TREE = "DataManagementSystem.DB.FileCatalogComponents.DirectoryManager.DirectoryLevelTree"
+_DIRECTORIES = f"""
+from DIRAC.{_TREE} import DirectoryLevelTree as Base
+
+class DirectoryLevelTree(Base):
+    def getDirectorySize(self, *args, **kwargs):
+        answer = super().getDirectorySize(*args, **kwargs)
+        return {{**answer, "Downstream": True}}
+"""
+
+_ACCOUNTING = """
+from DIRAC.AccountingSystem.DB.AccountingDB import AccountingDB as Base
+
+# Of another name in later releases.
+name = "insertRecordDirectly" if hasattr(Base, "insertRecordDirectly") else "_insertRecordDirectly"
+
+class AccountingDB(Base):
+    def insert(self, *args, **kwargs):
+        return {**getattr(Base, name)(self, *args, **kwargs), "Downstream": True}
+
+setattr(AccountingDB, name, AccountingDB.insert)
+"""
+
+_HELPERS = """
+from DIRAC.DataManagementSystem.Utilities.DMSHelpers import DMSHelpers as Base
+
+class DMSHelpers(Base):
+    def getSiteSEMapping(self):
+        answer = super().getSiteSEMapping()
+        answer["Value"]["LCG.Downstream.ch"] = {"DOWNSTREAM-disk"}
+        return answer
+"""
+
+_CHAIN = """
+from DIRAC.Core.Security.X509Chain import X509Chain as Base
+
+class X509Chain(Base):
+    def loadProxyFromFile(self, path):
+        self.loaded = path
+        return super().loadProxyFromFile(path)
+
+    def getCredentials(self, *args, **kwargs):
+        answer = super().getCredentials(*args, **kwargs)
+        answer["Value"]["downstream"] = True
+        return answer
+"""
+
 _FILES = {
     "downstream-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: downstream\nVersion: 1\n",
     "downstream-1.dist-info/entry_points.txt": f"[dirac]\nmetadata = {NAME}:extension_metadata\n",
     f"{NAME}/__init__.py": "def extension_metadata():\n    return {'primary_extension': True, 'priority': 100}\n",
     f"{NAME}/tell.py": TELL,
     f"{NAME}/work.py": WORK,
+    f"{NAME}/{_TREE.replace('.', '/')}.py": _DIRECTORIES,
+    f"{NAME}/AccountingSystem/DB/AccountingDB.py": _ACCOUNTING,
+    f"{NAME}/DataManagementSystem/Utilities/DMSHelpers.py": _HELPERS,
+    f"{NAME}/Core/Security/X509Chain.py": _CHAIN,
     f"{NAME}/{NAME}System/Agent/QuietAgent.py": _AGENT,
     f"{NAME}/{NAME}System/Executor/Quiet.py": _EXECUTOR,
     f"{NAME}/{NAME}System/Service/MindHandler.py": _MIND,
