@@ -137,8 +137,8 @@ def test_a_command(place: Place) -> None:
 
 
 def test_an_agent(place: Place) -> None:
-    command = [BIN / "dirac-agent", "Downstream/QuietAgent", "-o", "MaxCycles=1"]
-    # It tells by itself; in 8.0 it starts other commands, which would tell, too.
+    options = ["-o", "MaxCycles=1", "-o", "/DIRAC/Setups/Lab/Downstream=Lab"]  # the second is for 8.0
+    command = [BIN / "dirac-agent", "Downstream/QuietAgent", *options]
     end = place.starts(*command, seen=without_times, PYTHONPATH=place.extension)
     assert end.code == 0
     assert "Cycle was successful" in end.output
