@@ -137,9 +137,12 @@ def test_a_command(place: Place) -> None:
 
 
 def test_an_agent(place: Place) -> None:
-    options = ["-o", "MaxCycles=1", "-o", "/DIRAC/Setups/Lab/Downstream=Lab"]  # the second is for 8.0
-    command = [BIN / "dirac-agent", "Downstream/QuietAgent", *options]
-    end = place.starts(*command, seen=without_times, PYTHONPATH=place.extension)
+    file = place.folder / "dirac.cfg"
+    # In 8.0 each system has its instance in the setup.
+    setup = "DataManagement = Lab\n"
+    file.write_text(Path(os.environ["DIRACSYSCONFIG"]).read_text().replace(setup, f"{setup}Downstream = Lab\n"))
+    command = [BIN / "dirac-agent", "Downstream/QuietAgent", "-o", "MaxCycles=1"]
+    end = place.starts(*command, seen=without_times, PYTHONPATH=place.extension, DIRACSYSCONFIG=file)
     assert end.code == 0
     assert "Cycle was successful" in end.output
     assert len(end.told) == 1
