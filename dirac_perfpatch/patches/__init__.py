@@ -23,10 +23,7 @@ WAITED_FOR: dict[str, tuple[str, ...]] = {
         "DIRAC.DataManagementSystem.DB.FileCatalogComponents.DirectoryManager.DirectoryTreeBase",
         "DIRAC.WorkloadManagementSystem.Agent.PilotStatusAgent",
     ),
-    "socket_nodelay": (
-        "DIRAC.Core.DISET.private.Transports.M2SSLTransport",
-        "DIRAC.Core.DISET.private.Transports.PlainTransport",
-    ),
+    "socket_nodelay": ("DIRAC.Core.DISET.private.Transports.M2SSLTransport",),
     "client_tls": (
         "DIRAC.Core.DISET.private.Transports.SSLTransport",
         "DIRAC.Core.DISET.private.Transports.M2SSLTransport",

@@ -160,8 +160,16 @@ def discard(pool: Any) -> None:
             really_close(connection)
 
 
+def bare(connection: Any) -> Any:
+    """The driver's connection in what stands for it, such as OpenTelemetry's proxies. They pass attributes on to it."""
+    while not hasattr(type(connection), "query") and hasattr(connection, "__wrapped__"):
+        connection = connection.__wrapped__
+    return connection
+
+
 def really_close(connection: Any) -> None:
     """Close an adopted connection as the driver does."""
+    connection = bare(connection)
     _own_class(connection).close(connection)
 
 
@@ -335,6 +343,7 @@ def _own_class(connection: Any) -> Any:
 
 
 def _adopt(connection: Any, pool: Any, transaction: bool | None) -> None:
+    connection = bare(connection)
     connection._perfpatch_pool = weakref.ref(pool)
     connection._perfpatch_transaction = transaction
     connection._perfpatch_proven = False
@@ -457,7 +466,7 @@ def _adopt_no_more(pools: type) -> None:
 
 
 def _is_adopted(connection: Any) -> bool:
-    return hasattr(type(connection), "_perfpatch_driver")
+    return hasattr(type(bare(connection)), "_perfpatch_driver")
 
 
 def _leave_to_parent() -> None:

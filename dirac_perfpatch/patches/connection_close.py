@@ -31,6 +31,7 @@ from dirac_perfpatch.patches._connections import (
     MODULE,
     NEW,
     adopt_all,
+    bare,
     connect,
     discard,
     is_alive,
@@ -56,7 +57,7 @@ def _pooled(db: Any) -> tuple[Any, Any]:
         discard(pool)  # it died while it was idle
     # Without retries, which sleep: the function itself retries as ever.
     answer = pool.get(getattr(db, _NAME), 0)
-    return pool, answer["Value"] if answer["OK"] else None
+    return pool, bare(answer["Value"]) if answer["OK"] else None
 
 
 def _hold_open(guard: Guard, find_db: Callable[[Any], Any]) -> Wrapper:
@@ -106,7 +107,7 @@ def _clean(guard: Guard, connection: Any, pool: Any) -> bool:
     if vars(connection).get("_perfpatch_held"):
         return True
     entry = getattr(pool, ASSIGNED).get(current_thread())
-    if entry is None or entry[0] is not connection:
+    if entry is None or bare(entry[0]) is not connection:
         return False
     try:
         # Without a name no database is selected; the pool writes that as "".

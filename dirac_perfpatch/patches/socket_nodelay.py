@@ -1,4 +1,4 @@
-"""DISET sockets: TCP_NODELAY is set on each connection, at both ends.
+"""DISET sockets: TCP_NODELAY is set on each connection by TLS, at both ends.
 
 DISET leaves Nagle's algorithm on: the kernel holds a small segment back while an earlier one is not acknowledged, and
 the other end delays its acknowledgement by up to 40 ms if it has nothing to send. A request begins with a TLS
@@ -13,8 +13,12 @@ The same answer: the option changes when bytes are sent, never which. DISET writ
 does not lead to many small segments. If the option cannot be set, because the peer has gone or the socket is not one
 of TCP, the connection stays as the host made it; if something is wrong with it, the host finds out as in stock.
 
-Where: a server's connection when it is accepted, a client's when it is connected. In both, and for both transports,
-that is the end of the host's own function. With a split handshake, the host's default, a server's connection has the
+Not the transport without TLS: it reads all that has arrived, and looks at what is left of that only when more arrives.
+There a message sent right after an answer, such as an executor's first task, would wait for ever if both arrive
+together, which Nagle's algorithm prevents. A read by TLS ends with the record, which is a message or a part of one.
+
+Where: a server's connection when it is accepted, a client's when it is connected. In both, that is the end of the
+host's own function. With a split handshake, the host's default, a server's connection has the
 option before the handshake. With DIRAC_M2CRYPTO_SPLIT_HANDSHAKE=no the handshake happens inside the accept, as it
 does inside a client's connect: then the option is in force from the first message on, which is where the wait was, and
 setting it sends what is held back. The listening socket is left alone, because its connections would inherit the
@@ -52,7 +56,6 @@ from dirac_perfpatch.patching import (
 )
 
 _TLS = "DIRAC.Core.DISET.private.Transports.M2SSLTransport"
-_PLAIN = "DIRAC.Core.DISET.private.Transports.PlainTransport"
 # Of the server of a question: loopback also for the IPv6 socket that the host prefers, where no name has an IPv6
 # address.
 _LOOPBACK = "::ffff:127.0.0.1"
@@ -113,12 +116,11 @@ def server(options: dict[str, Any]) -> Iterator[int]:
     """A server of the host's that sends back what it receives, two messages per connection. Yields its port.
 
     Args:
-        options: Of its transport; with a context it is one of TLS.
+        options: Of its transport.
     """
-    from DIRAC.Core.DISET.private.Transports import M2SSLTransport, PlainTransport
+    from DIRAC.Core.DISET.private.Transports.M2SSLTransport import SSLTransport
 
-    transport = M2SSLTransport.SSLTransport if options else PlainTransport.PlainTransport
-    server = transport((_LOOPBACK, 0), bServerMode=True, **options)
+    server = SSLTransport((_LOOPBACK, 0), bServerMode=True, **options)
     try:
         server.initAsServer()
     except OSError as error:
@@ -153,10 +155,9 @@ def exchange(port: int, options: dict[str, Any]) -> list[bool]:
 
     Not the errors: the host's text depends on when the other end closes.
     """
-    from DIRAC.Core.DISET.private.Transports import M2SSLTransport, PlainTransport
+    from DIRAC.Core.DISET.private.Transports.M2SSLTransport import SSLTransport
 
-    transport = M2SSLTransport.SSLTransport if options else PlainTransport.PlainTransport
-    client = transport(("localhost", port), timeout=_ANSWER_SECONDS, **options)
+    client = SSLTransport(("localhost", port), timeout=_ANSWER_SECONDS, **options)
     worked = [client.initAsClient()["OK"]]
     if worked[0]:
         for message in ("a proposal", "the arguments"):
@@ -184,11 +185,9 @@ def with_tls() -> dict[str, Any]:
 
 
 def _ask(database: Database | None) -> Any:
-    answers = []
-    for options in ({}, with_tls()):
-        with server(options) as port:
-            answers += [exchange(port, options) for _ in range(2)]
-    return answers
+    options = with_tls()
+    with server(options) as port:
+        return [exchange(port, options) for _ in range(2)]
 
 
 def _requests(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
@@ -203,8 +202,6 @@ PATCH = Patch(
         _target(_TLS, "SSLTransport.acceptConnection_multipleSteps", ("accept", "setClientSocket"), _accepted),
         _target(_TLS, "SSLTransport.acceptConnection_singleStep", ("accept", "setClientSocket"), _accepted),
         _target(_TLS, "SSLTransport.initAsClient", ("connect", "oSocket", "getpeername"), _connected),
-        _target(_PLAIN, "PlainTransport.acceptConnection", ("accept", "setClientSocket"), _accepted),
-        _target(_PLAIN, "PlainTransport.initAsClient", ("create_connection", "oSocket", "getpeername"), _connected),
     ),
     ask=_ask,
     cases=(Case("a connection and two messages", _requests),),

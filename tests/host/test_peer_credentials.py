@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from conftest import changed, release, stock
-from DIRAC.Core.DISET.private.Transports.M2SSLTransport import SSLTransport
 from DIRAC.Core.DISET.private.Transports.SSL import M2Utils
 from DIRAC.Core.Security.X509Chain import X509Chain
 from test_socket_nodelay import connection
@@ -183,7 +182,7 @@ def test_what_we_cannot_ask_for_the_host_finds_out(chains: dict[str, Any]) -> No
 
 def test_real_connections() -> None:
     def learned() -> Any:
-        with connection(SSLTransport) as (_, server):
+        with connection() as (_, server):
             return {**plain(server.peerCredentials), "secondsLeft": 0}
 
     patched = [learned(), learned()]

@@ -79,7 +79,7 @@ def without_session(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_no_ticket_is_made_for_connections_that_are_accepted_while_the_patch_is_on() -> None:
-    with listening(SSLTransport) as (server, port):
+    with listening() as (server, port):
         patched = connect(server, port)
         with stock(NAME):
             unpatched = connect(server, port)
@@ -94,7 +94,7 @@ def test_no_ticket_is_made_for_connections_that_are_accepted_while_the_patch_is_
 
 
 def test_a_session_of_tls_1_2_is_as_in_stock() -> None:
-    with listening(SSLTransport) as (server, port):
+    with listening() as (server, port):
         patched = connect(server, port, most=ssl.TLSVersion.TLSv1_2)
         with stock(NAME):
             unpatched = connect(server, port, most=ssl.TLSVersion.TLSv1_2)
@@ -105,7 +105,7 @@ def test_a_session_of_tls_1_2_is_as_in_stock() -> None:
 
 def test_a_client_that_comes_with_a_ticket_of_stock_fails_as_in_stock() -> None:
     """A service learns no chain of certificates from a session that is resumed."""
-    with listening(SSLTransport) as (server, port):
+    with listening() as (server, port):
         with stock(NAME):
             ticket = connect(server, port)["session"]
             unpatched = connect(server, port, ticket)
@@ -118,7 +118,7 @@ def test_a_client_that_comes_with_a_ticket_of_stock_fails_as_in_stock() -> None:
 
 def test_clients_of_the_host_notice_nothing() -> None:
     def learned() -> Any:
-        with connection(SSLTransport) as ends:
+        with connection() as ends:
             assert messages_pass(*ends)
             return ends[1].peerCredentials["DN"]
 

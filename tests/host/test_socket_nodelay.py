@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,18 +22,13 @@ from dirac_perfpatch.patches.socket_nodelay import with_tls
 from dirac_perfpatch.toggles import Toggle
 
 NAME = "socket_nodelay"
-both = pytest.mark.parametrize("transport", [PlainTransport, SSLTransport])
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
-def options_of(transport: Any) -> dict[str, Any]:
-    return with_tls() if transport is SSLTransport else {}
-
-
 @contextmanager
-def listening(transport: Any) -> Iterator[tuple[Any, int]]:
+def listening() -> Iterator[tuple[Any, int]]:
     """A server's transport and its port."""
-    server = transport(("::ffff:127.0.0.1", 0), bServerMode=True, **options_of(transport))
+    server = SSLTransport(("::ffff:127.0.0.1", 0), bServerMode=True, **with_tls())
     assert server.initAsServer()["OK"]
     try:
         yield server, server.oSocket.getsockname()[1]
@@ -41,7 +37,7 @@ def listening(transport: Any) -> Iterator[tuple[Any, int]]:
 
 
 @contextmanager
-def connection(transport: Any, accept: str = "acceptConnection") -> Iterator[tuple[Any, Any]]:
+def connection(accept: str = "acceptConnection") -> Iterator[tuple[Any, Any]]:
     """The transports at both ends of a connection, after the handshake: the client's and the server's."""
     answers: list[Any] = []
 
@@ -50,13 +46,13 @@ def connection(transport: Any, accept: str = "acceptConnection") -> Iterator[tup
         if answers[0]["OK"] and accept == "acceptConnection":
             answers.append(answers[0]["Value"].handshake())
 
-    with listening(transport) as (server, port):
+    with listening() as (server, port):
         if accept == "acceptConnection_singleStep":
             # M2Crypto 0.50 and later expect an attribute that only a connected socket has.
             server.oSocket.addr = ("localhost", port)
         thread = threading.Thread(target=serve)
         thread.start()
-        client = transport(("localhost", port), timeout=10, **options_of(transport))
+        client = SSLTransport(("localhost", port), timeout=10, **with_tls())
         connected = client.initAsClient()
         thread.join(10)
         assert connected["OK"], connected
@@ -87,25 +83,22 @@ def messages_pass(client: Any, server: Any) -> bool:
     return True
 
 
-@both
-def test_both_ends_have_the_option(transport: Any) -> None:
-    with connection(transport) as ends:
+def test_both_ends_have_the_option() -> None:
+    with connection() as ends:
         assert nodelay(*ends) == [1, 1]
         assert messages_pass(*ends)
     assert failures() == 0
 
 
-@both
-def test_connections_made_in_stock_do_not_have_it_and_open_ones_keep_it(transport: Any) -> None:
-    with connection(transport) as patched:
-        with stock(NAME), connection(transport) as unpatched:
+def test_connections_made_in_stock_do_not_have_it_and_open_ones_keep_it() -> None:
+    with connection() as patched:
+        with stock(NAME), connection() as unpatched:
             assert nodelay(*unpatched, *patched) == [0, 0, 1, 1]
-        with connection(transport) as patched_again:
+        with connection() as patched_again:
             assert nodelay(*patched_again) == [1, 1]
 
 
-@both
-def test_a_server_that_is_listening_already_is_patched_and_leaves_nothing_behind(transport: Any) -> None:
+def test_a_server_that_is_listening_already_is_patched_and_leaves_nothing_behind() -> None:
     """The option is on each accepted connection, not on the listening socket, from which it would be inherited."""
 
     def accepted() -> Any:
@@ -113,7 +106,7 @@ def test_a_server_that_is_listening_already_is_patched_and_leaves_nothing_behind
             return server.acceptConnection()["Value"]
 
     with stock(NAME):
-        opened = listening(transport)
+        opened = listening()
         server, port = opened.__enter__()
     assert nodelay(accepted(), server) == [1, 0]
     with stock(NAME):
@@ -121,11 +114,8 @@ def test_a_server_that_is_listening_already_is_patched_and_leaves_nothing_behind
     opened.__exit__(None, None, None)
 
 
-@both
 @pytest.mark.parametrize("error", [OSError(9, "closed"), RuntimeError("ours")])
-def test_a_connection_that_refuses_the_option_works(
-    transport: Any, error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_connection_that_refuses_the_option_works(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     class Refusing(socket.socket):
         def setsockopt(self, level: int, *rest: Any) -> None:
             if level == socket.IPPROTO_TCP:
@@ -133,26 +123,45 @@ def test_a_connection_that_refuses_the_option_works(
             super().setsockopt(level, *rest)
 
     monkeypatch.setattr(socket, "socket", Refusing)
-    with connection(transport) as ends:
+    with connection() as ends:
         assert nodelay(*ends) == [0, 0]
         assert messages_pass(*ends)
     assert failures() == (2 if isinstance(error, RuntimeError) else 0)
 
 
-def test_a_socket_of_another_kind(tmp_path: Path) -> None:
-    """A Unix socket has no such option."""
-    server = PlainTransport(("nowhere", 0), bServerMode=True)
-    path = str(tmp_path / "socket")
-    with socket.socket(socket.AF_UNIX) as server.oSocket, socket.socket(socket.AF_UNIX) as client:
-        server.oSocket.bind(path)
-        server.oSocket.listen()
-        client.connect(path)
-        accepted = server.acceptConnection()
-        assert accepted["OK"]
-        client.sendall(b"2:de")
-        assert accepted["Value"]._read() == {"OK": True, "Value": b"2:de"}
-        accepted["Value"].close()
-    assert failures() == 0
+@pytest.mark.parametrize("transport", [PlainTransport, SSLTransport])
+def test_a_message_right_after_an_answer_is_not_read_with_it(transport: Any) -> None:
+    """As a mind sends the first task of an executor. Who waits for it looks at the socket alone."""
+    options = with_tls() if transport is SSLTransport else {}
+
+    def serve() -> None:
+        connection = server.acceptConnection()["Value"]
+        connection.handshake()
+        for answer in ("accepted", "connected", "a task"):
+            if answer != "a task":
+                connection.receiveData()
+            connection.sendData(answer)
+        seen.wait(10)
+        connection.close()
+
+    seen = threading.Event()
+    server = transport(("::ffff:127.0.0.1", 0), bServerMode=True, **options)
+    assert server.initAsServer()["OK"]
+    thread = threading.Thread(target=serve)
+    thread.start()
+    client = transport(("localhost", server.oSocket.getsockname()[1]), timeout=10, **options)
+    assert client.initAsClient()["OK"]
+    client.sendData("a proposal")
+    assert client.receiveData() == "accepted"
+    client.sendData("the arguments")
+    time.sleep(0.01)  # it is busy
+    assert client.receiveData() == "connected"
+    assert select.select([plain(client)], [], [], 5)[0]
+    assert client.receiveData() == "a task"
+    seen.set()
+    thread.join(10)
+    client.close()
+    plain(server).close()
 
 
 def outcome(function: Any) -> Any:
@@ -164,18 +173,17 @@ def outcome(function: Any) -> Any:
     return answer["OK"], answer.get("Message")
 
 
-@both
-def test_failures_are_those_of_stock(transport: Any) -> None:
+def test_failures_are_those_of_stock() -> None:
     """Nobody listens, a closed listening socket, a client in server mode, and a client that has gone already."""
 
     def failing() -> list[Any]:
-        with listening(transport) as (server, port):
-            found = [outcome(server.initAsClient) if transport is SSLTransport else None]
+        with listening() as (server, port):
+            found = [outcome(server.initAsClient)]
             with socket.create_connection(("localhost", port)) as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
             found.append(outcome(server.acceptConnection))
         found.append(outcome(server.acceptConnection))
-        closed = transport(("localhost", port), timeout=1, **options_of(transport))
+        closed = SSLTransport(("localhost", port), timeout=1, **with_tls())
         found.append(str(outcome(closed.initAsClient)).replace(str(port), "PORT"))
         return found
 
@@ -190,7 +198,7 @@ def test_the_accept_that_includes_the_handshake_is_patched() -> None:
     """It is used with DIRAC_M2CRYPTO_SPLIT_HANDSHAKE=no."""
 
     def accepted() -> Any:
-        with connection(SSLTransport, "acceptConnection_singleStep") as (_, server):
+        with connection("acceptConnection_singleStep") as (_, server):
             return nodelay(server)
 
     assert accepted() == [1]
@@ -206,7 +214,7 @@ def test_by_call_each_connection_is_patched_or_stock() -> None:
         switch.put_on(comparison)
         found: list[int] = []
         for _ in range(40):
-            with connection(PlainTransport) as ends:
+            with connection() as ends:
                 found += nodelay(*ends)
         switch.take_off()
     assert set(found) == {0, 1}
