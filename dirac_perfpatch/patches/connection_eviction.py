@@ -56,7 +56,14 @@ from dirac_perfpatch.patching import Case, Database, Fitting, InTree, Meter, Pat
 # MariaDB reports 2006 for it). https://dev.mysql.com/doc/mysql-errors/8.0/en/
 _DEAD = frozenset({2006, 2013, 2055, 4031})
 _DISCARDING = f"ConnectionPool.{DISCARD}"
-_STATEMENTS = ("MySQL._query", "MySQL._update", "MySQL._updatemany")
+_STATEMENTS = ("MySQL._query", "MySQL._update")
+_MANY = "MySQL._updatemany"  # later releases of 8.0, and all after
+
+
+def _statements(fitting: Fitting) -> list[str]:
+    """The methods that send a statement."""
+    many = _MANY.partition(".")[2] in vars(fitting.resolve("MySQL"))
+    return [*_STATEMENTS, *([_MANY] if many else [])]
 
 
 def _evicting(fitting: Fitting) -> Wrapper:
@@ -148,7 +155,7 @@ def _make_again_if_unsent(fitting: Fitting, path: str) -> Any:
 
 def _look(fitting: Fitting) -> None:
     fitting.expect("MySQL._except", "_safeCmd", "EMYSQL")
-    for path in _STATEMENTS:
+    for path in _statements(fitting):
         fitting.expect(path, "_getConnection", "_except")
     if is_in_tree(fitting):
         fitting.expect("MySQL._except", DISCARD)
@@ -177,7 +184,7 @@ def _replace(fitting: Fitting) -> None:
 
 def _put_on(fitting: Fitting) -> None:
     fitting.wrap("MySQL._except", _evicting(fitting))
-    for path in _STATEMENTS:
+    for path in _statements(fitting):
         fitting.stand_in(path, _make_again_if_unsent(fitting, path))
     adopt_all(fitting)
     # Put on last and taken off first: without the others nothing would catch what it raises.

@@ -521,7 +521,7 @@ def _look(entry: _Entry) -> Any:
             wanted = {*entry.names, *entry.bound()}
             if any(_uses(function.__code__, wanted) for function in _functions(fitting.module)):
                 raise InTree("the host imports it where it is used")
-            raise UnknownHost(f"{entry.module} does not import {', '.join(entry.names)}")
+            raise InTree("the host does not import it")
         if sys.modules.get(entry.module) is fitting.module:  # not what preview compiles
             raise TooLate(_reasons.get(entry.module) or _TOO_LATE)
 

@@ -248,8 +248,10 @@ class _Loader:
 
 def _giving(fitting: Fitting) -> Callable[[Any, Any], Any]:
     """What gives a chain its own copy of a parse, and returns the host's answer."""
-    new_certificate = _certificate_class(fitting.resolve("X509Certificate"), fitting.resolve("M2Crypto").X509)
-    new_key = _key_class(fitting.resolve("M2Crypto").EVP.PKey)
+    from M2Crypto import EVP, X509  # before 8.0.59 the host's module imports only M2Crypto itself
+
+    new_certificate = _certificate_class(fitting.resolve("X509Certificate"), X509)
+    new_key = _key_class(EVP.PKey)
     new_answer = fitting.resolve("S_OK")().copy
 
     def give(chain: Any, parsed: Any) -> Any:
