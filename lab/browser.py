@@ -1,0 +1,63 @@
+"""Debian's Chromium, without a window, driven by Playwright; and pictures of pages: `python3 -m lab.browser`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import hosts
+from .folder import CHECKOUT
+from .machine import ensure_packages
+
+PACKAGE = "chromium"
+# Its own browsers, which it would download, are not needed.
+LIBRARY = "playwright>=1.49"
+PICTURE = CHECKOUT / "docs" / "images" / "report.png"
+WIDTH, HEIGHT = 1000, 1060
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """A running browser, as Playwright's `Browser`. Errors: playwright.sync_api.Error if it does not start."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Chromium's sandbox refuses root; what is opened here are our own pages.
+        browser = playwright.chromium.launch(executable_path=f"/usr/bin/{PACKAGE}", chromium_sandbox=False)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def save_picture(page: Path, picture: Path) -> None:
+    """Save the top of a page, in its light colours, as a PNG file."""
+    with chromium() as browser:
+        tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+        tab.goto(page.resolve().as_uri())
+        tab.screenshot(path=picture)
+
+
+def main() -> None:
+    """Save a picture of a report's page, by default of the demo's for the README."""
+    parser = argparse.ArgumentParser(prog="python3 -m lab.browser", description=main.__doc__)
+    default = hosts.cache_folder() / "demo.html"
+    parser.add_argument("page", type=Path, nargs="?", default=default, help="(default: the last demo's)")
+    parser.add_argument("picture", type=Path, nargs="?", default=PICTURE, help="PNG file (default: docs/images/report.png)")
+    options = parser.parse_args()
+    if not options.page.exists():
+        sys.exit(f"there is no {options.page}: run `make demo` first")
+    ensure_packages(PACKAGE)
+    python = hosts.plain_environment("browser", [LIBRARY]) / "python"
+    code = "import sys; from pathlib import Path; from lab.browser import save_picture; save_picture(*map(Path, sys.argv[1:]))"
+    paths = [str(path.resolve()) for path in (options.page, options.picture)]
+    subprocess.run([str(python), "-c", code, *paths], check=True, cwd=CHECKOUT)
+
+
+if __name__ == "__main__":
+    main()
