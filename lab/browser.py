@@ -15,7 +15,7 @@ from .folder import CHECKOUT
 from .machine import ensure_packages
 
 PACKAGE = "chromium"
-# Its own browsers, which it would download, are not needed.
+# Without the browsers that it would download when asked to.
 LIBRARY = "playwright>=1.49"
 PICTURE = CHECKOUT / "docs" / "images" / "report.png"
 WIDTH, HEIGHT = 1000, 1060
@@ -35,26 +35,25 @@ def chromium() -> Iterator[Any]:
             browser.close()
 
 
-def save_picture(page: Path, picture: Path) -> None:
+def save_picture(page: hosts.StrPath, picture: hosts.StrPath) -> None:
     """Save the top of a page, in its light colours, as a PNG file."""
     with chromium() as browser:
         tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
-        tab.goto(page.resolve().as_uri())
+        tab.goto(Path(page).resolve().as_uri())
         tab.screenshot(path=picture)
 
 
 def main() -> None:
-    """Save a picture of a report's page, by default of the demo's for the README."""
+    """Save a picture of a report's page; by default that of the last demo, for the README."""
     parser = argparse.ArgumentParser(prog="python3 -m lab.browser", description=main.__doc__)
-    default = hosts.cache_folder() / "demo.html"
-    parser.add_argument("page", type=Path, nargs="?", default=default, help="(default: the last demo's)")
-    parser.add_argument("picture", type=Path, nargs="?", default=PICTURE, help="PNG file (default: docs/images/report.png)")
+    parser.add_argument("page", type=Path, nargs="?", default=hosts.cache_folder() / "demo.html", help="HTML file")
+    parser.add_argument("picture", type=Path, nargs="?", default=PICTURE, help="PNG file")
     options = parser.parse_args()
     if not options.page.exists():
-        sys.exit(f"there is no {options.page}: run `make demo` first")
+        sys.exit(f"there is no {options.page}; `make demo` makes one")
     ensure_packages(PACKAGE)
     python = hosts.plain_environment("browser", [LIBRARY]) / "python"
-    code = "import sys; from pathlib import Path; from lab.browser import save_picture; save_picture(*map(Path, sys.argv[1:]))"
+    code = "import sys; from lab.browser import save_picture; save_picture(*sys.argv[1:])"
     paths = [str(path.resolve()) for path in (options.page, options.picture)]
     subprocess.run([str(python), "-c", code, *paths], check=True, cwd=CHECKOUT)
 

@@ -123,9 +123,9 @@ def _felt(rows: Sequence[Row]) -> Iterator[str]:
     heads = ("", *counted, "times as fast (95\N{NO-BREAK SPACE}%)", "of CPU", "")
     yield '<div class="wide felt"><table><thead><tr>' + "".join(f'<th scope="col">{head}</th>' for head in heads)
     yield "</tr></thead><tbody>"
-    for row, arms in zip(rows, lines):
+    for row, found in zip(rows, lines):
         ratios = (words.times(row.ratio), words.times(row.cpu_ratio), row.verdict.word)
-        arms = arms or [("",) * len(counted)]
+        arms = found or [("",) * len(counted)]
         for number, cells in enumerate(arms):
             last = ratios if number == len(arms) - 1 else ("",) * len(ratios)
             columns = "".join(f"<td>{escape(cell)}</td>" for cell in (*cells, *last))

@@ -67,7 +67,7 @@
       if (style.fillOpacity === "1" && contrast(colour, plot) < 3) complaints.push(`${name}: a mark is too faint`);
       drawn += mark.getBoundingClientRect().width > 0;
     }
-    if (drawn < 3) complaints.push(`${name}: ${drawn} marks`);
+    if (!drawn) complaints.push(`${name}: nothing is drawn`);
   }
 
   // A table that is too wide can be read by scrolling it.
