@@ -17,10 +17,11 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink); overflow-wrap: break-word; }
 body { font: 16px/1.5 system-ui, "DejaVu Sans", Verdana, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+main { max-width: 1280px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.75rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.2rem; margin: 0; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
+p, li { max-width: 62rem; }
 p { margin: .4rem 0; }
 .soft { color: var(--soft); font-size: .9rem; }
 .lead { font-size: 1.15rem; margin: 1rem 0 1.5rem; }
@@ -28,18 +29,18 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 section { margin: 1rem 0; }
 section.patch { border-left: 6px solid var(--tone, var(--undecided)); }
 .headline { font-size: 1.1rem; font-weight: 600; color: var(--tone, var(--soft)); }
-.pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 1rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); gap: 1rem; }
 figure { margin: .5rem 0; }
 svg { display: block; width: 100%; height: auto; }
 .wide { overflow-x: auto; }
-.wide > svg { min-width: 684px; }
+.wide > svg { min-width: 684px; max-width: 1000px; }
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
-th, td { text-align: right; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { text-align: right; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
 thead th, th:first-child { white-space: normal; vertical-align: bottom; }
 tbody th { vertical-align: top; }
-.felt tbody th { min-width: 9.5rem; overflow-wrap: anywhere; }
+.felt tbody th { min-width: 10.5rem; overflow-wrap: anywhere; }
 ul { margin: .4rem 0; padding-left: 1.2rem; }
 @media (max-width: 600px) { main { padding: 1rem .75rem 2rem; } section { padding: 1rem; } }
 @media print { body { background: var(--card); } section { break-inside: avoid; } }
