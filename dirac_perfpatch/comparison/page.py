@@ -40,7 +40,7 @@ th { color: var(--soft); font-weight: 600; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
 thead th, th:first-child { white-space: normal; vertical-align: bottom; }
 tbody th { vertical-align: top; }
-.felt tbody th { min-width: 10.5rem; overflow-wrap: anywhere; }
+.felt tbody th { min-width: 11.5rem; overflow-wrap: anywhere; }
 ul { margin: .4rem 0; padding-left: 1.2rem; }
 @media (max-width: 600px) { main { padding: 1rem .75rem 2rem; } section { padding: 1rem; } }
 @media print { body { background: var(--card); } section { break-inside: avoid; } }

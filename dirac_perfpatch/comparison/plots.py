@@ -44,6 +44,7 @@ _STYLE: Any = {
 _MOST_DOTS = 400
 _STRETCHES = 24
 _WIDEST = 100.0
+_MOST_LETTERS = 50
 
 
 def forest(rows: Sequence[Row]) -> str:
@@ -66,7 +67,7 @@ def forest(rows: Sequence[Row]) -> str:
             axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", color=LIGHT["ink"])
         axes.axvline(1, color=_INK, linewidth=1)
         axes.axvspan(1 / (1 + RELEVANT), 1 + RELEVANT, color=LIGHT["band"], zorder=0)
-        axes.set_yticks(range(len(found)), [f"{row.patch}: {row.target}"[:60] for row, _ in found])
+        axes.set_yticks(range(len(found)), [f"{_short(row.patch)}\n{_short(row.target)}" for row, _ in found])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(found) - 0.4, -0.6)
         margin = (right / left) ** 0.06
@@ -136,6 +137,11 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     # Not pyplot, which keeps its figures and looks for a display.
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
+
+
+def _short(name: str) -> str:
+    """Room for the names of our patches and their targets; what is in a spool may be of any length."""
+    return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _moment(seconds: float) -> datetime:

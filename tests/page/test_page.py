@@ -15,7 +15,7 @@ from lab.browser import chromium
 
 LOOK = Path(__file__).with_name("look.js").read_text()
 # What long names do to a narrow page.
-LONG = {"patch": "socket_nodelay", "target": "SSLTransport.acceptConnection_multipleSteps"}
+LONG = {"patch": "configuration_options", "target": "ConfigurationData.extractOptionFromCFG"}
 HOST = "a-machine-with-a-long-name.in-the-second-of-its-many-clusters.example.org"
 
 
@@ -62,6 +62,7 @@ def test_the_page_is_whole_and_can_be_read(browser: Any, tmp_path: Path, process
     tab.goto(file.as_uri())
     assert f"{processes} process" in tab.inner_text("header")
     assert tab.locator("svg").count() == plots
+    assert LONG["target"] in tab.locator("svg").first.text_content()
     # It shows at once: a browser lays out as many in a fraction of a second.
     assert tab.locator("*").count() < 10_000
     for width in (400, 1400):
