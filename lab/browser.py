@@ -18,7 +18,7 @@ PACKAGE = "chromium"
 # Without the browsers that it would download when asked to.
 LIBRARY = "playwright>=1.49"
 PICTURE = CHECKOUT / "docs" / "images" / "report.png"
-WIDTH, HEIGHT = 1000, 1060
+WIDTH, MARGIN = 1000, 14  # of the picture, in pixels
 
 
 @contextlib.contextmanager
@@ -36,11 +36,13 @@ def chromium() -> Iterator[Any]:
 
 
 def save_picture(page: hosts.StrPath, picture: hosts.StrPath) -> None:
-    """Save the top of a page, in its light colours, as a PNG file."""
+    """Save the top of a report's page, to the end of its first section, in its light colours, as a PNG file."""
     with chromium() as browser:
-        tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+        tab = browser.new_page(viewport={"width": WIDTH, "height": WIDTH}, color_scheme="light")
         tab.goto(Path(page).resolve().as_uri())
-        tab.screenshot(path=picture)
+        section = tab.locator("section").first.bounding_box()
+        high = section["y"] + section["height"] + MARGIN
+        tab.screenshot(path=picture, full_page=True, clip={"x": 0, "y": 0, "width": WIDTH, "height": high})
 
 
 def main() -> None:
