@@ -16,12 +16,13 @@ DATABASE = ["mariadb-server-core", "mariadb-client-core"]
 DEBIAN_PYTHON = ["python3-venv", "python3-dev"]
 
 
-def ensure_packages() -> None:
+def ensure_packages(*more: str) -> None:
     """Install missing packages: as root without asking, otherwise end with one line that says what to install.
 
+    more: packages that are needed beside those of hosts and databases.
     Errors: SystemExit with that line, or if apt-get fails.
     """
-    missing = missing_packages()
+    missing = missing_packages(*more)
     if not missing:
         return
     if os.geteuid() != 0:
@@ -36,12 +37,12 @@ def ensure_packages() -> None:
             raise SystemExit(f"apt-get {arguments[0]} failed with exit code {result.returncode}; see above")
 
 
-def missing_packages() -> list[str]:
-    """The required packages that are not installed.
+def missing_packages(*more: str) -> list[str]:
+    """The required packages that are not installed. more: as for ensure_packages().
 
     Errors: SystemExit on a machine without dpkg.
     """
-    needed = BUILD + DATABASE + (DEBIAN_PYTHON if _uses_debian_python() else [])
+    needed = BUILD + DATABASE + (DEBIAN_PYTHON if _uses_debian_python() else []) + list(more)
     installed = _installed(needed)
     return [package for package in needed if package not in installed]
 

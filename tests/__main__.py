@@ -1,10 +1,10 @@
 """Run the tests: `python3 -m tests`. Installs what is missing, builds the environments, fast tests first.
 
 Stages: style and types; unit tests on every Python there is, simulations on the default one only; a real Prometheus
-that scrapes the exporter; the distributions, built twice, and the documentation; then, for each release of DIRAC in an
-environment of its own, the host tests with a real MariaDB, and beside them the service tests with real services; what
-an uninstallation leaves; the releases between that have forms of their own in-tree; and last, the chaos suite in its
-short form.
+that scrapes the exporter; the report's page in a real browser; the distributions, built twice, and the documentation;
+then, for each release of DIRAC in an environment of its own, the host tests with a real MariaDB, and beside them the
+service tests with real services; what an uninstallation leaves; the releases between that have forms of their own
+in-tree; and last, the chaos suite in its short form.
 
 A patch's own tests do not run on a release whose files of the patch's targets are, byte for byte, those of the release
 that is compared, on which they do run; the tests of all patches together run on each. `--all` runs everything on each.
@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lab import hosts, processes
+from lab import browser, hosts, processes
 from lab.command import end_when_told, say
 from lab.folder import CHECKOUT, library, make
 from lab.interpreters import VERSIONS, python_interpreters
@@ -35,6 +35,7 @@ UNIT = [
     *("scipy>=1.7", "ddsketch>=2", "matplotlib>=3.6"),
 ]
 MONITORING = [*UNIT, "prometheus_client>=0.20"]
+PAGE = [*UNIT, browser.LIBRARY]
 # The machines that this must pass on have two cores; most tests wait for a third of their time.
 WORKERS, WAITING_WORKERS = 2, 3
 # About files, processes and tables: they run on the oldest, the default and the newest Python.
@@ -128,6 +129,14 @@ def _monitoring() -> Stage:
     return Stage("monitoring tests, Debian's Prometheus", run)
 
 
+def _page() -> Stage:
+    def run() -> tuple[int, str]:
+        python = hosts.plain_environment("page", PAGE) / "python"
+        return command([python, "-m", "pytest", "tests/page"], hosts.clean_environment(PYTHONPATH=str(CHECKOUT)))
+
+    return Stage("the report's page, Debian's Chromium", run)
+
+
 def _with_host(kind: str, release: str, version: str, modules: Path, files: Sequence[str] = ("",)) -> Stage:
     def run() -> tuple[int, str]:
         host = hosts.environment(release, version, label="tests")
@@ -209,12 +218,12 @@ def _close(done: Sequence[Stage]) -> None:
 
 def main() -> None:
     end_when_told()
-    ensure_packages()
+    ensure_packages(browser.PACKAGE)
     done: list[Stage] = []
     _run_all(done, _style())
     matrix = hosts.matrix()
     oldest = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
-    units = [*map(_unit, python_interpreters()), _monitoring(), _release(), _documentation()]
+    units = [*map(_unit, python_interpreters()), _monitoring(), _page(), _release(), _documentation()]
     _run_all(done, [_install(list(dict.fromkeys([*matrix, oldest]))), *units], workers=WAITING_WORKERS)
     modules = library(make("perfpatch-library-") / "library", "lab")
     with_host, with_services = (

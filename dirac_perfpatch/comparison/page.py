@@ -7,39 +7,48 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from dirac_perfpatch.comparison import plots, words
+from dirac_perfpatch.comparison.colours import css, variable
 from dirac_perfpatch.comparison.report import PatchReport, Report
 from dirac_perfpatch.comparison.rows import Row
 from dirac_perfpatch.comparison.statistics import SLOWER
 from dirac_perfpatch.comparison.tables import arm_cells, felt_cells, moment, period, states
 
 _STYLE = """
-:root { color-scheme: light; --ink: #111827; --soft: #4b5563; --line: #e5e7eb; }
 * { box-sizing: border-box; }
-body { margin: 0; background: #f9fafb; color: var(--ink); }
+body { margin: 0; background: var(--ground); color: var(--ink); overflow-wrap: break-word; }
 body { font: 16px/1.5 system-ui, "DejaVu Sans", Verdana, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+main { max-width: 1280px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.75rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.2rem; margin: 0; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
+p, li { max-width: 62rem; }
 p { margin: .4rem 0; }
 .soft { color: var(--soft); font-size: .9rem; }
 .lead { font-size: 1.15rem; margin: 1rem 0 1.5rem; }
-section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 1.25rem 1.5rem; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1.25rem 1.5rem; }
 section { margin: 1rem 0; }
-section.patch { border-left: 6px solid var(--tone, #9ca3af); }
-.headline { font-size: 1.1rem; font-weight: 600; color: var(--tone, #4b5563); }
-.pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1rem; }
+section.patch { border-left: 6px solid var(--tone, var(--undecided)); }
+.headline { font-size: 1.1rem; font-weight: 600; color: var(--tone, var(--soft)); }
+.pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); gap: 1rem; }
 figure { margin: .5rem 0; }
-svg { width: 100%; height: auto; }
+svg { display: block; width: 100%; height: auto; }
 .wide { overflow-x: auto; }
+.wide > svg { min-width: 684px; max-width: 1000px; }
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
-th, td { text-align: right; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { text-align: right; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
+thead th, th:first-child { white-space: normal; vertical-align: bottom; }
+tbody th { vertical-align: top; }
+.felt tbody th { min-width: 11.5rem; overflow-wrap: anywhere; }
 ul { margin: .4rem 0; padding-left: 1.2rem; }
-@media print { body { background: #fff; } section { break-inside: avoid; } }
+@media (max-width: 600px) { main { padding: 1rem .75rem 2rem; } section { padding: 1rem; } }
+@media print { body { background: var(--card); } section { break-inside: avoid; } }
 """
-_TONES = {**plots.VERDICT_COLOURS, words.LOOK: "#b91c1c", words.MIXED: plots.VERDICT_COLOURS[SLOWER]}
+_ERRORS = "errors (95\N{NO-BREAK SPACE}% interval)"
+_COUNTED = ("arm", "number", _ERRORS, "median", "mean", "CPU")
+# Names of colours.
+_TONES = {**plots.VERDICTS, words.LOOK: "trouble", words.MIXED: plots.VERDICTS[SLOWER]}
 _READING = f"""<section><h2>How to read this</h2>
 <p>Each call ran either <em>stock</em>, as DIRAC ships it, or <em>patched</em>, in turns under the same load. The ratio
 says how many times as fast a typical patched call is: 2 means half the time, 1 means no difference. The interval in
@@ -65,7 +74,7 @@ def as_html(report: Report) -> str:
 def _page(report: Report) -> Iterator[str]:
     yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f"<title>DIRAC with and without patches</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>"
+    yield f"<title>DIRAC with and without patches</title>\n<style>\n{css()}{_STYLE}</style>\n</head>\n<body>\n<main>"
     yield "<header><h1>DIRAC with and without patches</h1>"
     if report.processes:
         read = f"{period(report)}. DIRAC {', '.join(report.releases)}. Generated {moment(time.time())}."
@@ -74,7 +83,7 @@ def _page(report: Report) -> Iterator[str]:
     felt = [row for rows in (report.felt, *(patch.felt for patch in report.patches)) for row in rows[:1]]
     overview = plots.forest([*felt, *(row for patch in report.patches for row in patch.rows)])
     if overview:
-        yield f"<section><h2>At a glance</h2><figure>{overview}</figure></section>"
+        yield f'<section><h2>At a glance</h2><figure class="wide">{overview}</figure></section>'
     if report.felt:
         yield "<section><h2>All patches together</h2>"
         yield from _felt(report.felt)
@@ -91,7 +100,7 @@ def _page(report: Report) -> Iterator[str]:
 
 def _patch(patch: PatchReport) -> Iterator[str]:
     tone = _TONES.get(words.standing(patch))
-    style = f' style="--tone: {tone}"' if tone else ""
+    style = f' style="--tone: {variable(tone)}"' if tone else ""
     yield f'<section class="patch"{style}><h2>{escape(patch.patch)}</h2>'
     yield f'<p class="headline">{escape(words.headline(patch))}</p>'
     yield f'<p class="soft">{escape(states(patch))}</p>'
@@ -109,34 +118,28 @@ def _patch(patch: PatchReport) -> Iterator[str]:
 def _felt(rows: Sequence[Row]) -> Iterator[str]:
     """What users feel: a sentence for the first row, all requests, and a table of all rows."""
     yield f"<h3>What users feel</h3><p>{escape(f'{rows[0].target}, by {rows[0].by}: {words.verdict(rows[0])}')}.</p>"
-    heads = (
-        "",
-        "arm",
-        "number",
-        "errors (95 % interval)",
-        "median",
-        "mean",
-        "CPU",
-        "times as fast (95 %)",
-        "of CPU",
-        "",
-    )
-    yield '<div class="wide"><table><thead><tr>' + "".join(f'<th scope="col">{head}</th>' for head in heads)
+    lines = [list(felt_cells(row, "\N{MICRO SIGN}")) for row in rows]
+    # Where each patch draws its own arms, all together have none.
+    counted = _COUNTED if any(lines) else ()
+    heads = ("", *counted, "times as fast (95\N{NO-BREAK SPACE}%)", "of CPU", "")
+    yield '<div class="wide felt"><table><thead><tr>' + "".join(f'<th scope="col">{head}</th>' for head in heads)
     yield "</tr></thead><tbody>"
-    for row in rows:
+    for row, found in zip(rows, lines):
         ratios = (words.times(row.ratio), words.times(row.cpu_ratio), row.verdict.word)
-        lines = list(felt_cells(row, "\N{MICRO SIGN}")) or [("",) * 6]
-        for number, cells in enumerate(lines):
-            last = ratios if number == len(lines) - 1 else ("",) * len(ratios)
+        arms = found or [("",) * len(counted)]
+        for number, cells in enumerate(arms):
+            last = ratios if number == len(arms) - 1 else ("",) * len(ratios)
             columns = "".join(f"<td>{escape(cell)}</td>" for cell in (*cells, *last))
-            yield f'<tr><th scope="row">{escape(row.target) if not number else ""}</th>{columns}</tr>'
+            # A line may end between the parts of a service's name.
+            name = escape(row.target).replace("/", "/<wbr>") if not number else ""
+            yield f'<tr><th scope="row">{name}</th>{columns}</tr>'
     yield "</tbody></table></div>"
 
 
 def _row(row: Row) -> Iterator[str]:
     by = f' <span class="soft">by {escape(row.by)}</span>' if row.by else ""
     yield f"<h3>{escape(row.target)}{by}</h3><p>{escape(_sentence(words.verdict(row)))}</p>"
-    heads = ("", "calls", "errors (95 % interval)", "median", "95th percentile", "99th percentile")
+    heads = ("", "calls", _ERRORS, "median", "95th percentile", "99th percentile")
     yield '<div class="wide"><table><thead><tr>' + "".join(f'<th scope="col">{head}</th>' for head in heads)
     yield "</tr></thead><tbody>"
     for arm, *cells in arm_cells(row, "\N{MICRO SIGN}"):

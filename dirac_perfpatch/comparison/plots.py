@@ -18,14 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from dirac_perfpatch.comparison import words
+from dirac_perfpatch.comparison.colours import LIGHT, variable
 from dirac_perfpatch.comparison.rows import Row
 from dirac_perfpatch.comparison.snapshot import PATCHED, STOCK
 from dirac_perfpatch.comparison.statistics import FASTER, NO_DIFFERENCE, RELEVANT, SLOWER, paired
 
-# Distinct in grey and for the colour-blind.
-COLOURS = {STOCK: "#6b7280", PATCHED: "#0f766e"}
-_INK, UNDECIDED = "#374151", "#9ca3af"
-VERDICT_COLOURS = {FASTER: "#0f766e", SLOWER: "#b45309", NO_DIFFERENCE: _INK}
+# Names of colours.
+VERDICTS = {FASTER: "patched", SLOWER: "slower", NO_DIFFERENCE: "even"}
+_INK = LIGHT["even"]
+_ARMS = {STOCK: LIGHT["stock"], PATCHED: LIGHT["patched"]}
 _MARKERS = {STOCK: "s", PATCHED: "o"}
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
@@ -35,14 +36,15 @@ _STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 10,
-    "axes.edgecolor": "#d1d5db",
-    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    "axes.edgecolor": LIGHT["edge"],
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
 }
 # More dots would be a blot, and a page of megabytes.
 _MOST_DOTS = 400
 _STRETCHES = 24
 _WIDEST = 100.0
+_MOST_LETTERS = 50
 
 
 def forest(rows: Sequence[Row]) -> str:
@@ -54,18 +56,18 @@ def forest(rows: Sequence[Row]) -> str:
         figure, axes = _figure(9.5, 1.1 + 0.42 * len(found))
         left, right = 0.9, 1.1
         for place, (row, one) in enumerate(found):
-            colour = VERDICT_COLOURS.get(row.verdict.word, UNDECIDED)
+            colour = LIGHT[VERDICTS.get(row.verdict.word, "undecided")]
             low, ratio, high = (min(max(value, 1 / _WIDEST), _WIDEST) for value in (one.low, one.value, one.high))
             axes.plot([low, high], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
             axes.plot([ratio], [place], "o", color=colour, markersize=7)
             # The axis shows known intervals whole; the wide one of two windows must not squeeze the others.
-            known = (low, high) if colour != UNDECIDED else (ratio,)
+            known = (low, high) if row.verdict.word in VERDICTS else (ratio,)
             left, right = min(left, *known), max(right, *known)
             text = f"{words.times(one)}  {row.verdict.word}"
-            axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", color="#111827")
+            axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", color=LIGHT["ink"])
         axes.axvline(1, color=_INK, linewidth=1)
-        axes.axvspan(1 / (1 + RELEVANT), 1 + RELEVANT, color="#f3f4f6", zorder=0)
-        axes.set_yticks(range(len(found)), [f"{row.patch}: {row.target}"[:60] for row, _ in found])
+        axes.axvspan(1 / (1 + RELEVANT), 1 + RELEVANT, color=LIGHT["band"], zorder=0)
+        axes.set_yticks(range(len(found)), [f"{_short(row.patch)}\n{_short(row.target)}" for row, _ in found])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(found) - 0.4, -0.6)
         margin = (right / left) ** 0.06
@@ -83,15 +85,15 @@ def over_time(row: Row) -> str:
         figure, axes = _figure(4.9, 2.9)
         if len(row.points) <= _MOST_DOTS:
             places, ratios = [_moment(start) for start, _ in row.points], [ratio for _, ratio in row.points]
-            axes.plot(places, ratios, ".", color=COLOURS[PATCHED], alpha=0.3, mew=0)
+            axes.plot(places, ratios, ".", color=_ARMS[PATCHED], alpha=0.3, mew=0)
         for stretch in _stretches(row.points):
             estimate = paired([math.log(ratio) for _, ratio in stretch])
             if not estimate:
                 continue
             place = _moment(fmean(start for start, _ in stretch))
             low, middle, high = (math.exp(estimate.mean + errors * estimate.error) for errors in (-2, 0, 2))
-            axes.plot([place, place], [low, high], color=COLOURS[PATCHED], linewidth=1.5)
-            axes.plot([place], [middle], "o", color=COLOURS[PATCHED], markersize=5)
+            axes.plot([place, place], [low, high], color=_ARMS[PATCHED], linewidth=1.5)
+            axes.plot([place], [middle], "o", color=_ARMS[PATCHED], markersize=5)
         axes.axhline(1, color=_INK, linewidth=1)
         # The axis leaves out the outermost dots: on a busy machine a few of them would flatten the rest.
         shown = sorted(ratio for _, ratio in row.points)
@@ -110,21 +112,21 @@ def quantiles(row: Row) -> str:
     """Median, 95th and 99th percentile of both arms; empty if an arm has no timed call."""
     names = {"median": "typical call\n(median)", "p95": "slowest 5 %\n(95th perc.)", "p99": "slowest 1 %\n(99th perc.)"}
     times = {arm: [getattr(one, key) for key in names] for arm, one in row.arms.items()}
-    if any(not all(times.get(arm, [None])) for arm in COLOURS):
+    if any(not all(times.get(arm, [None])) for arm in _ARMS):
         return ""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(4.9, 2.9)
         for place, (stock, patched) in enumerate(zip(times[STOCK], times[PATCHED])):
-            axes.plot([stock, patched], [place, place], color="#d1d5db", linewidth=3, zorder=1)
+            axes.plot([stock, patched], [place, place], color=LIGHT["edge"], linewidth=3, zorder=1)
         for arm in (STOCK, PATCHED):
-            axes.plot(times[arm], range(len(names)), _MARKERS[arm], color=COLOURS[arm], label=arm, markersize=7)
+            axes.plot(times[arm], range(len(names)), _MARKERS[arm], color=_ARMS[arm], label=arm, markersize=7)
         axes.set_yticks(range(len(names)), list(names.values()))
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(names) - 0.5, -0.5)
         everything = times[STOCK] + times[PATCHED]
         seconds = partial(words.seconds, micro="\N{MICRO SIGN}")
         _log_axis(axes, "x", min(everything) / 1.3, max(everything) * 1.3, seconds)
-        axes.grid(True, axis="x", color="#f3f4f6")
+        axes.grid(True, axis="x", color=LIGHT["band"])
         axes.set_axisbelow(True)
         axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderpad=0)
         axes.set_title("Time per call", fontsize=10, loc="left")
@@ -135,6 +137,11 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     # Not pyplot, which keeps its figures and looks for a display.
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
+
+
+def _short(name: str) -> str:
+    """Room for the names of our patches and their targets; what is in a spool may be of any length."""
+    return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _moment(seconds: float) -> datetime:
@@ -181,5 +188,7 @@ def _svg(figure: Figure, title: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # All figures of a page share one namespace, but matplotlib starts at the same names in each.
     text = re.sub(r'\b(id="|url\(#|href="#)', rf"\1p{_drawn}-", text)
+    for name, colour in LIGHT.items():
+        text = re.sub(rf"\b(fill|stroke): {colour}\b", rf"\1: {variable(name)}", text)
     head = f'<svg role="img" aria-label="{html.escape(title)}" '
     return text.replace("<svg ", head, 1).replace(">", f"><title>{html.escape(title)}</title>", 1)
