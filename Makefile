@@ -1,11 +1,15 @@
 # The two commands of the README. Both install what is missing (as root) and ask nothing.
-.PHONY: demo test chaos bench bench-starts bench-services
+.PHONY: demo test host-tests chaos bench bench-starts bench-services
 
 demo:
 	python3 -m demo
 
 test:
 	python3 -m tests
+
+# DIRAC's own tests on 8.0.86, 9.0.28, 9.1.8 and 9.1.22, each without and with the plugin, test by test.
+host-tests:
+	python3 -m hosttests
 
 # The MySQL pool under kills, restarts and silent networks: 9.1.8 and 9.1.22, each without and with the plugin.
 chaos:

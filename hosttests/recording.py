@@ -18,22 +18,24 @@ FILE = "PERFPATCH_OUTCOMES"
 EXAMPLES = "PERFPATCH_EXAMPLES"  # the environment variable with the number of examples per test of hypothesis
 NOT_COLLECTED = "not collected"
 AGAIN = "rerun"  # the outcome of an attempt that is followed by another one
+_SETTINGS = "_hypothesis_internal_use_settings"
 TEXT = 6000  # characters of the output of a test
 
 
 def pytest_configure() -> None:
     # Most tests import what they test without it, which in production happens only to processes that are not DIRAC's.
     inside.load()
-    # The same examples in both arms, and no failure because the machine is busy.
-    settings.register_profile(
-        "both arms",
-        derandomize=True,
-        database=None,
-        deadline=None,
-        max_examples=int(os.environ[EXAMPLES]),
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    settings.register_profile("both arms", **_examples())
     settings.load_profile("both arms")
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    for item in items:
+        # A test that has settings of its own keeps them in the face of any profile: 200 proxies, each with a new key.
+        function = getattr(item.obj, "__func__", item.obj)
+        own = getattr(function, _SETTINGS, None)
+        if own is not None:
+            setattr(function, _SETTINGS, settings(own, **_examples()))
 
 
 def pytest_collectreport(report: Any) -> None:
@@ -49,6 +51,17 @@ def pytest_runtest_logreport(report: Any) -> None:
 
 def pytest_sessionfinish() -> None:
     _record(inside.plugin_states())
+
+
+def _examples() -> dict[str, Any]:
+    """The same ones in both arms, and no failure because the machine is busy."""
+    return {
+        "derandomize": True,
+        "database": None,
+        "deadline": None,
+        "max_examples": int(os.environ[EXAMPLES]),
+        "suppress_health_check": list(HealthCheck),
+    }
 
 
 def _outcome(report: Any) -> str:

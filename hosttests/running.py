@@ -49,17 +49,18 @@ class Pair:
         return comparing.verdicts(self.stock, self.patched)
 
 
-def groups(host: hosts.Host, wanted: Iterable[str]) -> list[Group]:
+def groups(host: hosts.Host, wanted: Iterable[str], together: bool) -> list[Group]:
     """The test files of a host by folder, the largest folder first.
 
-    wanted: regular expressions; a file is chosen if one of them is found in its path. None: all files.
+    wanted: regular expressions; a file is chosen if one of them is found in its path. None: all files; together: makes
+    one group of all, which saves imports.
     """
     patterns = [re.compile(one) for one in wanted]
     by_folder: dict[str, list[str]] = {}
     for path in sorted((host.site_packages / "DIRAC").rglob("*.py")):
         name = str(path.relative_to(host.site_packages))
         if _NAME.fullmatch(path.name) and (not patterns or any(one.search(name) for one in patterns)):
-            by_folder.setdefault(str(Path(name).parent), []).append(name)
+            by_folder.setdefault("together" if together else str(Path(name).parent), []).append(name)
     found = [Group(folder, tuple(files)) for folder, files in by_folder.items()]
     return sorted(found, key=lambda group: len(group.files), reverse=True)
 

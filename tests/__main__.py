@@ -2,8 +2,8 @@
 
 Stages: style and types; unit tests on every Python there is, simulations on the default one only; a real Prometheus
 that scrapes the exporter; then, for each release of DIRAC in an environment of its own, the host tests with a real
-MariaDB, and beside them the service tests with real services; what an uninstallation leaves; and last, the chaos suite
-in its short form.
+MariaDB, and beside them the service tests with real services; what an uninstallation leaves; the host's own tests that
+concern the patches most, without and with the plugin; and last, the chaos suite in its short form.
 
 A patch's own tests do not run on a release whose files of the patch's targets are, byte for byte, those of the release
 that is compared, on which they do run; the tests of all patches together run on each. `--all` runs everything on each.
@@ -162,6 +162,11 @@ def _uninstall(release: str) -> Stage:
     return Stage(f"uninstall, DIRAC {release}", run)
 
 
+def _hosts_own() -> Stage:
+    arguments = [sys.executable, "-m", "hosttests", "--short", "--releases", hosts.COMPARED]
+    return Stage(f"host's own tests, short form, DIRAC {hosts.COMPARED}", lambda: command(arguments))
+
+
 def _run_all(done: list[Stage], *lanes: Sequence[Stage], workers: int = WORKERS) -> None:
     """Run stages; the program ends here if one of them fails.
 
@@ -201,7 +206,7 @@ def main() -> None:
     if oldest not in matrix:
         with_host.append(_with_host("host", *oldest, modules, SHORT))
     # Services wait for more than half of their time.
-    _run_all(done, with_host, [*with_services, *map(_uninstall, hosts.RELEASES)])
+    _run_all(done, with_host, [*with_services, *map(_uninstall, hosts.RELEASES), _hosts_own()])
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
     _run_all(done, [Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))])
     _close(done)
