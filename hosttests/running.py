@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,14 +13,15 @@ from pathlib import Path
 
 from lab import hosts, processes
 from lab.arms import PATCHED, STOCK
-from lab.folder import temporary_folder
+from lab.folder import make
 
 from . import comparing, recording
 from .comparing import Outcome, Outcomes
 
 REPETITIONS = 3
 SECONDS = 1200.0  # for one folder in one arm
-_NAME = re.compile(r"[Tt]est_.*\.py")
+# Not *.py: pytest compiles every module of such a name itself, and lazy_imports stands down where others do that.
+_NAMES = ("Test_*.py", "test_*.py")
 # A DIRAC process reads no other configuration than this: with the one of a real site, tests would talk to its services.
 _CONFIGURATION = "DIRAC\n{\n  Setup = Lab\n}\n"
 
@@ -59,7 +61,7 @@ def groups(host: hosts.Host, wanted: Iterable[str], together: bool) -> list[Grou
     by_folder: dict[str, list[str]] = {}
     for path in sorted((host.site_packages / "DIRAC").rglob("*.py")):
         name = str(path.relative_to(host.site_packages))
-        if _NAME.fullmatch(path.name) and (not patterns or any(one.search(name) for one in patterns)):
+        if any(map(path.match, _NAMES)) and (not patterns or any(one.search(name) for one in patterns)):
             by_folder.setdefault("together" if together else str(Path(name).parent), []).append(name)
     found = [Group(folder, tuple(files)) for folder, files in by_folder.items()]
     return sorted(found, key=lambda group: len(group.files), reverse=True)
@@ -94,29 +96,35 @@ def _repeat(pair: Pair, arms: dict[str, hosts.Host], group: Group, modules: Path
 
 def _run(host: hosts.Host, group: Group, modules: Path, examples: int) -> tuple[Outcomes, dict[str, str]]:
     """Run a group once. Returns: the outcomes, and the states of the patches."""
-    with temporary_folder("perfpatch-hosttests-") as root:
-        for name in ("etc", "home", "work"):
-            (root / name).mkdir()
-        (root / "etc" / "dirac.cfg").write_text(_CONFIGURATION)
-        records = root / "outcomes"
-        env = {"HOME": str(root / "home"), recording.FILE: str(records), recording.EXAMPLES: str(examples)}
-        command = [host.python, "-m", "pytest", "-c", os.devnull, "--rootdir", host.site_packages, "--tb=short"]
-        command += ["-p", "no:cacheprovider", "-p", recording.__name__, "-o", "python_files=*.py"]
-        command += ["--continue-on-collection-errors", *(host.site_packages / file for file in group.files)]
-        log = root / "log"
-        process = processes.start(
-            list(map(str, command)), log, host.process_env(root, modules, **env), folder=root / "work"
-        )
-        try:
-            code = process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            processes.kill(process)
-            code = None
-        found = _read(records)
-        if found is None:
-            how = f"ended with {code}" if code is not None else f"ran for {SECONDS:.0f} s"
-            raise RuntimeError(f"{group.name} {how}:\n{log.read_text(errors='replace')[-3000:]}")
-        return found
+    root = make("perfpatch-hosttests-")
+    try:
+        return _run_in(root, host, group, modules, examples)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _run_in(
+    root: Path, host: hosts.Host, group: Group, modules: Path, examples: int
+) -> tuple[Outcomes, dict[str, str]]:
+    for name in ("etc", "home", "work"):
+        (root / name).mkdir()
+    (root / "etc" / "dirac.cfg").write_text(_CONFIGURATION)
+    records, log = root / "outcomes", root / "log"
+    more = {"HOME": str(root / "home"), recording.FILE: str(records), recording.EXAMPLES: str(examples)}
+    command = [host.python, "-m", "pytest", "-c", os.devnull, "--rootdir", host.site_packages, "--tb=short"]
+    command += ["-p", "no:cacheprovider", "-p", recording.__name__, "-o", f"python_files={' '.join(_NAMES)}"]
+    command += ["--continue-on-collection-errors", *(host.site_packages / file for file in group.files)]
+    env = host.process_env(root, modules, **more)
+    process = processes.start(list(map(str, command)), log, env, folder=root / "work")
+    try:
+        how = f"ended with {process.wait(SECONDS)}"
+    except subprocess.TimeoutExpired:
+        processes.kill(process)
+        how = f"was ended after {SECONDS:.0f} s"
+    found = _read(records)
+    if found is None:
+        raise RuntimeError(f"{group.name} {how}:\n{log.read_text(errors='replace')[-3000:]}")
+    return found
 
 
 def _read(records: Path) -> tuple[Outcomes, dict[str, str]] | None:
