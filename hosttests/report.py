@@ -17,8 +17,9 @@ _WORDS = ("passed", "failed", "error", "skipped", "xfailed", NOT_COLLECTED)
 
 
 def text(found: Found) -> str:
-    """The outcomes per release and the states of the patches, as tables; then the tests that needed a repetition."""
-    return "\n\n".join(filter(None, [_outcomes(found), _patches(found), *_repeated(found)]))
+    """Tables of the outcomes and of the states of the patches; then what was not collected, or repeated."""
+    lines = [*_not_collected(found), *_repeated(found)]
+    return "\n\n".join(filter(None, [_outcomes(found), _patches(found), "\n".join(lines)]))
 
 
 def problems(found: Found) -> list[str]:
@@ -74,15 +75,25 @@ def _cell(states: Sequence[str]) -> str:
     return str(counts["applied"]) if counts["applied"] else " / ".join(sorted(counts))
 
 
+def _not_collected(found: Found) -> list[str]:
+    return [
+        f"{release}: {test} is not collected on stock: {outcome.text.strip().splitlines()[-1:]}"
+        for release, pairs in found.items()
+        for pair in pairs
+        for run in pair.stock[:1]
+        for test, outcome in run.items()
+        if outcome.word == NOT_COLLECTED
+    ]
+
+
 def _repeated(found: Found) -> list[str]:
-    lines = [
+    return [
         f"{release}: {test} is {verdict}: {'; '.join(f'{arm} {_words(test, runs)}' for arm, runs in _arms(pair))}"
         for release, pairs in found.items()
         for pair in pairs
         for test, verdict in pair.verdicts().items()
         if verdict in (REPEATED, FLAKY)
     ]
-    return ["\n".join(lines)] if lines else []
 
 
 def _arms(pair: Pair) -> tuple[tuple[str, Sequence[Outcomes]], ...]:
