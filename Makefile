@@ -1,5 +1,5 @@
 # The two commands of the README. Both install what is missing (as root) and ask nothing.
-.PHONY: demo test chaos bench bench-starts bench-services release docs fuzz soak matrix
+.PHONY: demo test chaos bench bench-starts bench-services release docs fuzz soak matrix host-tests
 
 demo:
 	python3 -m demo
@@ -10,6 +10,10 @@ test:
 # What each patch does on a sample of DIRAC's releases from 8.0.0 on; `python3 -m lab.matrix --all` asks every one.
 matrix:
 	python3 -m lab.matrix
+
+# DIRAC's own tests on 8.0.86, 9.0.28, 9.1.8 and 9.1.22, each without and with the plugin, test by test.
+host-tests:
+	python3 -m hosttests
 
 # The MySQL pool under kills, restarts and silent networks: 9.1.8 and 9.1.22, each without and with the plugin.
 chaos:

@@ -4,7 +4,8 @@ Stages: style and types; unit tests on every Python there is, simulations on the
 that scrapes the exporter; the report's page in a real browser; the distributions, built twice, and the documentation;
 then, for each release of DIRAC in an environment of its own, the host tests with a real MariaDB, and beside them the
 service tests with real services; what an uninstallation leaves; the releases between that have forms of their own
-in-tree; and last, the chaos suite in its short form.
+in-tree; the host's own tests that concern the patches most, without and with the plugin; and last, the chaos suite in
+its short form.
 
 A patch's own tests do not run on a release whose files of the patch's targets are, byte for byte, those of the release
 that is compared, on which they do run; the tests of all patches together run on each. `--all` runs everything on each.
@@ -193,6 +194,11 @@ def _uninstall(release: str) -> Stage:
     return Stage(f"uninstall, DIRAC {release}", run)
 
 
+def _hosts_own() -> Stage:
+    arguments = [sys.executable, "-m", "hosttests", "--short", "--releases", hosts.COMPARED]
+    return Stage(f"host's own tests, short form, DIRAC {hosts.COMPARED}", lambda: command(arguments))
+
+
 def _run_all(done: list[Stage], *lanes: Sequence[Stage], workers: int = WORKERS) -> None:
     """Run stages; the program ends here if one of them fails.
 
@@ -232,7 +238,7 @@ def main() -> None:
     if oldest not in matrix:
         with_host.append(_with_host("host", *oldest, modules, SHORT))
     # Services wait for more than half of their time.
-    others = [*map(_uninstall, hosts.RELEASES), _in_tree_forms(modules)]
+    others = [*map(_uninstall, hosts.RELEASES), _in_tree_forms(modules), _hosts_own()]
     _run_all(done, with_host, [*with_services, *others])
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
     _run_all(done, [Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))])
