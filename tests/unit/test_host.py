@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import dirac_perfpatch
-from dirac_perfpatch import host, loading
+from dirac_perfpatch import host, waking
 
 PRIORITY = dirac_perfpatch._PRIORITY
 Metadata = Callable[[], "dict[str, Any]"]
@@ -19,7 +19,7 @@ Metadata = Callable[[], "dict[str, Any]"]
 
 @pytest.fixture(autouse=True)
 def _loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading.plugin, "start", lambda: None)
+    monkeypatch.setattr(waking, "wait", lambda report: None)
 
 
 # Two look-ups like the host's: one collects names by priority and warns if a priority is not unique, the other one asks
@@ -85,10 +85,10 @@ def test_the_host_still_warns_about_others(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_failing_load_does_not_make_us_an_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    def fail(report: object) -> None:
         raise RuntimeError("on purpose")
 
-    monkeypatch.setattr(loading.plugin, "start", fail)
+    monkeypatch.setattr(waking, "wait", fail)
     monkeypatch.setattr(dirac_perfpatch, "_reported", True)
     assert extensionsByPriority([DIRAC, US]) == ["DIRAC"]
 
