@@ -313,7 +313,8 @@ def ask():  # and import, as the host does
 def test_a_child_that_was_forked_during_a_start_starts_anew(child: Any, asks: bool) -> None:
     """Whether or not it asks for the extensions again, it neither hangs nor stays half patched."""
     code = f"""
-background._FIRST = 0.01
+from dirac_perfpatch import live
+background._FIRST, live._SETTLING = 0.01, 60  # the thread does not read the file again
 thread = threading.Thread(target=ask)
 thread.start()
 while not reads:

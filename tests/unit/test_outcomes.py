@@ -503,7 +503,7 @@ def test_what_lasted_beyond_its_window_is_told() -> None:
 def test_every_form_of_the_report_has_what_users_feel() -> None:
     found = report(spools.felt(numpy.random.default_rng(1), {"fast": 1.5, "nothing": 1.0}))
     text, page, table = as_text(found), as_html(found), as_csv(found)
-    for form in (text, page, table):
+    for form in (text, page.replace("<wbr>", ""), table):
         assert "DataManagement/FileCatalog addFile" in form
     assert "all patches together:" in text
     assert "less CPU time" in text
