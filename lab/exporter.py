@@ -34,7 +34,7 @@ class Exporter:
 
     def text(self) -> str:
         """What Prometheus would read now."""
-        with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=60) as answer:
             return str(answer.read().decode())
 
     def __enter__(self) -> Exporter:
