@@ -6,6 +6,8 @@ end {patch: state}, which is empty if the plugin is not installed.
 
 from __future__ import annotations
 
+import collections
+import collections.abc
 import json
 import os
 from typing import Any
@@ -25,6 +27,8 @@ TEXT = 6000  # characters of the output of a test
 def pytest_configure() -> None:
     # Most tests import what they test without it, which in production happens only to processes that are not DIRAC's.
     inside.load()
+    # DIRAC's Tornado needs this name, which Python 3.10 removed: the tests of its services could not be collected.
+    vars(collections).setdefault("MutableMapping", collections.abc.MutableMapping)
     settings.register_profile("both arms", **_examples())
     settings.load_profile("both arms")
 
