@@ -53,6 +53,6 @@ def library(folder: Path, *paths: str) -> Path:
 @atexit.register
 def remove_all() -> bool:
     """Remove every folder that make() created. Returns: whether all are gone."""
-    for folder in _made:
+    for folder in list(_made):  # other threads may make more
         shutil.rmtree(folder, ignore_errors=True)
-    return not any(folder.exists() for folder in _made)
+    return not any(folder.exists() for folder in list(_made))
