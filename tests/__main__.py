@@ -37,8 +37,8 @@ UNIT = [
 ]
 MONITORING = [*UNIT, "prometheus_client>=0.20"]
 PAGE = [*UNIT, browser.LIBRARY]
-# The machines that this must pass on have two cores; most tests wait for a third of their time.
-WORKERS, WAITING_WORKERS = 2, 3
+# The machines that this must pass on have two cores; the tests without a host wait for more than half of their time.
+WORKERS, WAITING_WORKERS = 2, 4
 # About files, processes and tables: they run on the oldest, the default and the newest Python.
 NOT_BETWEEN = ("test_editing.py", "test_live.py", "test_outcomes.py", "test_report.py", "test_spool.py")
 # What may depend on the Python as well as on the release.
@@ -229,12 +229,13 @@ def main() -> None:
     _run_all(done, _style())
     matrix = hosts.matrix()
     oldest = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
-    units = [*map(_unit, python_interpreters()), _monitoring(), _page(), _release(), _documentation()]
+    # What takes longest begins first, here and below.
+    pythons = sorted(python_interpreters(), key=(hosts.DEFAULT_PYTHON, VERSIONS[0], VERSIONS[-1], *VERSIONS).index)
+    units = [*map(_unit, pythons), _monitoring(), _page(), _release(), _documentation()]
     _run_all(done, [_install(list(dict.fromkeys([*matrix, oldest]))), *units], workers=WAITING_WORKERS)
     modules = library(make("perfpatch-library-") / "library", "lab")
-    with_host, with_services = (
-        [_with_host(kind, *pair, modules) for pair in reversed(matrix)] for kind in ("host", "service")
-    )
+    pairs = sorted(matrix, key=lambda pair: (pair[0] != hosts.COMPARED, pair[1] == hosts.DEFAULT_PYTHON))
+    with_host, with_services = ([_with_host(kind, *pair, modules) for pair in pairs] for kind in ("host", "service"))
     if oldest not in matrix:
         with_host.append(_with_host("host", *oldest, modules, SHORT))
     # Services wait for more than half of their time.
