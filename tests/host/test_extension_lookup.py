@@ -82,6 +82,7 @@ def test_an_extension_that_comes_on_the_path_is_seen(tmp_path: Path) -> None:
         "def e(): return Extensions.extensionsByPriority()\n"
         "def m(name): return Extensions.getExtensionMetadata(name)\n"
         "print(e(), e(), m('MyDIRAC'))\n"
+        "import dirac_perfpatch; dirac_perfpatch.status()\n"  # starts it, as an import of the host does
         f"sys.path.append({str(tmp_path)!r})\n"
         "print(e(), m('MyDIRAC'))\n"
         "sys.path.pop()\n"
