@@ -13,7 +13,6 @@ that is compared, on which they do run; the tests of all patches together run on
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
@@ -37,8 +36,8 @@ UNIT = [
 ]
 MONITORING = [*UNIT, "prometheus_client>=0.20"]
 PAGE = [*UNIT, browser.LIBRARY]
-# The machines that this must pass on have two cores; the tests without a host wait for more than half of their time.
-WORKERS, WAITING_WORKERS = 2, 4
+# The machines that this must pass on have two cores; most tests wait for a third of their time or more.
+WORKERS = 4
 # About files, processes and tables: they run on the oldest, the default and the newest Python.
 NOT_BETWEEN = ("test_editing.py", "test_live.py", "test_outcomes.py", "test_report.py", "test_spool.py")
 # What may depend on the Python as well as on the release.
@@ -199,19 +198,18 @@ def _hosts_own() -> Stage:
     return Stage(f"host's own tests, short form, DIRAC {hosts.COMPARED}", lambda: command(arguments))
 
 
-def _run_all(done: list[Stage], *lanes: Sequence[Stage], workers: int = WORKERS) -> None:
-    """Run stages; the program ends here if one of them fails.
+def _run_all(done: list[Stage], stages: Sequence[Stage], *beside: Stage) -> None:
+    """Run stages, several at once; the program ends here if one of them fails.
 
     Args:
         done: Gets them.
-        lanes: Beside each other.
-        workers: The most stages of one lane that run at once.
+        stages: In the order in which they begin.
+        beside: These begin at once, whatever the others do.
     """
-    with contextlib.ExitStack() as stack:
-        pools = [stack.enter_context(ThreadPoolExecutor(workers)) for _ in lanes]
-        answers = [pool.map(Stage.__call__, lane) for pool, lane in zip(pools, lanes)]
+    with ThreadPoolExecutor(WORKERS) as pool, ThreadPoolExecutor(1) as other:
+        answers = [other.map(Stage.__call__, beside), pool.map(Stage.__call__, stages)]
         good = all([*itertools.chain.from_iterable(answers)])
-    done += itertools.chain.from_iterable(lanes)
+    done += [*beside, *stages]
     if not good:
         _close(done)
 
@@ -232,15 +230,15 @@ def main() -> None:
     # What takes longest begins first, here and below.
     pythons = sorted(python_interpreters(), key=(hosts.DEFAULT_PYTHON, VERSIONS[0], VERSIONS[-1], *VERSIONS).index)
     units = [*map(_unit, pythons), _monitoring(), _page(), _release(), _documentation()]
-    _run_all(done, [_install(list(dict.fromkeys([*matrix, oldest]))), *units], workers=WAITING_WORKERS)
+    _run_all(done, units, _install(list(dict.fromkeys([*matrix, oldest]))))
     modules = library(make("perfpatch-library-") / "library", "lab")
     pairs = sorted(matrix, key=lambda pair: (pair[0] != hosts.COMPARED, pair[1] == hosts.DEFAULT_PYTHON))
-    with_host, with_services = ([_with_host(kind, *pair, modules) for pair in pairs] for kind in ("host", "service"))
+    with_host = [_with_host(kind, *pair, modules) for pair in pairs for kind in ("host", "service")]
     if oldest not in matrix:
         with_host.append(_with_host("host", *oldest, modules, SHORT))
-    # Services wait for more than half of their time.
-    others = [*map(_uninstall, hosts.RELEASES), _in_tree_forms(modules), _hosts_own()]
-    _run_all(done, with_host, [*with_services, *others])
+    # Services wait for more than half of their time, so they run beside the tests of their host.
+    others = [_in_tree_forms(modules), _hosts_own(), *map(_uninstall, hosts.RELEASES)]
+    _run_all(done, [*with_host, *others])
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
     _run_all(done, [Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))])
     _close(done)
