@@ -233,10 +233,10 @@ def main() -> None:
     _run_all(done, units, _install(list(dict.fromkeys([*matrix, oldest]))))
     modules = library(make("perfpatch-library-") / "library", "lab")
     pairs = sorted(matrix, key=lambda pair: (pair[0] != hosts.COMPARED, pair[1] == hosts.DEFAULT_PYTHON))
+    # Services wait for more than half of their time.
     with_host = [_with_host(kind, *pair, modules) for pair in pairs for kind in ("host", "service")]
     if oldest not in matrix:
         with_host.append(_with_host("host", *oldest, modules, SHORT))
-    # Services wait for more than half of their time, so they run beside the tests of their host.
     others = [_in_tree_forms(modules), _hosts_own(), *map(_uninstall, hosts.RELEASES)]
     _run_all(done, [*with_host, *others])
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
