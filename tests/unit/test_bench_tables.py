@@ -52,4 +52,4 @@ def test_every_goal_is_measured_by_the_quick_form_too() -> None:
         measured = {(case, size) for case, sizes in calls.sizes(quick).items() for size in sizes}
         assert measured >= {*goals.WITHIN, *goals.AT_MOST}
     assert {(case, size) for case, sizes in calls.ON_OLDEST.items() for size in sizes} >= {*goals.WITHIN_ON_OLDEST}
-    assert set(goals.REASONS) <= {case.name for _, case in cases()} | {"recording"}
+    assert set(goals.REASONS) <= {case.name for _, case in cases()} | {"recording", "starts"}
