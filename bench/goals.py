@@ -42,7 +42,7 @@ REASONS = {
     "checkSanity": "the host's search for the files and a look at their states, at every call, are most of it",
     "getProxyInfo": "for VOMS, the host writes the chain to a file and looks for its own certificate at every call",
     "loadProxyFromFile": "asks the kernel at every call whether this user may read the file; in-tree does not",
-    "starts": "each patch is put on when its module is complete; `make bench-starts` has what commands gain in exchange",
+    "starts": "each patch is put on when its module is complete; `make bench-starts` has what commands gain",
     "recording": "counting takes two Python calls, about 1 us; few stock calls are as fast as this one",
 }
 # The sizes that the goals need, by case.
