@@ -37,7 +37,7 @@ UNIT = [
 MONITORING = [*UNIT, "prometheus_client>=0.20"]
 PAGE = [*UNIT, browser.LIBRARY]
 # The machines that this must pass on have two cores; most tests wait for a third of their time or more.
-WORKERS = 4
+WORKERS = 3
 # About files, processes and tables: they run on the oldest, the default and the newest Python.
 NOT_BETWEEN = ("test_editing.py", "test_live.py", "test_outcomes.py", "test_report.py", "test_spool.py")
 # What may depend on the Python as well as on the release.
@@ -198,15 +198,16 @@ def _hosts_own() -> Stage:
     return Stage(f"host's own tests, short form, DIRAC {hosts.COMPARED}", lambda: command(arguments))
 
 
-def _run_all(done: list[Stage], stages: Sequence[Stage], *beside: Stage) -> None:
+def _run_all(done: list[Stage], stages: Sequence[Stage], *beside: Stage, workers: int = WORKERS) -> None:
     """Run stages, several at once; the program ends here if one of them fails.
 
     Args:
         done: Gets them.
         stages: In the order in which they begin.
         beside: These begin at once, whatever the others do.
+        workers: The most of the others that run at once.
     """
-    with ThreadPoolExecutor(WORKERS) as pool, ThreadPoolExecutor(1) as other:
+    with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as other:
         answers = [other.map(Stage.__call__, beside), pool.map(Stage.__call__, stages)]
         good = all([*itertools.chain.from_iterable(answers)])
     done += [*beside, *stages]
@@ -233,12 +234,12 @@ def main() -> None:
     _run_all(done, units, _install(list(dict.fromkeys([*matrix, oldest]))))
     modules = library(make("perfpatch-library-") / "library", "lab")
     pairs = sorted(matrix, key=lambda pair: (pair[0] != hosts.COMPARED, pair[1] == hosts.DEFAULT_PYTHON))
-    # Services wait for more than half of their time.
     with_host = [_with_host(kind, *pair, modules) for pair in pairs for kind in ("host", "service")]
     if oldest not in matrix:
         with_host.append(_with_host("host", *oldest, modules, SHORT))
     others = [_in_tree_forms(modules), _hosts_own(), *map(_uninstall, hosts.RELEASES)]
-    _run_all(done, [*with_host, *others])
+    # Services wait for more than half of their time.
+    _run_all(done, [*with_host, *others], workers=WORKERS + 1)
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
     _run_all(done, [Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))])
     _close(done)

@@ -410,7 +410,9 @@ def test_a_broken_file_changes_nothing_and_is_reported_once_each_time(run: Any) 
     code = """
 for word in ("a", "b"):
     write("patches:\\n  eror_stack: off\\n")
-    time.sleep(0.3)
+    end = time.monotonic() + 20
+    while not loading.plugin.follower()._problems["file"] and time.monotonic() < end:
+        time.sleep(0.01)
     print(on())
     write("patches:\\n  error_stack: off\\n  # " + word + "\\n")
     until("off")
