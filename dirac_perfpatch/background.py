@@ -20,6 +20,8 @@ from collections.abc import Callable
 from math import inf
 from time import monotonic
 
+# Seconds that a task returns which has nothing more to do.
+DAY = 86400.0
 # Seconds before the first run; most commands end sooner.
 _FIRST = 2.0
 # Seconds for which a fork waits for a run, counted from the run's beginning, and the exit for all threads together.

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dirac_perfpatch import host, imports, patches, toggles
+from dirac_perfpatch.background import DAY
 from dirac_perfpatch.notices import OperatorError, say_once
 from dirac_perfpatch.patching import FAILED, OFF, Switch
 from dirac_perfpatch.toggles import Toggle, Toggles
@@ -156,7 +157,7 @@ class Plugin:
         if not self._started:
             return 1  # another thread is still starting
         if not self._follows:
-            return 86400.0  # the environment has changed since the look-up
+            return DAY  # the environment has changed since the look-up
         imports.look()
         for switch in list(self.switches.values()):
             switch.catch_up()

@@ -14,7 +14,7 @@ import threading  # noqa: F401  # not first by our thread, which it would then t
 from collections.abc import Callable
 
 from dirac_perfpatch import host, imports
-from dirac_perfpatch.background import Background
+from dirac_perfpatch.background import DAY, Background
 
 # Whether the host has looked for its extensions.
 asked = False
@@ -60,7 +60,7 @@ def _look_again() -> float:
     # A child that is forked while this thread imports our modules would wait for them for ever.
     imports.forget_next()
     if not start():
-        return 86400.0  # what is broken stays so
+        return DAY  # what is broken stays so
     from dirac_perfpatch import loading
 
     return loading.plugin.look_again()

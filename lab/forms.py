@@ -11,9 +11,9 @@ import ast
 import hashlib
 import sys
 import zipfile
-from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
+
+from . import hosts
 
 _HELPERS = "DIRAC/DataManagementSystem/Utilities/DMSHelpers.py"
 _MYSQL = "DIRAC/Core/Utilities/MySQL.py"
@@ -44,32 +44,27 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def main() -> None:
-    sources: dict[str, dict[tuple[int, ...], str]] = {path: {} for path in TARGETS}
+    sources: dict[str, dict[str, str]] = {path: {} for path in TARGETS}
     for wheel in Path(sys.argv[1]).glob("*.whl"):
-        release = tuple(map(int, wheel.name.split("-")[1].split(".")))
+        release = wheel.name.split("-")[1]
         with zipfile.ZipFile(wheel) as archive:
             for path in sources.keys() & set(archive.namelist()):
                 sources[path][release] = archive.read(path).decode()
     print("| target | forms, by release |\n|---|---|")
     for path, names in TARGETS.items():
+        releases = sorted(sources[path], key=hosts.number)
         for name in names:
-            forms = [(release, _form(source, name)) for release, source in sorted(sources[path].items())]
-            print(f"| `{name}` | {', '.join(_spans(forms))} |")
-
-
-def _spans(forms: list[tuple[tuple[int, ...], str]]) -> Iterator[str]:
-    for form, same in groupby(forms, lambda one: one[1]):
-        first, *_, last = [".".join(map(str, release)) for release, _ in same] * 2
-        yield f"{first}{'' if first == last else ' to ' + last}: {form or 'none'}"
+            forms = [(release, _form(sources[path][release], name)) for release in releases]
+            print(f"| `{name}` | {', '.join(f'{span}: {form}' for span, form in hosts.spans(forms))} |")
 
 
 def _form(source: str, name: str) -> str:
-    """A number for the code of a function, without docstrings; empty if there is no such function."""
+    """A number for the code of a function, without docstrings; "none" if there is no such function."""
     node: ast.AST = ast.parse(source)
     for part in name.split("."):
         found = [child for child in ast.iter_child_nodes(node) if isinstance(child, _FUNCTIONS) and child.name == part]
         if not found:
-            return ""
+            return "none"
         node = found[0]
     for child in ast.walk(node):
         if isinstance(child, _FUNCTIONS) and ast.get_docstring(child) is not None:

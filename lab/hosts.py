@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 from .folder import make
 from .interpreters import find_interpreter, python_interpreters
@@ -143,8 +144,7 @@ def plain_environment(name: str, requirements: Sequence[str], python: StrPath | 
     recipe = "\n".join([str(interpreter), *requirements])
     with _lock(folder.name):
         if _read(folder / "stamp") != recipe:
-            _make(folder, interpreter)
-            _run([_uv(), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), *requirements])
+            _make_with(folder, interpreter, requirements)
             (folder / "stamp").write_text(recipe)
     return folder / "bin"
 
@@ -156,8 +156,7 @@ def temporary_environment(requirements: Sequence[str], python: StrPath | None = 
     """
     interpreter, _ = _interpreter(python)
     folder = make("perfpatch-environment-") / "venv"
-    _make(folder, interpreter)
-    _run([_uv(), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), *requirements])
+    _make_with(folder, interpreter, requirements)
     return folder / "bin"
 
 
@@ -226,6 +225,19 @@ def last_alike(release: str, releases: Sequence[str]) -> str:
     return [one for one in releases if kind(one) == kind(release)][-1]
 
 
+def spans(found: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Releases in a row with equal values, as one: "9.1.0 to 9.1.8" and the value. found: releases in order."""
+    for value, same in itertools.groupby(found, lambda one: one[1]):
+        first, *_, last = [release for release, _ in same] * 2
+        yield first if first == last else f"{first} to {last}", value
+
+
+def files(host: Host) -> set[str]:
+    """The files of an environment, without bytecode, and without wrapt: what a package needs stays, as with any pip."""
+    found = {str(path) for path in host.site_packages.rglob("*") if "__pycache__" not in path.parts}
+    return {path for path in found if "wrapt" not in path} | {str(path) for path in host.bin.iterdir()}
+
+
 def remove_plugin(host: Host) -> None:
     """Uninstall the plugin; does nothing if it is not installed."""
     with _lock(host.folder.name):
@@ -273,6 +285,11 @@ def _build(host: Host, interpreter: Path) -> None:
     _pip(host, "install", "--override", str(override), dirac, m2crypto)
     # Last, so that an environment whose build was interrupted is never taken for a complete one.
     (host.folder / "stamp").write_text(_recipe(host, interpreter))
+
+
+def _make_with(folder: Path, interpreter: Path, requirements: Sequence[str]) -> None:
+    _make(folder, interpreter)
+    _run([_uv(), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), *requirements])
 
 
 def _make(folder: Path, interpreter: Path) -> None:

@@ -11,7 +11,7 @@ import argparse
 import json
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -139,17 +139,16 @@ def _ask(release: str, host: hosts.Host, database: MariaDB, overlay: Path | None
 def _command(host: hosts.Host, environment: dict[str, str], *arguments: str) -> tuple[Any, str]:
     """What `dirac-perfpatch` says: the data, and the text of its messages. Errors: Unusable if it says nothing."""
     command = [str(host.bin / "dirac-perfpatch"), *arguments]
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    nowhere, pipe = subprocess.DEVNULL, subprocess.PIPE
     try:
-        answer, messages = process.communicate(timeout=SECONDS)
-        return json.loads(answer), messages
+        done = subprocess.run(
+            command, env=environment, stdin=nowhere, stdout=pipe, stderr=pipe, text=True, timeout=SECONDS, check=False
+        )
+        return json.loads(done.stdout), done.stderr
     except subprocess.TimeoutExpired:
-        process.kill()
         raise Unusable(f"`{arguments[0]}` does not end") from None
     except ValueError:
-        raise Unusable((messages.strip() or "no answer").splitlines()[-1]) from None
+        raise Unusable((done.stderr.strip() or "no answer").splitlines()[-1]) from None
 
 
 def _outcome(entry: Mapping[str, Any], checked: Mapping[str, str], failure: str) -> Outcome:
@@ -173,7 +172,7 @@ def as_page(found: Mapping[str, Outcomes | str], there: Sequence[str]) -> str:
     """The page: a row for each span of releases with the same outcomes. there: all the releases that there are."""
     is_all = len(found) == len(there)
     asked = "Every release was asked." if is_all else f"A sample was asked: {', '.join(found)}."
-    rows = [f"| {span} | {' | '.join(_cells(outcomes))} |" for span, outcomes in _spans(found)]
+    rows = [f"| {span} | {' | '.join(_cells(outcomes))} |" for span, outcomes in hosts.spans(found.items())]
     return "\n".join([_HEAD.format(full=", ".join(hosts.RELEASES), asked=asked), *rows, ""])
 
 
@@ -191,12 +190,6 @@ DIRAC's own code.
 
 | releases | applied | replaced | stands down | failed | check |
 |---|---|---|---|---|---|"""
-
-
-def _spans(found: Mapping[str, Outcomes | str]) -> Iterator[tuple[str, Outcomes | str]]:
-    for outcomes, same in groupby(found.items(), lambda one: one[1]):
-        first, *_, last = [release for release, _ in same] * 2
-        yield first if first == last else f"{first} to {last}", outcomes
 
 
 def _cells(outcomes: Outcomes | str) -> list[str]:

@@ -23,7 +23,7 @@ def on_host(release: str, python: str, wheel: Path, version: str) -> str:
     host = hosts.environment(release, python, label="release")
     hosts.remove_plugin(host)
     env = host.process_env(make("perfpatch-root-"))
-    before = _files(host)
+    before = hosts.files(host)
     _expect(host, env, 0, release, "dirac-version")
     hosts.install_wheel(host, wheel)
     _expect(host, env, 0, f"{DISTRIBUTION} {version}", DISTRIBUTION, "--version")
@@ -33,7 +33,7 @@ def on_host(release: str, python: str, wheel: Path, version: str) -> str:
         raise CheckError("check asked nothing")
     _expect(host, env, 0, release, "dirac-version")
     hosts.remove_plugin(host)
-    left = sorted(path for path in _files(host) - before if "wrapt" not in path)  # what we need stays, as with any pip
+    left = sorted(hosts.files(host) - before)
     if left:
         raise CheckError(f"uninstalling leaves {', '.join(left)}")
     _expect(host, env, 0, release, "dirac-version")
@@ -45,11 +45,6 @@ def without_host(python: Path, version: str) -> str:
     for arguments, code, said in ((["--version"], 0, version), (["status"], 2, "no DIRAC can be imported")):
         _run([str(python.parent / DISTRIBUTION), *arguments], hosts.clean_environment(), code, said)
     return "no DIRAC is reported, exit code 2"
-
-
-def _files(host: hosts.Host) -> set[str]:
-    files = {str(path) for path in host.site_packages.rglob("*") if "__pycache__" not in path.parts}
-    return files | {str(path) for path in host.bin.iterdir()}
 
 
 def _expect(host: hosts.Host, env: dict[str, str], code: int, said: str, *command: str) -> str:

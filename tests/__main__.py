@@ -13,6 +13,7 @@ that is compared, on which they do run; the tests of all patches together run on
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import re
@@ -137,7 +138,9 @@ def _page() -> Stage:
     return Stage("the report's page, Debian's Chromium", run)
 
 
-def _with_host(kind: str, release: str, version: str, modules: Path, files: Sequence[str] = ("",)) -> Stage:
+def _with_host(
+    kind: str, release: str, version: str, modules: Path, everything: bool, files: Sequence[str] = ("",), name: str = ""
+) -> Stage:
     def run() -> tuple[int, str]:
         host = hosts.environment(release, version, label="tests")
         # Without the working directory, the checkout, on the path: it would come before the plugin that is installed.
@@ -147,17 +150,16 @@ def _with_host(kind: str, release: str, version: str, modules: Path, files: Sequ
             arguments += ["-m", "not once" if version != hosts.DEFAULT_PYTHON else "not once and not own_lines"]
         arguments += [CHECKOUT / "tests" / kind / file for file in files]
         more = {}
-        if release != hosts.COMPARED and version == hosts.DEFAULT_PYTHON and "--all" not in sys.argv:
+        if release != hosts.COMPARED and version == hosts.DEFAULT_PYTHON and not everything:
             more["PERFPATCH_SAME_FILES"] = str(hosts.environment(hosts.COMPARED, label="tests").site_packages)
         return command(arguments, hosts.clean_environment(PYTHONPATH=str(modules), **more))
 
-    return Stage(f"{kind} tests, DIRAC {release}, Python {version}", run)
+    return Stage(name or f"{kind} tests, DIRAC {release}, Python {version}", run)
 
 
 def _in_tree_forms(modules: Path) -> Stage:
-    stage = _with_host("host", hosts.IN_TREE, hosts.DEFAULT_PYTHON, modules, ("in_tree_forms.py",))
-    stage.name = f"in-tree forms, over the dependencies of DIRAC {hosts.IN_TREE}"
-    return stage
+    name = f"in-tree forms, over the dependencies of DIRAC {hosts.IN_TREE}"
+    return _with_host("host", hosts.IN_TREE, hosts.DEFAULT_PYTHON, modules, True, ("in_tree_forms.py",), name)
 
 
 def _install(pairs: Sequence[tuple[str, str]]) -> Stage:
@@ -176,8 +178,7 @@ def _uninstall(release: str) -> Stage:
     ask = "from DIRAC.Core.Utilities.Extensions import extensionsByPriority; print(extensionsByPriority())"
 
     def look(host: hosts.Host) -> tuple[set[str], tuple[int, str]]:
-        files = {str(path) for path in host.site_packages.rglob("*") if "__pycache__" not in path.parts}
-        return files | {str(path) for path in host.bin.iterdir()}, command([host.python, "-c", ask])
+        return hosts.files(host), command([host.python, "-c", ask])
 
     def run() -> tuple[int, str]:
         host = hosts.environment(release, label="uninstall")
@@ -186,7 +187,7 @@ def _uninstall(release: str) -> Stage:
         between = look(host)
         hosts.remove_plugin(host)
         after = look(host)
-        left = {path for path in after[0] ^ before[0] if "wrapt" not in path}  # what we need stays, as with any pip
+        left = after[0] ^ before[0]
         same = between[0] != before[0] and not left and before[1] == between[1] == after[1] == (0, "['DIRAC']\n")
         return (0, "") if same else (1, f"before {before[1]}, between {between[1]}, after {after[1]}, left {left}")
 
@@ -222,6 +223,9 @@ def _close(done: Sequence[Stage]) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python3 -m tests", description=__doc__)
+    parser.add_argument("--all", action="store_true", help="all tests of each patch on each release")
+    everything = parser.parse_args().all
     end_when_told()
     ensure_packages(browser.PACKAGE)
     done: list[Stage] = []
@@ -234,9 +238,9 @@ def main() -> None:
     _run_all(done, units, _install(list(dict.fromkeys([*matrix, oldest]))))
     modules = library(make("perfpatch-library-") / "library", "lab")
     pairs = sorted(matrix, key=lambda pair: (pair[0] != hosts.COMPARED, pair[1] == hosts.DEFAULT_PYTHON))
-    with_host = [_with_host(kind, *pair, modules) for pair in pairs for kind in ("host", "service")]
+    with_host = [_with_host(kind, *pair, modules, everything) for pair in pairs for kind in ("host", "service")]
     if oldest not in matrix:
-        with_host.append(_with_host("host", *oldest, modules, SHORT))
+        with_host.append(_with_host("host", *oldest, modules, everything, SHORT))
     others = [_in_tree_forms(modules), _hosts_own(), *map(_uninstall, hosts.RELEASES)]
     # Services wait for more than half of their time.
     _run_all(done, [*with_host, *others], workers=WORKERS + 1)

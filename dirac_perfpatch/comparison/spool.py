@@ -138,6 +138,11 @@ class Spool:
                     os.unlink(name, dir_fd=place)
 
 
+def began(path: str) -> str:
+    """The nanosecond at which the process began that wrote a snapshot, by its file's name; digits of one length."""
+    return path.rpartition(".")[0].rpartition(".")[2]
+
+
 def process_of(path: str) -> int | None:
     """The number of the process that wrote a snapshot, by the name of its file; None if no process gave it."""
     name = os.path.basename(path)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from dirac_perfpatch.comparison.snapshot import Snapshot, Unusable, parse, printable
+from dirac_perfpatch.comparison.spool import began
 
 # The largest file that a process can write, a thousand blocks and a few dozen wide sketches, is a quarter of this.
 _MOST_BYTES = 16 << 20
@@ -106,7 +107,7 @@ def _below(folder: str, complaints: list[str], depth: int) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             # One by one: a folder may have millions of them.
-            found = heapq.nlargest(_MOST_FILES, files(entries), key=_began)
+            found = heapq.nlargest(_MOST_FILES, files(entries), key=began)
     except OSError as error:
         complaints.append(f"{printable(folder)}: cannot be read: {error.strerror}")
     if number > len(found) > 0:
@@ -124,8 +125,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to where we may not look
         return False
-
-
-def _began(path: str) -> str:
-    """The nanosecond at which the process began, as in the name of its file; digits of one length."""
-    return path.rpartition(".")[0].rpartition(".")[2]
