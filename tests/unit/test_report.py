@@ -290,7 +290,8 @@ def test_a_name_is_a_name_in_plots_too(tmp_path: Path) -> None:
     page = as_html(_report(tmp_path))
     plots = "".join(re.findall(r"<svg .*?</svg>", page, re.S))
     for name in names[:4]:
-        assert page.count(html.escape(name)) >= 3 and html.escape(name) in plots
+        assert page.count(html.escape(name)) >= 3 and f">{html.escape(name)}<" in plots
+    assert plots.count(">error_stack<") == len(names)
 
 
 def test_names_of_files_are_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
