@@ -167,7 +167,8 @@ def install_plugin(host: Host, checkout: StrPath, *extras: str) -> None:
     The wheel is built from a copy: setuptools leaves a build folder behind, and would pack stale files from it.
     Errors: CalledProcessError if it cannot be built or installed.
     """
-    skip = shutil.ignore_patterns(".git", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "venv", ".venv")
+    # Tools write to their hidden folders while this copies: a file that vanishes would end it.
+    skip = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "venv")
     source = make("perfpatch-build-") / "source"
     shutil.copytree(checkout, source, ignore=skip)
     wheels = source.with_name("wheels")
