@@ -18,7 +18,18 @@ from dirac_perfpatch import database, loading, preview, status, toggles, waking
 from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.patches import CATALOGUE
 from dirac_perfpatch.patches._connections import no_connecting
-from dirac_perfpatch.patching import APPLIED, ARMED, FAILED, STOOD_DOWN, TRIPPED, Database, NotAsked, Patch, Target
+from dirac_perfpatch.patching import (
+    APPLIED,
+    ARMED,
+    FAILED,
+    STOOD_DOWN,
+    TRIPPED,
+    Database,
+    NotAsked,
+    Patch,
+    Target,
+    unknown,
+)
 
 # Exit codes.
 OK, BAD, UNUSABLE = 0, 1, 2
@@ -160,6 +171,8 @@ def _entries(judge: Callable[[str, Target, Mapping[str, Any]], tuple[str, str]])
             worst = min(entry["targets"], key=lambda told: (FAILED, ARMED, STOOD_DOWN).index(told["state"]))
             remark = entry["reason"].partition("; ")[2]
             entry["state"], entry["reason"] = worst["state"], "; ".join(filter(None, (worst["reason"], remark)))
+        more = [reason for reason in unknown(entry["targets"]) if reason not in entry["reason"]]
+        entry["reason"] = "; ".join(filter(None, (entry["reason"], *more)))
     return entries
 
 
@@ -183,7 +196,7 @@ def _answer(as_json: bool, data: Any, title: str, header: Sequence[str], rows: I
 
 def _status(options: argparse.Namespace) -> int:
     release, source = _load_host(), loading.plugin.source
-    entries = _entries(lambda name, target, told: preview.foresee(target, _replaces(name)))
+    entries = _entries(lambda name, target, told: preview.foresee(target, *_judged_by(name)))
     tripped = _tripped_elsewhere()
     data = {"dirac": release, "toggles": source, "patches": entries, "running": tripped}
     header = ("name", "state", "reason")
@@ -195,8 +208,9 @@ def _status(options: argparse.Namespace) -> int:
     return _exit_code([*entries, *tripped])
 
 
-def _replaces(name: str) -> bool:
-    return loading.plugin.toggles[name].in_tree == toggles.REPLACE
+def _judged_by(name: str) -> tuple[bool, bool]:
+    toggle = loading.plugin.toggles[name]
+    return toggle.in_tree == toggles.REPLACE, toggle.force
 
 
 def _tripped_elsewhere() -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from dirac_perfpatch.yamlfile import FileError, Node, content, parse
 _SETTING = re.compile(r"([A-Za-z_]+)(?:\.([A-Za-z_]+))?=(.*)", re.DOTALL)
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_./+-]*")
 _VALUE = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s#"'](?:[^#]*[^\s#])?)"""
-_TOP = ("enabled", "keep_on_update", "in_tree")
+_TOP = ("enabled", "keep_on_update", "in_tree", "force")
 _ACCESS = "system.posix_acl_access"
 # Seconds to wait for another process that is changing the file.
 _PATIENCE = 10.0

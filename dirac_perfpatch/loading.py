@@ -96,7 +96,7 @@ class Plugin:
             return (toggle.mode,)
         if toggle.mode == toggles.AB and self._wanted:
             return (*toggle, self._wanted.spool, self._wanted.check_one_in, self._wanted.together)
-        return toggle.mode, toggle.options, toggle.in_tree
+        return toggle.mode, toggle.options, toggle.in_tree, toggle.force
 
     def _take_up(self, name: str) -> None:
         if name in self.switches:
@@ -120,7 +120,7 @@ class Plugin:
     def _set(self, switch: Switch, toggle: Toggle) -> None:
         switch.take_off()
         if toggle.on:
-            switch.configure(toggle.options, toggle.in_tree == toggles.REPLACE)
+            switch.configure(toggle.options, toggle.in_tree == toggles.REPLACE, toggle.force)
         if toggle.mode == toggles.AB:
             check_one_in, together = (self._wanted.check_one_in, self._wanted.together) if self._wanted else (0, False)
             self._comparisons().begin(switch, toggle, check_one_in, self.spool(), together)

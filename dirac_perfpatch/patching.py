@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, Optional
 
-from dirac_perfpatch import imports
+from dirac_perfpatch import imports, known
 from dirac_perfpatch.locks import Tally, reentrant_lock
 from dirac_perfpatch.notices import say_once
 
@@ -28,6 +28,9 @@ STOOD_DOWN = "stood down"
 TRIPPED = "tripped"
 FAILED = "failed"
 
+# How the reason ends if a target stays off because its code is unknown.
+_FORCE = "`force: true` applies the patch all the same"
+_NO_FORMS = "its code was not compared with releases of DIRAC: no data for Python {}.{}".format(*sys.version_info)
 # More wrappers than anyone puts around one function.
 _MOST_WRAPPERS = 100
 _GENERATOR = 0x20  # inspect.CO_GENERATOR
@@ -214,6 +217,14 @@ def _is_ours(function: Any) -> bool:
     return os.path.dirname(__file__) in getattr(getattr(function, "__code__", None), "co_filename", "")
 
 
+def _is_wrapper_of_ours(found: Any) -> bool:
+    """Whether an object is a wrapper of ours itself. Other proxies pass on what we would look at."""
+    kind = type(found)
+    if kind is getattr(sys.modules.get("wrapt"), "FunctionWrapper", None):
+        return _is_ours(found._self_wrapper)
+    return _is_ours(found) if kind is FunctionType else kind.__module__.partition(".")[0] == __package__
+
+
 def _is_taken_over(function: Any) -> bool:
     code, patterns = function.__code__, (_run_ours.__code__, _generate_ours.__code__)
     return any(
@@ -324,6 +335,14 @@ class Fitting:
         """Raise :class:`UnknownHost` unless there is a function at the path whose code uses all these names."""
         if not self.names_in(path).issuperset(names):
             raise UnknownHost(f"{path} is not the function that this patch knows")
+
+    def unknown(self, paths: Iterable[str]) -> str:
+        """The first of these paths where the code is not that of a release of the host that we know, or ""."""
+        for path in paths:
+            with suppress(UnknownHost):  # this release has none
+                if not known.is_known(path, self.resolve(path), _is_wrapper_of_ours):
+                    return path
+        return ""
 
     def compared(
         self, path: str, ours: Callable[..., Any], original: Callable[..., Any], check: Check | None = None
@@ -491,6 +510,7 @@ class Target(NamedTuple):
         put_on: Given the fitting, changes the stock code through it.
         prepare: Given the spec of the module before its execution, and the guard, changes how it is executed. Must not
             raise. Only for patches in :data:`dirac_perfpatch.patches.AT_IMPORT`, with one module per target.
+        changes: The paths of the functions that must be code of a release of the host; None for the attribute alone.
     """
 
     modules: tuple[str, ...]
@@ -498,6 +518,37 @@ class Target(NamedTuple):
     look: Callable[[Fitting], None]
     put_on: Callable[[Fitting], None]
     prepare: Callable[[ModuleSpec, Guard], None] | None = None
+    changes: tuple[str, ...] | None = None
+
+    def functions(self) -> tuple[str, ...]:
+        """The paths of the functions that it changes."""
+        return (self.attribute,) if self.changes is None else self.changes
+
+    def judge(
+        self, fitting: Fitting, replaces: bool, forced: bool
+    ) -> tuple[Callable[[Fitting], None] | None, str]:
+        """How to put it on, or None to stand down; and why. Raises what ``look`` does, except :class:`InTree`.
+
+        Args:
+            fitting: Of the module, in which nothing is changed.
+            replaces: Whether the host's own version of the change is replaced where it is wrong.
+            forced: Whether code is changed that is of no known release of the host.
+        """
+        try:
+            self.look(fitting)
+        except InTree as fact:
+            put_on, why = fact.outcome(replaces)
+        else:
+            put_on, why = self.put_on, ""
+        if put_on is None or forced or not self.functions():
+            return put_on, why
+        if known.forms() is None:
+            return put_on, "; ".join(filter(None, (why, _NO_FORMS)))
+        path = fitting.unknown(self.functions())
+        if path:
+            where = f"{fitting.module.__name__}.{path}"
+            return None, f"{where} is not the code of any DIRAC release known to this version of the plugin; {_FORCE}"
+        return put_on, why
 
 
 class Database(NamedTuple):
@@ -605,9 +656,9 @@ class Switch:
         self._tripped = ""
         self._comparison: Any = None
 
-    def configure(self, options: Mapping[str, Any], replaces: bool = True) -> None:
-        """Set what the next :meth:`put_on` uses: the options, and whether wrong in-tree changes are replaced."""
-        self._options, self._replaces = options, replaces
+    def configure(self, options: Mapping[str, Any], replaces: bool = True, forced: bool = False) -> None:
+        """Set what the next :meth:`put_on` uses: the options, and those of :meth:`Target.judge`."""
+        self._options, self._replaces, self._forced = options, replaces, forced
 
     def put_on(self, comparison: Any = None) -> None:
         """Apply the patch to the targets that are loaded and wait for the others, unless it has tripped. Never raises.
@@ -657,7 +708,7 @@ class Switch:
         name = target.module
         try:
             target.module = module.__name__
-            put_on, why = self._judge(target.declared, fitting)
+            put_on, why = target.declared.judge(fitting, self._replaces, self._forced)
             if put_on is not None:
                 put_on(fitting)
         except NotHere:
@@ -676,14 +727,6 @@ class Switch:
         self._stop_waiting(target)
         if self._tripped:  # meanwhile, by a signal handler
             self._take_off_one(target)
-
-    def _judge(self, target: Target, fitting: Fitting) -> tuple[Callable[[Fitting], None] | None, str]:
-        """How to put a target on, or None to stand down; and why, if the host has the change in-tree."""
-        try:
-            target.look(fitting)
-        except InTree as fact:
-            return fact.outcome(self._replaces)
-        return target.put_on, ""
 
     def catch_up(self) -> None:
         """Try again what is armed or was incomplete, and apply the patch to modules that were executed again.
@@ -772,4 +815,9 @@ class Switch:
         found = {target["state"]: target["reason"] for target in reversed(targets)}  # the first reason of each state
         state = next(state for state in (FAILED, APPLIED, STOOD_DOWN, ARMED, OFF) if state in found)
         missing = found.get(ARMED, "") if state == APPLIED else ""
-        return state, "; ".join(filter(None, (found[state], missing)))
+        return state, "; ".join(dict.fromkeys(filter(None, (found[state], missing, *unknown(targets)))))
+
+
+def unknown(targets: Iterable[Mapping[str, str]]) -> list[str]:
+    """The reasons of those entries of targets that stay off because their code is unknown."""
+    return [target["reason"] for target in targets if target["reason"].endswith(_FORCE)]

@@ -14,31 +14,30 @@ import sys
 from collections.abc import Iterator
 from types import ModuleType
 
-from dirac_perfpatch.patching import ARMED, FAILED, STOOD_DOWN, Fitting, Guard, InTree, NotHere, Target
+from dirac_perfpatch.patching import ARMED, FAILED, STOOD_DOWN, Fitting, Guard, NotHere, Target
 
 _CACHES = ("cache", "lru_cache", "cached", "cachedmethod")
 _CACHED = "_cached"  # the name of functools.cache in a stand-in
 
 
-def foresee(target: Target, replaces: bool = True) -> tuple[str, str]:
+def foresee(target: Target, replaces: bool = True, forced: bool = False) -> tuple[str, str]:
     """Return the state and reason of a target after the import of its module; ``armed`` if it will be applied.
 
     Args:
         target: Its declaration.
-        replaces: Whether the host's own version of the change is replaced where it is wrong.
+        replaces, forced: As for :meth:`dirac_perfpatch.patching.Target.judge`.
     """
     for name in target.modules:
         try:
             module = _stand_in(name)
-            target.look(Fitting(module, {}, Guard("", lambda reason: None)))
+            put_on, why = target.judge(Fitting(module, {}, Guard("", lambda reason: None)), replaces, forced)
         except (ModuleNotFoundError, NotHere):
             continue
-        except InTree as fact:
-            replace, why = fact.outcome(replaces)
-            return (STOOD_DOWN, why) if replace is None else (ARMED, f"when {name} is imported, {why}")
         except Exception as error:  # the source may be anything
             return FAILED, f"{type(error).__name__}: {error}"
-        return ARMED, f"will be applied when {name} is imported"
+        if put_on is None:
+            return STOOD_DOWN, why
+        return ARMED, f"when {name} is imported, {why}" if why else f"will be applied when {name} is imported"
     return ARMED, f"there is no {target.modules[0]} here"
 
 

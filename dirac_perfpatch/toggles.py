@@ -25,6 +25,7 @@ _ARMS = ("time", "process", "call")
 _PER_PATCH = ("by", "share", "window_seconds")
 # The same for what the file says at its top.
 _IN_TREE = "in_tree"
+_FORCE = "force"
 REPLACE, LEAVE = "replace", "leave"
 _CHOICES = (_ARMS, (REPLACE, LEAVE))
 _RANGES = {"share": (0, 1), "window_seconds": (0.1, 86400), "check_one_in": (0, 10**9)}
@@ -44,6 +45,7 @@ class Toggle(NamedTuple):
         share: The part of the windows, processes or calls that run patched, from 0 to 1.
         window_seconds: The length of a window of time.
         in_tree: What is done where the host has the change itself, but wrong: ``replace`` or ``leave``.
+        force: Whether code is changed that is of no known release of the host.
     """
 
     mode: str
@@ -52,6 +54,7 @@ class Toggle(NamedTuple):
     share: float
     window_seconds: float
     in_tree: str = REPLACE
+    force: bool = False
 
     @property
     def on(self) -> bool:
@@ -104,7 +107,7 @@ class Toggles:
 def _toggle(own: Mapping[str, Any], comparison: Mapping[str, Any], top: Mapping[str, Any]) -> Toggle:
     # Resolved only now: what a patch says for itself wins, also over a section that was read later.
     compared = {key: own.get(key, comparison[key]) for key in _PER_PATCH}
-    compared[_IN_TREE] = own.get(_IN_TREE, top[_IN_TREE])
+    compared.update({key: own.get(key, top[key]) for key in (_IN_TREE, _FORCE)})
     options = {key: value for key, value in own.items() if key not in ("enabled", *compared)}
     wanted = top["enabled"] and own["enabled"]
     return Toggle(AB if wanted == AB else ON if wanted else OFF, options, **compared)
@@ -226,14 +229,14 @@ def override(below: Toggles, place: str, said: Mapping[str, Any]) -> Toggles:
     Args:
         below: The toggles.
         place: The path of the section, for errors and status.
-        said: Its options as text and its subsections as mappings: ``enabled``, ``in_tree``, the patches,
-            ``comparison``.
+        said: Its options as text and its subsections as mappings: ``enabled``, ``in_tree``, ``force``,
+            the patches, ``comparison``.
 
     Raises:
         FileError: The section cannot be used. The text begins with the path of the option.
     """
     top = {name: _section_node(f"{place}/{name}", value) for name, value in said.items()}
-    _refuse_unknown(top, ("enabled", _IN_TREE, _COMPARISON, *below.patches), "key")
+    _refuse_unknown(top, ("enabled", _IN_TREE, _FORCE, _COMPARISON, *below.patches), "key")
     patches = {name: top.pop(name) for name in below.patches if name in top}
     root = Node({**top, "patches": Node(patches, 0, place)}, 0, place)
     return _lay_over(below, root, f"{below.source}, {place}")
@@ -272,7 +275,7 @@ def _lay_over(below: Toggles, root: Node, source: str) -> Toggles:
     _refuse_unknown(patches, tuple(below.patches), "patch")
     for name, node in patches.items():
         if isinstance(node.value, dict):
-            known = {"enabled": AB, **below.patches[name].options, **per_patch, _IN_TREE: REPLACE}
+            known = {"enabled": AB, **below.patches[name].options, **per_patch, _IN_TREE: REPLACE, _FORCE: False}
             said[name] = _values(name, node.value, known, "option")
         else:
             said[name] = {"enabled": _mode(node, f"{name} must be on, off or ab, or a mapping with `enabled:`")}

@@ -201,15 +201,22 @@ def overlay(host: Host, release: str, *more: str) -> Path:
     return folder
 
 
-def released() -> list[str]:
-    """The releases of DIRAC that pip finds from 8.0.0 on, oldest first, without pre-releases.
+def released(project: str = "DIRAC", first: str = "8.0.0") -> list[str]:
+    """The releases of DIRAC, or another project, that pip finds from the first on, oldest first, without pre-releases.
 
     Errors: CalledProcessError if pip finds none.
     """
-    pip = [str(Path(_uv()).with_name("python")), "-m", "pip", "index", "versions", "DIRAC"]
+    pip = [str(Path(_uv()).with_name("python")), "-m", "pip", "index", "versions", project]
     found = subprocess.run(pip, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     # Without --pre, pip leaves pre-releases out.
-    return sorted(set(re.findall(r"\b(?:[89]|\d\d)(?:\.\d+){2}\b", found.stdout.decode())), key=number)
+    releases = sorted(set(re.findall(r"\b\d+(?:\.\d+){2}\b", found.stdout.decode())), key=number)
+    return [release for release in releases if number(release) >= number(first)]
+
+
+def unpack(folder: Path, *requirements: str) -> None:
+    """Put released wheels into a folder, without what they need. Errors: CalledProcessError if there is no such release."""
+    python = str(_interpreter(None)[0])
+    _run([_uv(), "pip", "install", "--quiet", "--no-deps", "--python", python, "--target", str(folder), *requirements])
 
 
 def number(release: str) -> tuple[int, ...]:

@@ -42,6 +42,8 @@ _SPARES = "_ConnectionPool__spares"
 NEW = "_ConnectionPool__newConn"
 PING = "_ConnectionPool__ping"
 DISCARD = "discardCurrentThreadConn"  # from 9.1.9 on
+# What adopt_all() changes.
+ADOPTING = (f"ConnectionPool.{NEW}", f"ConnectionPool.{PING}")
 _ENDED = "_perfpatch_ended"
 
 # A readable socket, or one whose peer has closed at least its own half. Errors are reported without being asked for.

@@ -181,6 +181,7 @@ def _ask(database: Database | None) -> Any:
     raise NotAsked("it changes no answer")
 
 
+# It only records calls, so code that no release has is recorded, too: no target has `changes`.
 PATCH = Patch(
     name="outcomes",
     targets=(
@@ -189,30 +190,35 @@ PATCH = Patch(
             "Service._processInThread",
             _expect("Service._processInThread", "handshake", "_receiveAndCheckProposal", "_processProposal"),
             _put_on_request,
+            changes=(),
         ),
         Target(
             ("DIRAC.Core.DISET.RequestHandler",),
             "RequestHandler._RequestHandler__logRemoteQueryResponse",
             _expect("RequestHandler._rh_executeAction", "_RequestHandler__logRemoteQueryResponse"),
             _put_on_answer,
+            changes=(),
         ),
         Target(
             ("DIRAC.Core.Tornado.Server.private.BaseRequestHandler",),
             "BaseRequestHandler._executeMethod",
             _expect("BaseRequestHandler._executeMethod", "methodObj", "initializeRequest"),
             _put_on_https,
+            changes=(),
         ),
         Target(
             ("DIRAC.Core.Utilities.MySQL",),
             "MySQL._query",
             _expect("MySQL._except", "log"),
             _put_on_statements,
+            changes=(),
         ),
         Target(
             ("DIRAC.Core.Base.AgentModule",),
             "AgentModule.am_go",
             _expect("AgentModule.am_go", "_AgentModule__executeModuleCycle"),
             _put_on_cycle,
+            changes=(),
         ),
     ),
     ask=_ask,

@@ -34,6 +34,7 @@ from time import time
 from typing import Any
 
 from dirac_perfpatch.patches._connections import (
+    ADOPTING,
     ASSIGNED,
     MODULE,
     PING,
@@ -176,7 +177,7 @@ def _held(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]
 
 PATCH = Patch(
     name="connection_checkout",
-    targets=(Target((MODULE,), "ConnectionPool.get", _look, _put_on),),
+    targets=(Target((MODULE,), "ConnectionPool.get", _look, _put_on, changes=("ConnectionPool.get", *ADOPTING)),),
     ask=ask_pool,
     # Ten at most where ``dirac-perfpatch bench`` may run on a database in use.
     cases=(Case("ConnectionPool.get", _held, (1, 10), (1, 10, 50, 100, 200), "threads"),),

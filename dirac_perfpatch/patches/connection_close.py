@@ -27,6 +27,7 @@ from threading import current_thread
 from typing import Any
 
 from dirac_perfpatch.patches._connections import (
+    ADOPTING,
     ASSIGNED,
     MODULE,
     NEW,
@@ -177,7 +178,7 @@ PATCH = Patch(
             "PilotStatusAgent.execute",
             lambda self: self.pilotDB,
         ),
-        Target((MODULE,), f"ConnectionPool.{NEW}", _look_at_pool, _put_on_pool),
+        Target((MODULE,), f"ConnectionPool.{NEW}", _look_at_pool, _put_on_pool, changes=ADOPTING),
     ),
     ask=ask_pool,
     cases=(Case("get() and close()", _closed_by_caller),),

@@ -34,6 +34,7 @@ from threading import current_thread
 from typing import Any
 
 from dirac_perfpatch.patches._connections import (
+    ADOPTING,
     ASSIGNED,
     DISCARD,
     MODULE,
@@ -58,6 +59,7 @@ _DEAD = frozenset({2006, 2013, 2055, 4031})
 _DISCARDING = f"ConnectionPool.{DISCARD}"
 _STATEMENTS = ("MySQL._query", "MySQL._update")
 _MANY = "MySQL._updatemany"  # later releases of 8.0, and all after
+_CHANGED = ("MySQL._except", _DISCARDING, *_STATEMENTS, _MANY, *ADOPTING)
 
 
 def _statements(fitting: Fitting) -> list[str]:
@@ -199,7 +201,7 @@ def _query(size: int, database: Database | None, timed: Timed) -> Iterator[Meter
 
 PATCH = Patch(
     name="connection_eviction",
-    targets=(Target((MODULE,), "MySQL._except", _look, _put_on),),
+    targets=(Target((MODULE,), "MySQL._except", _look, _put_on, changes=_CHANGED),),
     ask=ask_pool,
     cases=(Case('_query("SELECT 1")', _query),),
     calls_stand_alone=False,  # as in connection_checkout

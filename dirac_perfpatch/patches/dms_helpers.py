@@ -44,6 +44,8 @@ _GROUPS = "resolveSEGroup"
 # What 9.1.16 and later add to each object, and the methods that use it.
 _CACHES = {"_isSameSiteSE_cache", "_isSameSiteSE_lock", "_getLocalSitesForSE_cache", "_getLocalSitesForSE_lock"}
 _CACHED = ("isSameSiteSE", "_getLocalSitesForSE")
+_COPIED = ("__copy__", "__deepcopy__", "__reduce__")
+_CHANGED = (_METHOD, *(f"DMSHelpers.{name}" for name in ("__init__", "__new__", *_CACHED, *_COPIED)))
 _NO_VERSION = object()  # equal to no version of the configuration
 # More VOs than any installation serves.
 _MAX_VOS = 200
@@ -162,7 +164,7 @@ class _Own:
         for name in _CACHED:
             if hasattr(methods[name], "__wrapped__"):
                 fitting.replace(f"DMSHelpers.{name}", self._uncached(f"DMSHelpers.{name}"))
-        for name, ours in (("__copy__", self._copy), ("__deepcopy__", self._deep_copy), ("__reduce__", self._reduce)):
+        for name, ours in zip(_COPIED, (self._copy, self._deep_copy, self._reduce)):
             if name in methods:
                 fitting.replace(f"DMSHelpers.{name}", self._if_ours(methods[name], ours))
         fitting.replace("DMSHelpers.__init__", self._init(methods["__init__"]))
@@ -345,7 +347,7 @@ def _configuration(sites: int) -> dict[str, Any]:
 PATCH = Patch(
     name="dms_helpers",
     targets=(
-        Target((_MODULE,), _METHOD, _look, _put_on),
+        Target((_MODULE,), _METHOD, _look, _put_on, changes=_CHANGED),
         Target((_MODULE,), _GROUPS, _look_at_groups, _replace_groups),
     ),
     ask=_ask,

@@ -311,7 +311,7 @@ def _steps(folder: str, number: int) -> list[Callable[..., Any]]:
 
 PATCH = Patch(
     name="error_stack",
-    targets=(Target(_MODULES, "S_ERROR", _look, _put_on),),
+    targets=(Target(_MODULES, "S_ERROR", _look, _put_on, changes=("S_ERROR", _IN_TREE)),),
     ask=_ask,
     cases=(Case('S_ERROR("x")', _error, (5, 20, 40), (1, 2, 5, 10, 20, 40, 80), "frames"),),
 )

@@ -566,7 +566,7 @@ def _ask(database: Database | None) -> Any:
 PATCH = Patch(
     name="lazy_imports",
     targets=tuple(
-        Target((entry.module,), entry.bound()[0], _look(entry), _put_on(entry), _prepare(entry))
+        Target((entry.module,), entry.bound()[0], _look(entry), _put_on(entry), _prepare(entry), changes=())
         # First what every release has, because status shows the reason of the first.
         for entry in sorted(_TABLE, key=lambda entry: bool(entry.file))
         if _has(entry)

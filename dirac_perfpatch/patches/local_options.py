@@ -313,7 +313,7 @@ def _set_case(size: int, database: Database | None, timed: Timed) -> Iterator[Me
 
 PATCH = Patch(
     name="local_options",
-    targets=(Target((_MODULE,), _SET, _look, _put_on),),
+    targets=(Target((_MODULE,), _SET, _look, _put_on, changes=(_SET, _DELETE, _SYNC)),),
     ask=_ask,
     cases=(Case("setOptionInCFG", _set_case, (100,), (10, 100, 1000), "KB"),),
     wants=("configuration_parsing",),

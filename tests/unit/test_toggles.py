@@ -18,8 +18,8 @@ from dirac_perfpatch.yamlfile import FileError
 
 NAMES = [patch.name for patch in CATALOGUE]
 KNOWN = ", ".join(NAMES)
-TOP = "enabled, keep_on_update, in_tree, patches, comparison"
-HOW = ("time", 0.5, 60, "replace")
+TOP = "enabled, keep_on_update, in_tree, force, patches, comparison"
+HOW = ("time", 0.5, 60, "replace", False)
 COMPARED = "by, share, window_seconds"
 
 
@@ -100,6 +100,18 @@ def test_one_patch_is_switched_off_and_the_others_stay(file: Path) -> None:
     assert found.keep_on_update is True
 
 
+def test_which_patches_are_applied_to_unknown_code(file: Path) -> None:
+    """None without a word; all, or one; what a patch says for itself wins, also over a later section."""
+    assert {toggle.force for toggle in load(None, {}).patches.values()} == {False}
+    found = _load(file, "patches:\n  error_stack:\n    force: on\n")
+    assert {name for name, toggle in found.patches.items() if toggle.force} == {"error_stack"}
+    assert found.patches["error_stack"].options == {"recheck_seconds": 1}
+    assert found.effect != load(None, {}).effect
+    found = override(_load(file, "patches:\n  error_stack:\n    force: off\n"), PLACE, {"force": "on"})
+    assert {name for name, toggle in found.patches.items() if not toggle.force} == {"error_stack"}
+    assert "force of error_stack must be on or off" in _refused(file, "patches:\n  error_stack:\n    force: all\n")
+
+
 def test_what_is_done_with_changes_that_the_host_has_in_tree(file: Path) -> None:
     """For all patches, or for one; what a patch says for itself wins, also over a later section."""
     found = _load(file, "in_tree: leave\npatches:\n  error_stack:\n    in_tree: replace\n  dms_helpers: off\n")
@@ -169,7 +181,7 @@ def test_a_patch_that_is_compared_and_how(file: Path) -> None:
     assert found.follow_configuration
     assert found.patches["error_stack"] == Toggle("ab", {"recheck_seconds": 1}, "process", 0.25, 5)
     assert found.patches["dms_helpers"] == Toggle("ab", {}, "call", 1, 5)
-    assert found.patches["connection_checkout"][2:] == ("process", 0.25, 0.5, "replace")
+    assert found.patches["connection_checkout"][2:] == ("process", 0.25, 0.5, "replace", False)
     assert found.patches["proxy_loading"].mode == "on"
     assert _on(found) == NAMES
     assert _load(file, "enabled: off\npatches:\n  error_stack: ab\n").patches["error_stack"].mode == "off"
@@ -321,7 +333,7 @@ def test_a_section_says_something_over_a_file(file: Path) -> None:
 def test_what_a_patch_says_for_itself_wins_over_a_later_section(file: Path) -> None:
     file.write_text("patches:\n  error_stack:\n    by: process\n  dms_helpers: ab\n")
     found = override(read(str(file)), PLACE, {"error_stack": "ab", "comparison": {"by": "call", "share": "0.1"}})
-    assert found.patches["error_stack"][2:] == ("process", 0.1, 60, "replace")
+    assert found.patches["error_stack"][2:] == ("process", 0.1, 60, "replace", False)
     assert found.patches["dms_helpers"].by == "call"
 
 
@@ -329,7 +341,7 @@ def test_what_a_patch_says_for_itself_wins_over_a_later_section(file: Path) -> N
     ("section", "error"),
     [
         ({"eror_stack": "off"}, "eror_stack: unknown key 'eror_stack'; did you mean error_stack?"),
-        ({"keep_on_update": "off"}, "keep_on_update: unknown key 'keep_on_update'; known: enabled, in_tree, "
+        ({"keep_on_update": "off"}, "keep_on_update: unknown key 'keep_on_update'; known: enabled, in_tree, force, "
          "comparison, " + KNOWN),
         ({"error_stack": "maybe"}, "error_stack: error_stack must be on, off or ab, or a mapping with `enabled:`; "
          "it is 'maybe'"),
@@ -377,7 +389,7 @@ def test_a_wrong_section_is_reported_with_the_path_and_what_is_right(section: di
         ("patches:\n  error_stack:\n    enabled: on\n    recheck_second: 1\n",
          "4: unknown option of error_stack 'recheck_second'; did you mean recheck_seconds?"),
         ("patches:\n  dms_helpers:\n    size: 1\n", "3: unknown option of dms_helpers 'size'; known: enabled, "
-         + COMPARED + ", in_tree"),
+         + COMPARED + ", in_tree, force"),
         ("enabled: on\n\npatchs:\n  error_stack: on\n", "3: unknown key 'patchs'; did you mean patches?"),
         ("error_stack: off\n", f"1: unknown key 'error_stack'; known: {TOP}"),
         ("1: on\n", f"1: unknown key '1'; known: {TOP}"),

@@ -22,14 +22,14 @@ _SCALARS = st.sampled_from(
     + [float("inf"), float("nan"), 10**30, "\u2028", "é", "=", "<<", "1:30", "0x1f", "2026-01-02", "x" * 201, [], {}]
 )
 _OF_A_PATCH = st.dictionaries(
-    st.sampled_from(["enabled", "by", "share", "window_seconds", "in_tree", "recheck_seconds", "max_proxies", "odd"]),
+    st.sampled_from(["enabled", "by", "share", "window_seconds", "in_tree", "force", "recheck_seconds", "max_proxies", "odd"]),
     _SCALARS,
     max_size=4,
 )
 _WHOLE = st.fixed_dictionaries(
     {},
     optional={
-        **dict.fromkeys(("enabled", "keep_on_update", "in_tree", "odd"), _SCALARS),
+        **dict.fromkeys(("enabled", "keep_on_update", "in_tree", "force", "odd"), _SCALARS),
         "patches": st.one_of(
             _SCALARS,
             st.dictionaries(st.sampled_from([*WAITED_FOR, "odd"]), st.one_of(_SCALARS, _OF_A_PATCH), max_size=4),

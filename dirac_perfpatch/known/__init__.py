@@ -1,0 +1,104 @@
+"""Tell whether the host's functions are those of a release of DIRAC.
+
+A module per minor version of Python, because bytecode differs: it has the forms of every function that a patch changes.
+`python3 -m lab.known --write` makes them from the released wheels. One is imported when the first target is judged.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from types import CodeType, FunctionType
+from typing import Any
+
+# Whose decorators may be around a function of the host.
+_HOSTS = ("DIRAC", "DIRACCommon", "diraccfg", "cachetools")
+_CACHED = type(functools.lru_cache(lambda: None))
+# Appended to the form of a function behind a decorator.
+DECORATED = "+"
+# Those flags that tell a generator, a coroutine and the kinds of arguments; not those of `from __future__`.
+_FLAGS = 0x3FF
+# More wrappers than anyone puts around one function.
+_MOST_WRAPPERS = 100
+
+
+def form(code: CodeType) -> str:
+    """Return a short text that differs between functions that run differently; the same in every process.
+
+    Names of files, lines and docstrings make no difference.
+    """
+    return sha256(repr(_parts(code)).encode("utf-8", "surrogatepass")).hexdigest()[:10]
+
+
+def _parts(code: CodeType) -> tuple[Any, ...]:
+    constants = code.co_consts
+    if constants and isinstance(constants[0], str) and not code.co_name.startswith("<"):
+        constants = constants[1:]  # the docstring, or the first constant of a class or, from 3.13 on, of a function
+    names = code.co_names, code.co_varnames, code.co_cellvars, code.co_freevars
+    arguments = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _FLAGS
+    table = getattr(code, "co_exceptiontable", b"")  # from 3.11 on
+    return code.co_code, table, names, arguments, [_constant(constant) for constant in constants]
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, CodeType):
+        return _parts(value)
+    if isinstance(value, tuple):
+        return tuple(map(_constant, value))
+    if isinstance(value, frozenset):  # in another order in each process
+        return "frozenset", sorted(map(repr, value))
+    return value
+
+
+@functools.cache
+def forms() -> Mapping[str, str] | None:
+    """Return the known forms of functions by their path, separated by spaces; None for an unknown Python."""
+    try:
+        found = importlib.import_module("{}.py{}{}".format(__name__, *sys.version_info))
+    except ImportError:
+        return None
+    known: Mapping[str, str] = found.FORMS
+    return known
+
+
+def is_known(path: str, found: Any, is_ours: Callable[[Any], bool]) -> bool:
+    """Return whether an object of the host is a function of a release of DIRAC, or no function that we have forms of.
+
+    Args:
+        path: Of the function in its module.
+        found: What is there.
+        is_ours: Whether an object is a wrapper of this plugin.
+    """
+    known = (forms() or {}).get(path)
+    if known is None:
+        return True
+    known_forms, mark = known.split(), ""
+    for _ in range(_MOST_WRAPPERS):
+        if found is None:
+            break
+        kind = type(found)  # not isinstance(): wrapt's wrappers claim to be functions
+        if kind in (staticmethod, classmethod):
+            found = found.__func__
+        elif is_ours(found):
+            found = getattr(found, "__wrapped__", None)
+        else:
+            # A decorator may have left the function as it was, but none may be where no release has one.
+            own = form(found.__code__) if kind is FunctionType else ""
+            if own + mark in known_forms or own + DECORATED in known_forms:
+                return True
+            found, mark = _decorated(found), DECORATED
+    return False
+
+
+def _decorated(found: Any) -> Any:
+    """The function below a decorator of the host; None if it is something else."""
+    kind = type(found)
+    module = found.__globals__.get("__name__") if kind is FunctionType else kind.__module__
+    if kind is not _CACHED and str(module).partition(".")[0] not in _HOSTS:
+        return None
+    cells = [cell.cell_contents for cell in getattr(found, "__closure__", None) or ()]
+    functions = [content for content in cells if type(content) is FunctionType]
+    return getattr(found, "__wrapped__", functions[0] if len(functions) == 1 else None)
