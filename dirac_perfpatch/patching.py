@@ -524,9 +524,7 @@ class Target(NamedTuple):
         """The paths of the functions that it changes."""
         return (self.attribute,) if self.changes is None else self.changes
 
-    def judge(
-        self, fitting: Fitting, replaces: bool, forced: bool
-    ) -> tuple[Callable[[Fitting], None] | None, str]:
+    def judge(self, fitting: Fitting, replaces: bool, forced: bool) -> tuple[Callable[[Fitting], None] | None, str]:
         """How to put it on, or None to stand down; and why. Raises what ``look`` does, except :class:`InTree`.
 
         Args:

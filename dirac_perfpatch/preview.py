@@ -70,6 +70,8 @@ def _definitions(node: ast.AST) -> Iterator[ast.stmt]:
             yield child  # loaded already: nothing runs
         elif isinstance(child, ast.alias) and child.name != "*":
             yield _something((child.asname or child.name).partition(".")[0])
+            # Never runs, but calls of what a module imports are compiled in another way.
+            yield ast.If(ast.Constant(False), [ast.Import([child])], [])
         elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
             yield _something(child.id)
         elif not isinstance(child, (ast.Lambda, ast.comprehension)):  # which have a scope of their own

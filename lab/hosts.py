@@ -214,7 +214,10 @@ def released(project: str = "DIRAC", first: str = "8.0.0") -> list[str]:
 
 
 def unpack(folder: Path, *requirements: str) -> None:
-    """Put released wheels into a folder, without what they need. Errors: CalledProcessError if there is no such release."""
+    """Put released wheels into a folder, without what they need.
+
+    Errors: CalledProcessError if there is no such release.
+    """
     python = str(_interpreter(None)[0])
     _run([_uv(), "pip", "install", "--quiet", "--no-deps", "--python", python, "--target", str(folder), *requirements])
 

@@ -73,23 +73,23 @@ def is_known(path: str, found: Any, is_ours: Callable[[Any], bool]) -> bool:
         is_ours: Whether an object is a wrapper of this plugin.
     """
     known = (forms() or {}).get(path)
-    if known is None:
+    if known is None or found is None:  # a stand-in of preview has None for what its module imports
         return True
-    known_forms, mark = known.split(), ""
+    forms_there, mark = known.split(), ""
     for _ in range(_MOST_WRAPPERS):
-        if found is None:
-            break
         kind = type(found)  # not isinstance(): wrapt's wrappers claim to be functions
         if kind in (staticmethod, classmethod):
             found = found.__func__
         elif is_ours(found):
             found = getattr(found, "__wrapped__", None)
         else:
-            # A decorator may have left the function as it was, but none may be where no release has one.
+            # A decorator may return the function itself, but none may be where no release has one.
             own = form(found.__code__) if kind is FunctionType else ""
-            if own + mark in known_forms or own + DECORATED in known_forms:
+            if own + mark in forms_there or own + DECORATED in forms_there:
                 return True
             found, mark = _decorated(found), DECORATED
+        if found is None:
+            break
     return False
 
 

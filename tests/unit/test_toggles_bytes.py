@@ -22,7 +22,9 @@ _SCALARS = st.sampled_from(
     + [float("inf"), float("nan"), 10**30, "\u2028", "é", "=", "<<", "1:30", "0x1f", "2026-01-02", "x" * 201, [], {}]
 )
 _OF_A_PATCH = st.dictionaries(
-    st.sampled_from(["enabled", "by", "share", "window_seconds", "in_tree", "force", "recheck_seconds", "max_proxies", "odd"]),
+    st.sampled_from(
+        ["enabled", "by", "share", "window_seconds", "in_tree", "force", "recheck_seconds", "max_proxies", "odd"]
+    ),
     _SCALARS,
     max_size=4,
 )
