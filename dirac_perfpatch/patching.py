@@ -532,21 +532,22 @@ class Target(NamedTuple):
             replaces: Whether the host's own version of the change is replaced where it is wrong.
             forced: Whether code is changed that is of no known release of the host.
         """
+        unknown = "" if forced else fitting.unknown(self.functions())
+        put_on: Callable[[Fitting], None] | None = self.put_on
+        why = ""
         try:
             self.look(fitting)
         except InTree as fact:
             put_on, why = fact.outcome(replaces)
-        else:
-            put_on, why = self.put_on, ""
+        except UnknownHost:
+            if not unknown:
+                raise
         if put_on is None or forced or not self.functions():
             return put_on, why
-        if known.forms() is None:
-            return put_on, "; ".join(filter(None, (why, _NO_FORMS)))
-        path = fitting.unknown(self.functions())
-        if path:
-            where = f"{fitting.module.__name__}.{path}"
+        if unknown:
+            where = f"{fitting.module.__name__}.{unknown}"
             return None, f"{where} is not the code of any DIRAC release known to this version of the plugin; {_FORCE}"
-        return put_on, why
+        return put_on, why if known.forms() is not None else "; ".join(filter(None, (why, _NO_FORMS)))
 
 
 class Database(NamedTuple):

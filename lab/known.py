@@ -31,6 +31,7 @@ FOLDER = CHECKOUT / "dirac_perfpatch" / "known"
 _LIBRARY = "diraccfg"
 # These leave the code of the function visible.
 _PLAIN = ("staticmethod", "classmethod")
+_NAMED = (ast.FunctionDef, ast.ClassDef)
 _ANSWER = "from lab import known; known.answer()"
 _HEAD = '"""Forms of functions in releases of DIRAC {releases}: see dirac_perfpatch.known. Made by lab.known."""\n\n'
 
@@ -68,7 +69,7 @@ def _common(release: str) -> list[str]:
 
 def _sources(wanted: Sequence[Sequence[str]]) -> list[tuple[str, list[str]]]:
     """The different sources of modules with functions that patches change, and the paths of these."""
-    found = {}
+    found: dict[str, set[str]] = {}
     for requirements in wanted:
         say(" ".join(requirements))
         with tempfile.TemporaryDirectory(prefix="perfpatch-known-") as folder:
@@ -123,7 +124,7 @@ def _ask(interpreter: Path, sources: list[tuple[str, list[str]]]) -> dict[str, l
 
 def answer() -> None:
     """What each Python does: reads sources with the paths of functions, and prints the forms of each."""
-    forms = defaultdict(set)
+    forms: dict[str, set[str]] = defaultdict(set)
     for source, names in json.load(sys.stdin):
         tree, code = ast.parse(source), compile(source, "", "exec", dont_inherit=True)
         for path in names:
@@ -144,15 +145,12 @@ def _find(code: CodeType, names: Sequence[str]) -> Iterator[CodeType]:
 
 
 def _is_decorated(tree: ast.AST, path: str) -> bool:
-    nodes = [tree]
+    nodes: list[ast.AST] = [tree]
     for name in path.split("."):
-        nodes = [
-            child
-            for node in nodes
-            for child in ast.walk(node)
-            if isinstance(child, (ast.FunctionDef, ast.ClassDef)) and _is_named(child.name, name)
-        ]
-    return any(ast.unparse(decorator) not in _PLAIN for node in nodes for decorator in node.decorator_list)
+        below = [child for node in nodes for child in ast.walk(node)]
+        nodes = [node for node in below if isinstance(node, _NAMED) and _is_named(node.name, name)]
+    decorators = [decorator for node in nodes for decorator in getattr(node, "decorator_list", ())]
+    return any(ast.unparse(decorator) not in _PLAIN for decorator in decorators)
 
 
 def _is_named(written: str, name: str) -> bool:

@@ -17,7 +17,7 @@ from test_connections import catalogue, job_record
 import dirac_perfpatch
 from dirac_perfpatch import cli, loading
 from dirac_perfpatch.patches import AT_IMPORT, CATALOGUE
-from dirac_perfpatch.patching import Database, NotAsked, Patch, without_stacks
+from dirac_perfpatch.patching import Database, NotAsked, Patch, Switch, without_stacks
 from lab.hosts import plain_environment, state
 from lab.mariadb import MariaDB
 
@@ -177,6 +177,8 @@ class Others:
 
     def __init__(self, patch: Patch) -> None:
         self.calls = 0
+        self._patch = patch
+        self._paths: list[str] = []
         self._places: list[tuple[Any, str, Any]] = []
         for target in patch.targets:
             for name in set(target.modules) & set(sys.modules):
@@ -189,6 +191,7 @@ class Others:
             owner = vars(owner).get(parent, owner)
         if isinstance(vars(owner).get(name), FunctionType):
             self._places.append((owner, name, vars(owner)[name]))
+            self._paths.append(path)
 
     def wrap(self) -> None:
         import wrapt
@@ -207,6 +210,10 @@ class Others:
         for owner, name, _ in self._places:
             if isinstance(found := vars(owner)[name], wrapt.FunctionWrapper):
                 setattr(owner, name, found.__wrapped__)
+
+    def wrapped(self) -> set[str]:
+        """The attributes around which there is one, of those that the host has but not in-tree."""
+        return {path for path in self._paths if state(release(), self._patch.name, path) == "applied"}
 
     def put_back(self) -> None:
         """What was there at first."""
@@ -257,17 +264,31 @@ def test_another_user_of_wrapt(patch: Patch, database: Database) -> None:
     assert asked(patch, database) == stock
     others.put_back()
 
-    # Before us, and removed after us.
+    # Before us: what it wraps is unknown, so the patch stays off there.
     others.wrap()
     switch.put_on()
     assert asked(patch, database) == stock
+    if others.wrapped():
+        assert status() in ("stood down", "applied")  # the latter because of other targets
+        assert others.wrapped() <= unknown(switch)
+    switch.take_off()
+    assert asked(patch, database) == stock
+    others.unwrap()
+    assert others.left() == []
+
+    # The same with force, and removed after us.
+    switch.configure(switch._options, forced=True)
+    others.wrap()
+    switch.put_on()
+    assert asked(patch, database) == stock
+    assert unknown(switch) == set()
     assert status() in ("applied", "failed")
     switch.take_off()
     assert asked(patch, database) == stock
     others.unwrap()
     assert others.left() == []
 
-    # Before us, and removed before us, perhaps with ours.
+    # The same, and removed before us, perhaps with ours.
     others.wrap()
     switch.put_on()
     others.unwrap()
@@ -276,6 +297,13 @@ def test_another_user_of_wrapt(patch: Patch, database: Database) -> None:
     switch.take_off()
     assert asked(patch, database) == stock
     others.put_back()
+    switch.configure(switch._options)
+
+
+def unknown(switch: Switch) -> set[str]:
+    """The attributes of the targets that stay off because they are unknown."""
+    reason = "is not the code of any DIRAC release known to this version of the plugin"
+    return {target["attribute"] for target in switch.status()["targets"] if reason in target["reason"]}
 
 
 @pytest.mark.once
@@ -299,6 +327,7 @@ def test_status_says_whether_callers_reach_ours(first: str, last: str, tmp_path:
     for step in (switch.put_on, others.wrap) if first == "ours" else (others.wrap, switch.put_on):
         step()
     assert tells_the_truth()
+    assert len(unknown(switch)) == (first == "theirs")  # both targets have one attribute
     for step in (others.unwrap, switch.take_off) if last == "ours" else (switch.take_off, others.unwrap):
         step()
         assert tells_the_truth()
