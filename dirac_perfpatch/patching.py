@@ -672,7 +672,7 @@ class Switch:
         if comparison is not None:
             comparison.resume()
         for target in self._targets:
-            if target.state in (OFF, FAILED):
+            if target.state in (OFF, FAILED) or unknown([target.entry()]):  # it may be another function by now
                 self._wait_for(target)
 
     def _wait_for(self, target: _TargetState) -> None:

@@ -55,12 +55,11 @@ def _constant(value: Any) -> Any:
 
 @functools.cache
 def forms() -> Mapping[str, str] | None:
-    """Return the known forms of functions by their path, separated by spaces; None for an unknown Python."""
+    """Return the known forms of functions by their path, separated by spaces; None without data for this Python."""
     try:
-        found = importlib.import_module("{}.py{}{}".format(__name__, *sys.version_info))
-    except ImportError:
+        known: Mapping[str, str] = importlib.import_module("{}.py{}{}".format(__name__, *sys.version_info)).FORMS
+    except Exception:  # a damaged installation is treated as a new Python
         return None
-    known: Mapping[str, str] = found.FORMS
     return known
 
 

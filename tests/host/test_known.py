@@ -61,7 +61,7 @@ def test_every_target_of_this_host_is_known() -> None:
     cli._load_targets()
     judged = 0
     for name, switch in loading.plugin.switches.items():
-        for target in (*switch.patch.targets,):
+        for target in switch.patch.targets:
             for module in set(target.modules) & set(sys.modules):
                 fitting = patching.Fitting(sys.modules[module], {}, switch.guard)
                 assert fitting.unknown(target.functions()) == "", name

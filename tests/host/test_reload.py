@@ -182,13 +182,18 @@ def test_a_wrapper_of_ours_inside_another_one_passes_calls_through_for_good(
     switch = loading.plugin.switches["proxy_loading"]
     switch.take_off()
     switch.put_on()
+    assert _state("proxy_loading")["state"] == "stood down"
+    assert served_from_the_cache(proxy) is in_tree()  # which has a cache of its own
+    switch.configure(switch._options, forced=True)
+    switch.put_on()
     if kind == "wrapt":  # it shows what it wraps, which is the function that the patch knows
         assert _state("proxy_loading")["state"] == "applied"
         warm(proxy)
     else:
         assert _state("proxy_loading")["state"] == "failed"
-        assert served_from_the_cache(proxy) is in_tree()  # which has a cache of its own
+        assert served_from_the_cache(proxy) is in_tree()
     monkeypatch.undo()
+    switch.configure(switch._options)
     assert served_from_the_cache(proxy) is in_tree()
     switch.take_off()
     switch.put_on()

@@ -181,6 +181,22 @@ def test_what_is_foreseen_is_what_comes(
     preview._stand_in.cache_clear()
 
 
+def test_what_is_unknown_is_looked_at_again_when_the_patch_is_put_on(
+    module: Callable[[str, str], ModuleType], forms: Callable[[str], None]
+) -> None:
+    forms("")
+    host = module("host_one", SOURCE)
+    stock, switch = host.host, Switch(_patch(), {})
+    host.host = _wrapt(stock)
+    switch.put_on()
+    assert switch.status()["state"] == "stood down"
+    host.host = stock
+    switch.put_on()
+    assert switch.status()["state"] == "applied"
+    switch.take_off()
+    assert host.host is stock
+
+
 def test_on_a_python_without_data_the_check_of_the_patch_decides(
     module: Callable[[str, str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
