@@ -41,7 +41,16 @@ from dirac_perfpatch import status
 print(json.dumps([(entry["name"], entry["state"], entry["reason"]) for entry in status()]))
 """
 
+
 # A module of the host for two patches: one replaces a name in the module, the other one wraps a method.
+@pytest.fixture
+def forced(tmp_path: Path) -> str:
+    """The path of toggles that patch invented hosts, whose code is of no release."""
+    path = tmp_path / "forced.yaml"
+    path.write_text("enabled: on\nforce: on\n")
+    return str(path)
+
+
 HOST = """
 import sys
 import traceback
@@ -173,7 +182,7 @@ def ours():
 """
 
 
-def test_until_the_host_imports_more_nothing_is_read_or_patched(child: Any, host: Path) -> None:
+def test_until_the_host_imports_more_nothing_is_read_or_patched(child: Any, host: Path, forced: str) -> None:
     """Commands that have all that they need before the look-up, and end soon, do not pay for a start."""
     code = """
 import DIRAC.Core.Utilities.ReturnValues as values, traceback
@@ -184,7 +193,7 @@ print(ours(), values.traceback is traceback)
 importlib.util.find_spec("DIRAC.Core.Utilities.MySQL")
 print("loading" in ours(), values.traceback is traceback)
 """
-    answer = child(code + BEFORE + after, host)
+    answer = child(code + BEFORE + after, host, DIRAC_PERFPATCH_CONFIG=forced)
     assert answer.stdout.splitlines() == ["['background', 'host', 'imports', 'waking'] True", "True False"]
     assert answer.stderr == ""
 
@@ -205,7 +214,7 @@ print(lazy_imports._reasons)
     assert name in said
 
 
-def test_if_the_host_imports_nothing_more_it_starts_after_seconds(child: Any, host: Path) -> None:
+def test_if_the_host_imports_nothing_more_it_starts_after_seconds(child: Any, host: Path, forced: str) -> None:
     code = """
 import time, traceback
 import DIRAC.Core.Utilities.ReturnValues as values
@@ -218,7 +227,7 @@ while values.traceback is traceback and time.monotonic() < end:
     time.sleep(0.01)
 print(values.traceback is traceback)
 """
-    assert child(code + BEFORE + after, host).stdout == "False\n"
+    assert child(code + BEFORE + after, host, DIRAC_PERFPATCH_CONFIG=forced).stdout == "False\n"
 
 
 def test_a_child_that_is_forked_while_the_thread_starts_it_does_not_wait_for_the_thread(child: Any, host: Path) -> None:
@@ -591,7 +600,7 @@ def test_a_start_needs_none_of_the_libraries(child: Any, tmp_path: Path, fault: 
 
 @pytest.mark.parametrize("fault", ["raise ImportError('broken')", "def broken(:", "", "FunctionWrapper = None"])
 def test_a_broken_wrapt_leaves_the_methods_stock_and_the_rest_patched(
-    child: Any, tmp_path: Path, host: Path, fault: str
+    child: Any, tmp_path: Path, host: Path, fault: str, forced: str
 ) -> None:
     folder = tmp_path / "libraries"
     folder.mkdir()
@@ -600,7 +609,7 @@ def test_a_broken_wrapt_leaves_the_methods_stock_and_the_rest_patched(
 from DIRAC.Core.Utilities import MySQL, ReturnValues
 print(MySQL.ConnectionPool().get("db"), len(ReturnValues.S_ERROR("no")["CallStack"]))
 """
-    answer = child(ASK + code + STATES, folder, host)
+    answer = child(ASK + code + STATES, folder, host, DIRAC_PERFPATCH_CONFIG=forced)
     lines = _lines(answer)
     _, calls, states = answer.stdout.splitlines()
     assert calls == "{'OK': True, 'Value': 'db'} 1"
