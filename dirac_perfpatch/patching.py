@@ -30,7 +30,6 @@ FAILED = "failed"
 
 # How the reason ends if a target stays off because its code is unknown.
 _FORCE = "`force: true` applies the patch all the same"
-_NO_FORMS = "its code was not compared with releases of DIRAC: no data for Python {}.{}".format(*sys.version_info)
 # More wrappers than anyone puts around one function.
 _MOST_WRAPPERS = 100
 _GENERATOR = 0x20  # inspect.CO_GENERATOR
@@ -542,12 +541,10 @@ class Target(NamedTuple):
         except UnknownHost:
             if not unknown:
                 raise
-        if put_on is None or forced or not self.functions():
-            return put_on, why
-        if unknown:
+        if unknown and put_on is not None:
             where = f"{fitting.module.__name__}.{unknown}"
             return None, f"{where} is not the code of any DIRAC release known to this version of the plugin; {_FORCE}"
-        return put_on, why if known.forms() is not None else "; ".join(filter(None, (why, _NO_FORMS)))
+        return put_on, why
 
 
 class Database(NamedTuple):

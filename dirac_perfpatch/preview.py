@@ -52,7 +52,7 @@ def _stand_in(name: str) -> ModuleType:
     module = ModuleType(name)
     vars(module)[_CACHED] = functools.cache
     # With this flag, annotations are not evaluated.
-    code = compile(tree, name, "exec", annotations.compiler_flag, dont_inherit=True)
+    code = compile(tree, spec.origin or name, "exec", annotations.compiler_flag, dont_inherit=True)
     exec(code, vars(module))
     return module
 

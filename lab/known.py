@@ -1,7 +1,7 @@
 """The code that the plugin knows: `python3 -m lab.known --write`.
 
-Compiles the functions that patches change, of each release of DIRAC and diraccfg, with each Python of this machine,
-without importing DIRAC. Writes a module per Python into dirac_perfpatch/known.
+Reads the functions that patches change, of each release of DIRAC and diraccfg, and compiles them with each Python of
+this machine, without importing DIRAC. Writes a module per Python, and one of their texts, into dirac_perfpatch/known.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
-from dirac_perfpatch.known import DECORATED, form
+from dirac_perfpatch.known import DECORATED, form, text_form
 from dirac_perfpatch.patches import CATALOGUE
 
 from . import hosts
@@ -45,12 +46,12 @@ def main() -> None:
     wanted = [[f"DIRAC=={release}", *_common(release)] for release in releases]
     wanted += [[f"{_LIBRARY}=={release}"] for release in hosts.released(_LIBRARY, "1.0.0")]
     sources = _sources(wanted)
-    for version, interpreter in python_interpreters().items():
-        forms = _ask(interpreter, sources)
-        say(f"Python {version}: {sum(map(len, forms.values()))} forms of {len(forms)} functions")
+    head = _HEAD.format(releases=f"{releases[0]} to {releases[-1]}")
+    made = {f"py{version.replace('.', '')}": _ask(python, sources) for version, python in python_interpreters().items()}
+    for name, forms in {**made, "texts": _texts(sources)}.items():
+        say(f"{name}: {sum(map(len, forms.values()))} forms of {len(forms)} functions")
         if options.write:
-            path = FOLDER / f"py{version.replace('.', '')}.py"
-            path.write_text(_HEAD.format(releases=f"{releases[0]} to {releases[-1]}") + _as_module(forms))
+            (FOLDER / f"{name}.py").write_text(head + _as_module(forms))
 
 
 def paths() -> dict[str, set[str]]:
@@ -128,9 +129,24 @@ def answer() -> None:
     for source, names in json.load(sys.stdin):
         tree, code = ast.parse(source), compile(source, "", "exec", dont_inherit=True)
         for path in names:
-            mark = DECORATED if _is_decorated(tree, path) else ""
+            mark = _mark(_nodes(tree, path))
             forms[path].update(form(function) + mark for function in _find(code, path.split(".")))
-    print(json.dumps({path: sorted(found) for path, found in sorted(forms.items())}))
+    print(json.dumps(_sorted(forms)))
+
+
+def _texts(sources: Sequence[tuple[str, list[str]]]) -> dict[str, list[str]]:
+    """The forms of each function's text."""
+    forms: dict[str, set[str]] = defaultdict(set)
+    for source, names in sources:
+        tree, lines = ast.parse(source), source.splitlines(keepends=True)
+        for path in names:
+            nodes = _nodes(tree, path)
+            forms[path].update(text_form(lines[node.lineno - 1 :], node.name) + _mark(nodes) for node in nodes)
+    return _sorted(forms)
+
+
+def _sorted(forms: Mapping[str, set[str]]) -> dict[str, list[str]]:
+    return {path: sorted(found) for path, found in sorted(forms.items())}
 
 
 def _find(code: CodeType, names: Sequence[str]) -> Iterator[CodeType]:
@@ -144,13 +160,18 @@ def _find(code: CodeType, names: Sequence[str]) -> Iterator[CodeType]:
                 yield constant
 
 
-def _is_decorated(tree: ast.AST, path: str) -> bool:
+def _nodes(tree: ast.AST, path: str) -> list[Any]:
+    """The definitions at a path."""
     nodes: list[ast.AST] = [tree]
     for name in path.split("."):
         below = [child for node in nodes for child in ast.walk(node)]
         nodes = [node for node in below if isinstance(node, _NAMED) and _is_named(node.name, name)]
-    decorators = [decorator for node in nodes for decorator in getattr(node, "decorator_list", ())]
-    return any(ast.unparse(decorator) not in _PLAIN for decorator in decorators)
+    return nodes
+
+
+def _mark(nodes: Sequence[Any]) -> str:
+    decorators = [decorator for node in nodes for decorator in node.decorator_list]
+    return DECORATED if any(ast.unparse(decorator) not in _PLAIN for decorator in decorators) else ""
 
 
 def _is_named(written: str, name: str) -> bool:

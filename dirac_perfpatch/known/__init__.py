@@ -1,15 +1,17 @@
 """Tell whether the host's functions are those of a release of DIRAC.
 
-A module per minor version of Python, because bytecode differs: it has the forms of every function that a patch changes.
-`python3 -m lab.known --write` makes them from the released wheels. One is imported when the first target is judged.
+A module per minor version of Python, because bytecode differs, has the forms of every function that a patch changes.
+One is imported when the first target is judged. If the code is not among them, its text may be in `texts`: another
+Python, or `python -O`, compiles it to other code. `python3 -m lab.known --write` makes all from the released wheels.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from types import CodeType, FunctionType
 from typing import Any
@@ -30,7 +32,35 @@ def form(code: CodeType) -> str:
 
     Names of files, lines and docstrings make no difference.
     """
-    return sha256(repr(_parts(code)).encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    return _digest(repr(_parts(code)))
+
+
+def text_form(lines: Sequence[str], name: str) -> str:
+    """Return the same of the text of a function, from its `def` on.
+
+    Args:
+        lines: Of its file, from its first decorator or its `def` on.
+        name: As in its `def`.
+    """
+    import inspect  # which takes 10 ms
+
+    head = (f"def {name}(", f"async def {name}(")
+    own = itertools.dropwhile(lambda line: not line.lstrip().startswith(head), lines)
+    return _digest("".join(inspect.getblock([*own])))
+
+
+def _written_form(code: CodeType) -> str:
+    """The form of the text that a code was compiled from, if its file is there."""
+    import linecache
+
+    try:
+        return text_form(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :], code.co_name)
+    except Exception:  # the file may be anything
+        return ""
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:10]
 
 
 def _parts(code: CodeType) -> tuple[Any, ...]:
@@ -53,14 +83,23 @@ def _constant(value: Any) -> Any:
     return value
 
 
+def forms() -> Mapping[str, str]:
+    """Return the known forms of functions by their path, separated by spaces; none without data for this Python."""
+    return _data("py{}{}".format(*sys.version_info))
+
+
+def texts() -> Mapping[str, str]:
+    """Return the same of their texts."""
+    return _data("texts")
+
+
 @functools.cache
-def forms() -> Mapping[str, str] | None:
-    """Return the known forms of functions by their path, separated by spaces; None without data for this Python."""
+def _data(module: str) -> Mapping[str, str]:
     try:
-        known: Mapping[str, str] = importlib.import_module("{}.py{}{}".format(__name__, *sys.version_info)).FORMS
+        found: Mapping[str, str] = importlib.import_module(f"{__name__}.{module}").FORMS
     except Exception:  # a damaged installation is treated as a new Python
-        return None
-    return known
+        return {}
+    return found
 
 
 def is_known(path: str, found: Any, is_ours: Callable[[Any], bool]) -> bool:
@@ -71,10 +110,20 @@ def is_known(path: str, found: Any, is_ours: Callable[[Any], bool]) -> bool:
         found: What is there.
         is_ours: Whether an object is a wrapper of this plugin.
     """
-    known = (forms() or {}).get(path)
-    if known is None or found is None:  # a stand-in of preview has None for what its module imports
+    if found is None:  # a stand-in of preview has None for what its module imports
         return True
-    forms_there, mark = known.split(), ""
+    return (
+        _leads_to(forms().get(path, "").split(), form, found, is_ours)
+        or path not in texts()
+        or _leads_to(texts()[path].split(), _written_form, found, is_ours)
+    )
+
+
+def _leads_to(
+    known: Sequence[str], form_of: Callable[[CodeType], str], found: Any, is_ours: Callable[[Any], bool]
+) -> bool:
+    """Whether an object is a function of one of these forms, or such a function behind decorators of the host."""
+    mark = ""
     for _ in range(_MOST_WRAPPERS):
         kind = type(found)  # not isinstance(): wrapt's wrappers claim to be functions
         if kind in (staticmethod, classmethod):
@@ -83,8 +132,8 @@ def is_known(path: str, found: Any, is_ours: Callable[[Any], bool]) -> bool:
             found = getattr(found, "__wrapped__", None)
         else:
             # A decorator may return the function itself, but none may be where no release has one.
-            own = form(found.__code__) if kind is FunctionType else ""
-            if own + mark in forms_there or own + DECORATED in forms_there:
+            own = form_of(found.__code__) if kind is FunctionType else ""
+            if own + mark in known or own + DECORATED in known:
                 return True
             found, mark = _decorated(found), DECORATED
         if found is None:

@@ -88,7 +88,8 @@ def module(modules: Write) -> Callable[[str, str], ModuleType]:
 @pytest.fixture(autouse=True)
 def _an_invented_host_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host of a test is of no release: the check of the patch itself decides."""
-    monkeypatch.setattr(known, "forms", dict)
+    for name in ("forms", "texts"):
+        monkeypatch.setattr(known, name, dict)
 
 
 @pytest.fixture(autouse=True)

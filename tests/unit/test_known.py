@@ -36,10 +36,11 @@ def _function(source: str = SOURCE, file: str = "<string>") -> Any:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_forms_of_every_target_are_there(version: str) -> None:
-    forms = importlib.import_module(f"dirac_perfpatch.known.py{version}").FORMS
+    modules = [importlib.import_module(f"dirac_perfpatch.known.{name}") for name in (f"py{version}", "texts")]
+    forms, texts = (module.FORMS for module in modules)
     paths = {path for patch in CATALOGUE for target in patch.targets for path in target.functions()}
-    assert paths == forms.keys()
-    assert all(forms.values())
+    assert paths == forms.keys() == texts.keys()
+    assert all([*forms.values(), *texts.values()])
     assert sum(1 for patch in CATALOGUE for target in patch.targets if target.functions()) > 35
 
 
@@ -72,7 +73,16 @@ def test_another_form_is_what_runs_differently(before: str, after: str) -> None:
 def forms(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Say what the known form of the function is, with its mark."""
     form = known.form(_function().__code__)
+    monkeypatch.setattr(known, "texts", lambda: {"host": "0123456789"})
     return lambda mark: monkeypatch.setattr(known, "forms", lambda: {"host": f"0123456789 {form}{mark}"})
+
+
+@pytest.fixture
+def other_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a Python that compiles all functions to code that is not in the data."""
+    text = known.text_form(SOURCE.splitlines(keepends=True), "host")
+    monkeypatch.setattr(known, "forms", lambda: {"host": "0123456789"})
+    monkeypatch.setattr(known, "texts", lambda: {"host": f"0123456789 {text}"})
 
 
 def _without_a_trace(function: Any) -> Any:
@@ -197,15 +207,46 @@ def test_what_is_unknown_is_looked_at_again_when_the_patch_is_put_on(
     assert host.host is stock
 
 
-def test_on_a_python_without_data_the_check_of_the_patch_decides(
+@pytest.mark.usefixtures("other_python")
+@pytest.mark.parametrize(
+    ("source", "state"),
+    [
+        (SOURCE, "applied"),
+        ("import os\n\n" + SOURCE + "\n# a comment\ndef other(): pass\n", "applied"),
+        (SOURCE.replace('"x"', '"y"'), "stood down"),
+        ("import functools\n@functools.cache" + SOURCE, "stood down"),
+    ],
+)
+def test_code_that_is_unknown_is_known_by_its_text(
+    source: str, state: str, module: Callable[[str, str], ModuleType]
+) -> None:
+    preview._stand_in.cache_clear()
+    module("host_one", source)
+    (target,) = _patch().targets
+    assert _state(_patch())[0] == state
+    assert preview.foresee(target)[0] == {"applied": "armed"}.get(state, state)
+    preview._stand_in.cache_clear()
+
+
+@pytest.mark.usefixtures("other_python")
+def test_a_function_whose_text_is_not_there_is_unknown() -> None:
+    assert not known.is_known("host", _function(file="/no/such.py"), lambda found: False)
+    assert not known.is_known("host", _function(file=sys.executable), lambda found: False)
+
+
+@pytest.mark.usefixtures("other_python")
+def test_another_function_above_the_known_text_is_unknown(module: Callable[[str, str], ModuleType]) -> None:
+    module("host_one", "host = lambda name: 1\ndef make():" + SOURCE.replace("\n", "\n    "))
+    assert _state(_patch())[0] == "stood down"
+
+
+def test_without_any_data_the_check_of_the_patch_decides(
     module: Callable[[str, str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known, "forms", lambda: None)
+    for name in ("forms", "texts"):
+        monkeypatch.setattr(known, name, dict)
     module("host_one", SOURCE)
-    assert _state(_patch()) == (
-        "applied",
-        "its code was not compared with releases of DIRAC: no data for Python {}.{}".format(*sys.version_info),
-    )
+    assert _state(_patch()) == ("applied", "")
     assert _state(_patch(_refuses)) == ("failed", "another function")
 
 

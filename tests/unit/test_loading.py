@@ -42,7 +42,6 @@ print(json.dumps([(entry["name"], entry["state"], entry["reason"]) for entry in 
 """
 
 
-# A module of the host for two patches: one replaces a name in the module, the other one wraps a method.
 @pytest.fixture
 def forced(tmp_path: Path) -> str:
     """The path of toggles that patch invented hosts, whose code is of no release."""
@@ -51,6 +50,7 @@ def forced(tmp_path: Path) -> str:
     return str(path)
 
 
+# A module of the host for two patches: one replaces a name in the module, the other one wraps a method.
 HOST = """
 import sys
 import traceback
