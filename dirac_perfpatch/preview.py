@@ -46,7 +46,7 @@ def _stand_in(name: str) -> ModuleType:
     """Make the stand-in of a module. Imports only the packages above it."""
     spec = importlib.util.find_spec(name)
     source = getattr(spec.loader, "get_source", lambda name: None)(name) if spec else None
-    if source is None:
+    if spec is None or source is None:
         raise ModuleNotFoundError(name)
     tree = ast.fix_missing_locations(ast.Module([*_definitions(ast.parse(source))], []))
     module = ModuleType(name)

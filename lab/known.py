@@ -48,7 +48,7 @@ def main() -> None:
     sources = _sources(wanted)
     head = _HEAD.format(releases=f"{releases[0]} to {releases[-1]}")
     made = {f"py{version.replace('.', '')}": _ask(python, sources) for version, python in python_interpreters().items()}
-    for name, forms in {**made, "texts": _texts(sources)}.items():
+    for name, forms in {**made, "sources": _texts(sources)}.items():
         say(f"{name}: {sum(map(len, forms.values()))} forms of {len(forms)} functions")
         if options.write:
             (FOLDER / f"{name}.py").write_text(head + _as_module(forms))

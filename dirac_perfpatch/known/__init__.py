@@ -1,7 +1,7 @@
 """Tell whether the host's functions are those of a release of DIRAC.
 
 A module per minor version of Python, because bytecode differs, has the forms of every function that a patch changes.
-One is imported when the first target is judged. If the code is not among them, its text may be in `texts`: another
+One is imported when the first target is judged. If the code is not among them, its text may be in `sources`: another
 Python, or `python -O`, compiles it to other code. `python3 -m lab.known --write` makes all from the released wheels.
 """
 
@@ -90,7 +90,7 @@ def forms() -> Mapping[str, str]:
 
 def texts() -> Mapping[str, str]:
     """Return the same of their texts."""
-    return _data("texts")
+    return _data("sources")
 
 
 @functools.cache

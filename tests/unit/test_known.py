@@ -36,7 +36,7 @@ def _function(source: str = SOURCE, file: str = "<string>") -> Any:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_forms_of_every_target_are_there(version: str) -> None:
-    modules = [importlib.import_module(f"dirac_perfpatch.known.{name}") for name in (f"py{version}", "texts")]
+    modules = [importlib.import_module(f"dirac_perfpatch.known.{name}") for name in (f"py{version}", "sources")]
     forms, texts = (module.FORMS for module in modules)
     paths = {path for patch in CATALOGUE for target in patch.targets for path in target.functions()}
     assert paths == forms.keys() == texts.keys()
