@@ -24,7 +24,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "DIRACCommon/Core/Utilities/ReturnValues.py": ("S_ERROR", "_formatStackCached"),
     _CHAIN: ("X509Chain.loadProxyFromFile", "X509Chain.hash"),
     _HELPERS: (
-        *(f"DMSHelpers.{name}" for name in ("__new__", "__init__", "__deepcopy__", "getSiteSEMapping")),
+        *(f"DMSHelpers.{name}" for name in ("__new__", "__init__", "getSiteSEMapping")),
         *(f"DMSHelpers.{name}" for name in ("_getLocalSitesForSE", "isSameSiteSE")),
         "resolveSEGroup",
     ),

@@ -13,9 +13,9 @@ Each object owns what it returns, as in the host: plain dictionaries and sets, c
 
 DIRAC 9.1.9 and later have one object per VO, for ever. So ``DMSHelpers()`` keeps the VO of the first proxy; a map that
 a caller changes is changed for all; a subclass gets the object of its base; an object is emptied under those who use it
-when a new version of the configuration comes, and a change without a new version is not seen; and a copy is no copy
-(before 9.1.16 it overwrites the object of ``DMSHelpers()``). There every call makes an object again, as in stock, which
-is copied and pickled as in stock, and the map comes from us as above.
+when a new version of the configuration comes, and a change without a new version is not seen; and up to 9.1.16 a deep
+copy overwrites the object of ``DMSHelpers()``, or raises. There every call makes an object again, as in stock, and the
+map comes from us as above. From 9.1.17 on a copy is the object itself, and a pickle a call of ``DMSHelpers``: as is.
 
 - From 9.1.16 on ``isSameSiteSE`` and ``_getLocalSitesForSE`` keep their answers in the object, also failed ones, and
   share them. The host's functions below those caches run instead. The caches and their locks are taken out of our
@@ -27,7 +27,6 @@ is copied and pickled as in stock, and the map comes from us as above.
 
 from __future__ import annotations
 
-import copy
 import functools
 import weakref
 from collections.abc import Callable, Iterator
@@ -44,8 +43,7 @@ _GROUPS = "resolveSEGroup"
 # What 9.1.16 and later add to each object, and the methods that use it.
 _CACHES = {"_isSameSiteSE_cache", "_isSameSiteSE_lock", "_getLocalSitesForSE_cache", "_getLocalSitesForSE_lock"}
 _CACHED = ("isSameSiteSE", "_getLocalSitesForSE")
-_COPIED = ("__copy__", "__deepcopy__", "__reduce__")
-_CHANGED = (_METHOD, *(f"DMSHelpers.{name}" for name in ("__init__", "__new__", *_CACHED, *_COPIED)))
+_CHANGED = (_METHOD, *(f"DMSHelpers.{name}" for name in ("__init__", "__new__", *_CACHED)))
 _NO_VERSION = object()  # equal to no version of the configuration
 # More VOs than any installation serves.
 _MAX_VOS = 200
@@ -164,33 +162,16 @@ class _Own:
         for name in _CACHED:
             if hasattr(methods[name], "__wrapped__"):
                 fitting.replace(f"DMSHelpers.{name}", self._uncached(f"DMSHelpers.{name}"))
-        for name, ours in zip(_COPIED, (self._copy, self._deep_copy, self._reduce)):
-            if name in methods:
-                fitting.replace(f"DMSHelpers.{name}", self._if_ours(methods[name], ours))
         fitting.replace("DMSHelpers.__init__", self._init(methods["__init__"]))
         fitting.replace("DMSHelpers.__new__", staticmethod(self._new(methods["__new__"].__func__)))
-
-    def _if_ours(self, hosts: Any, ours: Any) -> Any:
-        """A method that is the host's for the host's objects, and for all once the guard is off."""
-
-        def method(helper: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._guard.off or id(helper) not in self._made:
-                return hosts(helper, *args, **kwargs)
-            return ours(helper, *args, **kwargs)
-
-        return functools.update_wrapper(method, hosts)
-
-    def _make(self, kind: type) -> Any:
-        helper: Any = object.__new__(kind)
-        number = id(helper)
-        self._made[number] = weakref.ref(helper, lambda _: self._made.pop(number, None))
-        return helper
 
     def _new(self, hosts: Any) -> Any:
         def new(cls: type, *args: Any, **kwargs: Any) -> Any:
             if self._guard.off:
                 return hosts(cls, *args, **kwargs)
-            helper = self._make(cls)
+            helper: Any = object.__new__(cls)
+            number = id(helper)
+            self._made[number] = weakref.ref(helper, lambda _: self._made.pop(number, None))
             helper._vo = args[0] if args else kwargs.get("vo", False)  # as the host does from 9.1.17 on
             return helper
 
@@ -235,20 +216,6 @@ class _Own:
             return (hosts if self._guard.off and whole else uncached)(helper, *args, **kwargs)
 
         return functools.update_wrapper(method, uncached)
-
-    def _copy(self, helper: Any) -> Any:
-        other = self._make(type(helper))
-        vars(other).update(vars(helper))
-        return other
-
-    def _deep_copy(self, helper: Any, memo: dict[int, Any]) -> Any:
-        other = memo[id(helper)] = self._make(type(helper))
-        vars(other).update(copy.deepcopy(vars(helper), memo))
-        return other
-
-    def _reduce(self, helper: Any) -> Any:
-        # With the VO: where the plugin is off, the host gives the object that it shares for that VO.
-        return type(helper), (helper._vo,), vars(helper)
 
 
 def _look(fitting: Fitting) -> None:

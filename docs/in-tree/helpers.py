@@ -53,12 +53,14 @@ class Special(DMSHelpers):
 
 tell("a subclass makes objects of the subclass", type(Special("first")) is Special)
 
+another = DMSHelpers()
+was = protocol(another)
 try:
-    other = copy.deepcopy(DMSHelpers("second"))
-    Operations.getVOfromProxyGroup = lambda: {"OK": True, "Value": "first"}
-    tell("a copy is a copy", other is not DMSHelpers("second") and protocol(DMSHelpers()) == {"ONE"})
+    copies = [(vo, protocol(copy.deepcopy(DMSHelpers(vo))), protocol(another)) for vo in ("first", "second")]
+    right = copies == [(vo, protocol(DMSHelpers(vo)), was) for vo in ("first", "second")]
+    tell("a deep copy leaves other helpers alone", right)
 except TypeError as error:  # 9.1.16
-    tell(f"a copy is a copy ({error})", False)
+    tell(f"a deep copy leaves other helpers alone ({error})", False)
 
 gConfigurationData.setOptionInCFG("/Resources/Sites/LCG/LCG.Other.ch/SE", "TWO")
 helper = DMSHelpers("sites")

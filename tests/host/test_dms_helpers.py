@@ -249,7 +249,9 @@ def test_copies_are_made_of_dictionaries_and_sets(copied: str, kept: bool) -> No
     assert type(other.siteSet) is type(other.storageElementSet) is set
     assert other.getSiteSEMapping() == helper.getSiteSEMapping()
     assert other.getStorageElements() == helper.getStorageElements()
-    if copied == "copy":
+    if "__copy__" in vars(DMSHelpers) and copied != "pickle":  # from 9.1.17 on
+        assert other is helper
+    elif copied == "copy":
         assert (other.siteSet, other.siteSEMapping) == (helper.siteSet, helper.siteSEMapping)
         assert other.siteSet is helper.siteSet
         assert other.siteSEMapping is helper.siteSEMapping

@@ -14,6 +14,7 @@ from lab.folder import CHECKOUT
 from lab.mariadb import MariaDB
 
 IN_STOCK_TOO = "a child has a connection of its own"
+RIGHT_AT_LAST = "a deep copy leaves other helpers alone"  # from 9.1.17 on
 # In one process for all: importing the host takes longer than any of them.
 CODE = """
 import json, runpy, sys
@@ -48,7 +49,7 @@ def test_what_is_wrong_in_tree_is_right_with_the_plugin(mariadb: MariaDB, tmp_pa
     assert set(patched.values()) == {"right"}, patched
     assert patched.keys() == unpatched.keys()
     wrong = {fact for fact, verdict in unpatched.items() if verdict == "wrong"}
-    assert wrong == (set(unpatched) if in_tree() else {IN_STOCK_TOO}), unpatched
+    assert wrong == (set(unpatched) - {RIGHT_AT_LAST} if in_tree() else {IN_STOCK_TOO}), unpatched
     toggles = tmp_path / "patches.yaml"
     toggles.write_text("in_tree: leave\n")
     left = _answers(mariadb, DIRAC_PERFPATCH_CONFIG=str(toggles))
