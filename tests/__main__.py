@@ -232,9 +232,10 @@ def main() -> None:
     _run_all(done, _style())
     matrix = hosts.matrix()
     oldest = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
-    # What takes longest begins first, here and below.
+    # What takes longest begins first, here and below. The monitoring tests wait for half of their time.
     pythons = sorted(python_interpreters(), key=(hosts.DEFAULT_PYTHON, VERSIONS[0], VERSIONS[-1], *VERSIONS).index)
-    units = [*map(_unit, pythons), _monitoring(), _page(), _release(), _documentation()]
+    units = [*map(_unit, pythons), _page(), _release(), _documentation()]
+    units.insert(1, _monitoring())
     _run_all(done, units, _install(list(dict.fromkeys([*matrix, oldest]))))
     modules = library(make("perfpatch-library-") / "library", "lab")
     pairs = sorted(matrix, key=lambda pair: (pair[0] != hosts.COMPARED, pair[1] == hosts.DEFAULT_PYTHON))

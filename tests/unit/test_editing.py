@@ -194,7 +194,7 @@ def _at_once(*functions: Callable[[], Any]) -> list[int]:
 @pytest.mark.parametrize("there", [True, False])
 def test_of_several_that_change_the_file_at_once_none_loses_its_change(tmp_path: Path, there: bool) -> None:
     wanted = [f"{name}=off" for name in WAITED_FOR] + ["error_stack.recheck_seconds=7"]
-    for turn in range(5):
+    for turn in range(2):
         path = tmp_path / str(turn) / "patches.yaml"
         if there:
             path.parent.mkdir()
@@ -461,7 +461,7 @@ def _said(found: toggles.Toggles) -> dict[str, object]:
 
 
 @pytest.mark.simulation
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(_files(), _settings())
 def test_whatever_the_file_only_the_setting_changes_and_all_comments_stay(text: str, setting: str) -> None:
     before = _said(toggles.read(PATH, text))
