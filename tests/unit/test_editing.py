@@ -461,7 +461,7 @@ def _said(found: toggles.Toggles) -> dict[str, object]:
 
 
 @pytest.mark.simulation
-@settings(max_examples=100)
+@settings(max_examples=300)
 @given(_files(), _settings())
 def test_whatever_the_file_only_the_setting_changes_and_all_comments_stay(text: str, setting: str) -> None:
     before = _said(toggles.read(PATH, text))
