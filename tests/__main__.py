@@ -40,7 +40,10 @@ PAGE = [*UNIT, browser.LIBRARY]
 # The machines that this must pass on have two cores; most tests wait for a third of their time or more.
 WORKERS = 3
 # About files, processes and tables: they run on the oldest, the default and the newest Python.
-NOT_BETWEEN = ("test_editing.py", "test_live.py", "test_outcomes.py", "test_report.py", "test_spool.py")
+NOT_BETWEEN = (
+    *("test_documentation.py", "test_editing.py", "test_live.py", "test_outcomes.py", "test_report.py"),
+    *("test_spool.py", "test_statistics.py", "test_toggles.py", "test_toggles_bytes.py", "test_yamlfile.py"),
+)
 # What may depend on the Python as well as on the release.
 SHORT = ("test_loading.py", "test_seventeen_questions.py", "test_taking_off.py", "test_error_stack.py")
 
