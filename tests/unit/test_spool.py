@@ -445,7 +445,7 @@ def work():
     while time.monotonic() < end:
         first.resume()
         compare().leave()
-end = time.monotonic() + 1
+end = time.monotonic() + 2
 threads = [threading.Thread(target=work) for _ in range(3)]
 for thread in threads:
     thread.start()
