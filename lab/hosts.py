@@ -257,7 +257,9 @@ def remove_plugin(host: Host) -> None:
 
 def clean_environment(**more: str) -> dict[str, str]:
     """Our own environment without the variables that would affect a tool or a test. more: variables to add."""
-    ours = ("DIRAC_PERFPATCH", "DIRAC_PERFPATCH_CONFIG", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "X509_USER_PROXY")
+    ours = {"DIRAC_PERFPATCH", "DIRAC_PERFPATCH_CONFIG", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "X509_USER_PROXY"}
+    # uv installs no bytecode: each process would compile all that it imports, which takes three times as long.
+    ours.add("PYTHONDONTWRITEBYTECODE")
     return {**{name: value for name, value in os.environ.items() if name not in ours}, **more}
 
 

@@ -40,7 +40,10 @@ PAGE = [*UNIT, browser.LIBRARY]
 # The machines that this must pass on have two cores; most tests wait for a third of their time or more.
 WORKERS = 3
 # About files, processes and tables: they run on the oldest, the default and the newest Python.
-NOT_BETWEEN = ("test_editing.py", "test_live.py", "test_outcomes.py", "test_report.py", "test_spool.py")
+NOT_BETWEEN = (
+    *("test_documentation.py", "test_editing.py", "test_live.py", "test_outcomes.py", "test_report.py"),
+    *("test_spool.py", "test_statistics.py", "test_toggles.py", "test_toggles_bytes.py", "test_yamlfile.py"),
+)
 # What may depend on the Python as well as on the release.
 SHORT = ("test_loading.py", "test_seventeen_questions.py", "test_taking_off.py", "test_error_stack.py")
 
@@ -232,9 +235,10 @@ def main() -> None:
     _run_all(done, _style())
     matrix = hosts.matrix()
     oldest = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
-    # What takes longest begins first, here and below.
+    # What takes longest begins first, here and below. The monitoring tests wait for half of their time.
     pythons = sorted(python_interpreters(), key=(hosts.DEFAULT_PYTHON, VERSIONS[0], VERSIONS[-1], *VERSIONS).index)
-    units = [*map(_unit, pythons), _monitoring(), _page(), _release(), _documentation()]
+    units = [*map(_unit, pythons), _page(), _release(), _documentation()]
+    units.insert(1, _monitoring())
     _run_all(done, units, _install(list(dict.fromkeys([*matrix, oldest]))))
     modules = library(make("perfpatch-library-") / "library", "lab")
     pairs = sorted(matrix, key=lambda pair: (pair[0] != hosts.COMPARED, pair[1] == hosts.DEFAULT_PYTHON))

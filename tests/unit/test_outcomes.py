@@ -514,6 +514,7 @@ def test_every_form_of_the_report_has_what_users_feel() -> None:
     assert any(line.startswith(f"{ALL_PATCHES},{REQUESTS},time") for line in table.splitlines())
 
 
+@pytest.mark.simulation
 def test_equal_arms_are_seldom_called_different_and_a_known_effect_is_found() -> None:
     """A short form of ``python3 -m bench.aa --outcomes``: one of three patches does something."""
     runs = 40

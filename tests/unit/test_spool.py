@@ -421,7 +421,7 @@ def turn(*_):
         fork()
 signal.signal(signal.SIGALRM, turn)
 signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
-end = time.monotonic() + 3
+end = time.monotonic() + 1.5
 while time.monotonic() < end:
     turn()
 signal.setitimer(signal.ITIMER_REAL, 0)

@@ -259,7 +259,7 @@ def test_wherever_a_file_is_cut_off_nothing_changes(file: Path, text: str) -> No
     before = read(str(file), text)
     new = text.replace("o", "\u03bf", 1) if "#" in text[: text.index("o")] else "# new\n" + text
     found, modes = set(), set()
-    for length in range(0, len(text), 1 if len(text) < 500 else 7):
+    for length in range(0, len(text), 1 if len(text) < 500 else 23):
         for cut in (text[:length], new[:length].rstrip("\n")):
             file.write_bytes(cut.encode())
             if cut.strip() == "enabled: on":
