@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from lab.arms import PATCHED, STOCK
 from lab.table import Row, aligned
 
-from .comparing import DIFFERENT, FLAKY, MISSING, REPEATED, VERDICTS, Outcomes
+from .comparing import DIFFERENT, FLAKY, INTENDED, MISSING, ON_PURPOSE, REPEATED, VERDICTS, Outcomes
 from .recording import NOT_COLLECTED
 from .running import Pair
 
@@ -17,8 +17,8 @@ _WORDS = ("passed", "failed", "error", "skipped", "xfailed", NOT_COLLECTED)
 
 
 def text(found: Found) -> str:
-    """Tables of the outcomes and of the states of the patches; then what was not collected, or repeated."""
-    lines = [*_not_collected(found), *_repeated(found)]
+    """Tables of the outcomes and of the states of the patches; then what was not collected, repeated, or intended."""
+    lines = [*_not_collected(found), *_repeated(found), *_intended(found)]
     return "\n\n".join(filter(None, [_outcomes(found), _patches(found), "\n".join(lines)]))
 
 
@@ -93,6 +93,16 @@ def _repeated(found: Found) -> list[str]:
         for pair in pairs
         for test, verdict in pair.verdicts().items()
         if verdict in (REPEATED, FLAKY)
+    ]
+
+
+def _intended(found: Found) -> list[str]:
+    return [
+        f"{release}: {test} is {verdict}: it {ON_PURPOSE[test]}"
+        for release, pairs in found.items()
+        for pair in pairs
+        for test, verdict in pair.verdicts().items()
+        if verdict == INTENDED
     ]
 
 

@@ -55,6 +55,15 @@ def test_what_is_flaky_is_named_and_no_problem() -> None:
     assert report.problems(found) == []
 
 
+def test_what_differs_on_purpose_is_named_with_the_reason_and_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "ON_PURPOSE", {"t": "wants what is wrong"})
+    monkeypatch.setattr(report, "ON_PURPOSE", {"t": "wants what is wrong"})
+    found = {"9.1.22": [pair("pppp", "ffff")]}
+    assert "9.1.22: t is different on purpose: it wants what is wrong" in report.text(found)
+    assert report.problems(found) == []
+    assert pair("p", "p").verdicts() == {"t": SAME}
+
+
 def test_a_patch_that_has_tripped_and_a_run_that_broke_are_problems() -> None:
     tripped, broken = pair("p", "p"), pair("", "")
     tripped.states = [{"error_stack": "tripped"}]
