@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import release, run
+from conftest import release, run, run_fresh
 
 from dirac_perfpatch.patches import WAITED_FOR, lazy_imports
 
@@ -49,8 +49,11 @@ def everything():
 
 
 def ask(code: str, patched: bool = True, **environment: str) -> Any:
-    """Run code that prints JSON last."""
-    answer = run(code, DIRAC_PERFPATCH="on" if patched else "off", **environment)
+    """Run code that prints JSON last. What imports a library at its first use must not find it imported."""
+    if patched:
+        answer = run_fresh(code, DIRAC_PERFPATCH="on", **environment)
+    else:
+        answer = run(code, DIRAC_PERFPATCH="off", **environment)
     assert answer.returncode == 0, answer.stderr
     assert "dirac-perfpatch" not in answer.stderr, answer.stderr
     assert "Exception ignored" not in answer.stderr, answer.stderr
@@ -162,7 +165,7 @@ MISSING += [] if OLD else [(name, "DIRAC.Core.Security.DiracX") for name in ("di
 @pytest.mark.parametrize(("hidden", "module"), MISSING)
 def test_a_missing_library_gives_the_outcome_of_stock(hidden: str, module: str) -> None:
     code = HIDING.format(hidden=[hidden]) + LOOK + f"import importlib; importlib.import_module({module!r})"
-    answers = [run(code, DIRAC_PERFPATCH=word) for word in ("on", "off")]
+    answers = [run_fresh(code, DIRAC_PERFPATCH=word) for word in ("on", "off")]
     ends = [(answer.returncode, answer.stderr.splitlines()[-1:]) for answer in answers]
     assert ends[0] == ends[1]
     assert ends[0][0]
@@ -321,7 +324,7 @@ threads.append(threading.main_thread())
 signal.setitimer(signal.ITIMER_REAL, 0.1)
 module.requests
 """
-    answer = run(SLOW.replace("time.sleep(0.5)", "time.sleep(30)") + code)
+    answer = run_fresh(SLOW.replace("time.sleep(0.5)", "time.sleep(30)") + code)
     assert answer.returncode == -signal.SIGALRM, answer.stderr
 
 
