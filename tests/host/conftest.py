@@ -174,11 +174,9 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
     Args:
         code: Python.
-        environment: What to add to ours. What Python reads when it starts makes it a new interpreter.
+        environment: What to add to ours; PYTHONPATH, but no other variable that Python reads when it starts.
     """
     global _zygote
-    if any(name.startswith("PYTHON") for name in environment):
-        return run_fresh(code, **environment)
     _zygote = _zygote or Zygote()
     return _zygote.run(code, {**os.environ, **environment}, _PATIENCE)
 

@@ -3,7 +3,7 @@
 It has imported most of what DIRAC imports from elsewhere, and nothing that the plugin looks at or changes: a child
 imports DIRAC, its configuration and the plugin as any process does. What a child has that a new interpreter has not:
 those libraries, one more frame at the bottom of each stack, a ``sys.orig_argv`` of its own, and the hash seed of all
-other children. What the interpreter reads at its start is that of the tests.
+other children. Of what the interpreter reads at its start, only ``PYTHONPATH`` can be another than that of the tests.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from types import ModuleType
@@ -78,8 +79,8 @@ def _read(stream: int) -> str:
         return file.read()
 
 
-def _forked(channel: socket.socket) -> str:
-    """Answer requests; return in each child, with the code that it is to run."""
+def _forked(channel: socket.socket, path: list[str]) -> str:
+    """Answer requests; return in each child, with the code that it is to run. path: what comes after PYTHONPATH."""
     while True:
         request, streams, _, _ = socket.recv_fds(channel, _MOST, 2)
         if not request:  # the tests have ended
@@ -91,6 +92,7 @@ def _forked(channel: socket.socket) -> str:
                 os.dup2(stream, standard)
                 os.close(stream)
             code, environment = json.loads(request)
+            sys.path[:] = ["", *_path(environment), *path]
             os.environ.clear()
             os.environ.update(environment)
             return str(code)
@@ -100,24 +102,29 @@ def _forked(channel: socket.socket) -> str:
         channel.send(b"%d" % os.waitpid(child, 0)[1])
 
 
+def _path(environment: Mapping[str, str]) -> list[str]:
+    return [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
+
+
 def _import_libraries() -> None:
-    path = sys.path[:]
     for name in LIBRARIES:
         with suppress(ImportError):  # not of this release
             importlib.import_module(name)
     found = {name.partition(".")[0] for name in sys.modules} & NEVER
     assert not found, found
-    sys.path[:] = path  # an old M2Crypto imports setuptools, which adds a folder of its own
     assert len(os.listdir("/proc/self/task")) == 1, "a fork would lose a thread"
     gc.freeze()  # or each child would copy what it collects
 
 
 def _new_main() -> dict[str, object]:
     main = sys.modules["__main__"] = ModuleType("__main__")
-    sys.argv[:], sys.path[0] = ["-c"], ""
+    sys.argv[:] = ["-c"]
     return vars(main)
 
 
 if __name__ == "__main__":
+    # Before the libraries, of which an old M2Crypto has setuptools add a folder of its own.
+    path = [place for place in sys.path[1:] if place not in _path(os.environ)]
     _import_libraries()
-    exec(compile(_forked(socket.socket(fileno=int(sys.argv[1]))), "<string>", "exec", dont_inherit=True), _new_main())
+    code = _forked(socket.socket(fileno=int(sys.argv[1])), path)
+    exec(compile(code, "<string>", "exec", dont_inherit=True), _new_main())
