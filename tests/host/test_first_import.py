@@ -28,7 +28,7 @@ def _modules() -> Iterator[str]:
 def test_whatever_is_imported_first_the_end_state_is_the_same() -> None:
     names = list(_modules())
     assert len(names) > 600
-    if not os.environ.get("PERFPATCH_EVERY_MODULE"):  # three minutes a host
+    if not os.environ.get("PERFPATCH_EVERY_MODULE"):  # ten minutes a host
         # Together the hosts take an eighth of all modules.
         names = names[RELEASES.index(release()) :: 8 * len(RELEASES)]
     in_tree = json.dumps(IN_TREE_PATCHES[release()])
