@@ -237,9 +237,7 @@ def test_children_of_multiprocessing(place: Place) -> None:
 def test_pytest(place: Place) -> None:
     test = place.folder / "test_of_a_site.py"
     test.write_text(f"{ASK}\ndef test_one():\n    print(answers())\n    assert False\n")
-    end = place.starts(
-        PYTHON, "-m", "pytest", *("-p", "no:cacheprovider", "-p", "no:hypothesispytest"), test, seen=without_times
-    )
+    end = place.starts(PYTHON, "-m", "pytest", "-p", "no:cacheprovider", test, seen=without_times)
     assert end.code == 1
     assert "1 failed" in end.output
     assert len(end.told) == 1
