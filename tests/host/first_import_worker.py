@@ -1,6 +1,6 @@
-"""Imports each module of the host first in a process of its own, and prints what is wrong in the end state.
+"""Imports a module of the host first, and prints a list of what is wrong in the end state.
 
-Reads the modules' names from standard input; the first argument is what this release has in-tree, as JSON.
+Arguments: the module's name; what this release has in-tree, as JSON.
 """
 
 from __future__ import annotations
@@ -10,44 +10,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-
-OURS = ("DIRAC", "DIRACCommon", "dirac_perfpatch", "wrapt", "__main__")
-
-
-def in_a_child(work: Callable[[], str]) -> str:
-    """The result of some work in a forked process, where the host's output is discarded."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(nowhere, stream)
-        try:
-            text = work()
-        except BaseException as error:
-            text = f"raised {error!r}"
-        with open(writing, "w") as pipe:
-            pipe.write(text)
-        os._exit(0)
-    os.close(writing)
-    with open(reading) as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
-    return text
-
-
-def try_to_import(name: str) -> None:
-    # Modules of the host raise anything, even SystemExit, if a library or a display is missing.
-    with contextlib.suppress(BaseException):
-        importlib.import_module(name)
-
-
-def libraries(names: list[str]) -> str:
-    """The modules that the host imports from elsewhere."""
-    for name in names:
-        try_to_import(name)
-    return "\n".join(name for name, module in sys.modules.items() if module and name.partition(".")[0] not in OURS)
+from collections.abc import Iterator
 
 
 def wrong(in_tree: list[str]) -> Iterator[str]:
@@ -73,24 +36,10 @@ def wrong(in_tree: list[str]) -> Iterator[str]:
             yield f"{name} has another extensionsByPriority"
 
 
-def look_at(name: str, in_tree: list[str]) -> str:
-    try_to_import(name)
-    return "; ".join(wrong(in_tree))
-
-
-def main() -> None:
-    names = sys.stdin.read().split()
-    # Once, before the forks, so that each child executes only the host's own modules.
-    for library in in_a_child(lambda: libraries(names)).split("\n"):
-        try_to_import(library)
-    try_to_import("DIRAC")
-    assert "dirac_perfpatch" not in sys.modules
-    for name in names:
-        text = in_a_child(lambda name=name: look_at(name, json.loads(sys.argv[1])))  # type: ignore[misc]
-        if text:
-            print(f"{name}: {text}")
-    print("looked at", len(names))
-
-
 if __name__ == "__main__":
-    main()
+    name, in_tree = sys.argv[1:]
+    # Modules of the host raise anything, even SystemExit, if a library or a display is missing.
+    with contextlib.suppress(BaseException):
+        importlib.import_module(name)
+    print(json.dumps(list(wrong(json.loads(in_tree)))), flush=True)
+    os._exit(0)  # without waiting for threads that a module has started

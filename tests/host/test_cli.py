@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from conftest import release
+from conftest import release, run, script
 
 from dirac_perfpatch import toggles
 from dirac_perfpatch.patches import CATALOGUE
@@ -23,15 +23,11 @@ IN_EVERY_PROCESS = {"extension_lookup", "error_stack", "configuration_options", 
 IN_EVERY_PROCESS |= {"configuration_parsing", "local_options"}
 
 
+COMMAND = Path(sys.executable).parent / "dirac-perfpatch"
+
+
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(Path(sys.executable).parent / "dirac-perfpatch"), *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    return run(script(COMMAND, *arguments), **environment)
 
 
 def test_status_for_people_and_for_machines() -> None:
@@ -130,7 +126,7 @@ def test_check_says_what_is_wrong_with_a_database(database: str) -> None:
 
 
 def test_it_tells_its_version() -> None:
-    answer = command("--version")
+    answer = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stdout) == (0, f"dirac-perfpatch {version('dirac-perfpatch')}\n")
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import pickle
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import SITES, changed, mapping, release, stock, vo_option
+from conftest import SITES, changed, mapping, release, run, stock, vo_option
 from DIRAC import gConfig
 from DIRAC.ConfigurationSystem.Client.ConfigurationData import gConfigurationData
 from DIRAC.ConfigurationSystem.private.Refresher import gRefresher
@@ -271,14 +268,11 @@ def test_a_pickle_is_read_by_a_process_without_the_plugin() -> None:
     pickled = pickle.dumps([helper, helper.getSiteSEMapping(), vars(other)])
     assert b"perfpatch" not in pickled
     code = (
-        "import pickle, sys; helper, answer, attributes = pickle.load(sys.stdin.buffer);"
+        f"import pickle, sys; helper, answer, attributes = pickle.loads({pickled!r});"
         "print(len(answer['Value'][1]), len(helper.getSites()), len(attributes['siteSet']), 'perfpatch' in sys.modules)"
     )
-    environment = {**os.environ, "DIRAC_PERFPATCH": "off"}
-    answer = subprocess.run(
-        [sys.executable, "-c", code], input=pickled, capture_output=True, env=environment, check=True
-    )
-    assert answer.stdout.split()[-4:] == [b"%d" % SITES] * 3 + [b"False"]
+    answer = run(code, DIRAC_PERFPATCH="off")
+    assert answer.stdout.split()[-4:] == [str(SITES)] * 3 + ["False"], answer.stderr
 
 
 def test_what_is_sent_is_as_in_stock() -> None:

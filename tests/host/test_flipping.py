@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+from conftest import run, script
 
 from lab.mariadb import MariaDB
 
@@ -19,13 +19,7 @@ pytestmark = [pytest.mark.patched, pytest.mark.own_lines]
 def test_patches_that_flip_under_threads_and_forks(proxy: Path, mariadb: MariaDB) -> None:
     mariadb.execute("CREATE DATABASE IF NOT EXISTS flipping")
     worker = Path(__file__).with_name("flipping_worker.py")
-    answer = subprocess.run(
-        [sys.executable, str(worker), mariadb.host, str(mariadb.port), str(proxy), "6"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    answer = run(script(worker, mariadb.host, str(mariadb.port), str(proxy), "6"))
     assert answer.returncode == 0, answer.stderr
     switched, forked, rounds, wrong, bad = json.loads(answer.stdout.splitlines()[-1])
     assert (wrong, bad) == ([], []), answer.stderr

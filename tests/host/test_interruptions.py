@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import in_tree, run
+from conftest import in_tree, run, run_fresh, script
 
 from lab.mariadb import MariaDB
 
@@ -36,14 +33,9 @@ def test_an_interruption_at_any_line_hangs_nothing(what: str, done: str, proxy: 
     database = [mariadb.host, str(mariadb.port)]
     needs = dict.fromkeys(("pool", "recorded"), database)
     needs.update(dict.fromkeys(("proxy", "subject", "clients"), [str(proxy)]))
-    answer = subprocess.run(
-        [sys.executable, str(WORKER), what, done, *needs.get(done, [])],
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    # The signals' processes show that the first call imports nothing, and the others need not show it again.
+    start = run_fresh if what == "signal" else run
+    answer = start(script(WORKER, what, done, *needs.get(done, [])))
     assert answer.returncode == 0, answer.stderr
     assert int(answer.stdout.split()[-1]) >= 4  # lines of ours, or it met nothing
     # Our code did not fail, except where the worker makes it fail.

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import in_tree, release, run
+from conftest import in_tree, release, run, run_fresh
 
 from dirac_perfpatch.patches import CATALOGUE, WAITED_FOR
 from lab.hosts import state
@@ -21,7 +21,7 @@ NAMES = list(WAITED_FOR)
 
 
 def test_the_plugin_is_no_extension_from_the_first_look_up_on() -> None:
-    answer = run(ASK)
+    answer = run_fresh(ASK)
     assert (answer.stdout, answer.stderr) == ("['DIRAC']\n['DIRAC']\n", "")
 
 
@@ -56,7 +56,7 @@ def test_objects_are_not_searched_in_the_plugin() -> None:
 
 
 def test_the_plugin_loads_no_module_of_the_host() -> None:
-    answer = run(
+    answer = run_fresh(
         "import sys, dirac_perfpatch\n"
         "dirac_perfpatch.extension_metadata()\n"
         "print([name for name in sys.modules if name.partition('.')[0] in ('DIRAC', 'DIRACCommon', 'MySQLdb')])"
@@ -65,7 +65,7 @@ def test_the_plugin_loads_no_module_of_the_host() -> None:
 
 
 def test_a_process_that_needs_no_wrapper_imports_neither_wrapt_nor_yaml() -> None:
-    answer = run(f"{START}; import sys; print('wrapt' in sys.modules, 'yaml' in sys.modules)")
+    answer = run_fresh(f"{START}; import sys; print('wrapt' in sys.modules, 'yaml' in sys.modules)")
     assert answer.stdout.splitlines()[-1] == "False False"
 
 
@@ -152,17 +152,18 @@ BAD_TOGGLES = {
 @pytest.mark.parametrize("kind", [*BAD_TOGGLES, "folder", "missing", "permission"])
 def test_bad_toggles_leave_the_host_stock_and_are_reported_once(kind: str, tmp_path: Path) -> None:
     toggles = tmp_path / "my-patches.yaml"
-    without_privileges: tuple[str, ...] = ()
+    through: tuple[str, ...] = ()
     if kind == "folder":
         toggles.mkdir()
     elif kind == "permission":
         toggles.write_bytes(b"enabled: true\n")
         toggles.chmod(0)
         if os.geteuid() == 0:  # root may read everything, by a capability
-            without_privileges = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
+            through = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
     elif kind != "missing":
         toggles.write_bytes(BAD_TOGGLES[kind].replace(b"FILE", bytes(tmp_path / "made")))
-    answer = run(f"{ASK}\n{STATES}", *without_privileges, DIRAC_PERFPATCH_CONFIG=str(toggles))
+    code, environment = f"{ASK}\n{STATES}", {"DIRAC_PERFPATCH_CONFIG": str(toggles)}
+    answer = run_fresh(code, *through, **environment) if through else run(code, **environment)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.startswith("['DIRAC']\n['DIRAC']\n")
     lines = answer.stderr.splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from conftest import run
+from conftest import run_fresh
 
 CODE = """
 import json, sys
@@ -22,7 +22,7 @@ print(json.dumps([foreseen, imported, seen]))
 
 
 def test_the_verdict_is_that_after_the_import() -> None:
-    answer = run(CODE, DIRAC_PERFPATCH_CONFIG="")
+    answer = run_fresh(CODE, DIRAC_PERFPATCH_CONFIG="")
     assert answer.returncode == 0, answer.stderr
     foreseen, imported, seen = json.loads(answer.stdout.splitlines()[-1])  # the host logs there
     assert {"DIRAC", "DIRACCommon", "MySQLdb", "M2Crypto"}.isdisjoint(name.partition(".")[0] for name in imported)

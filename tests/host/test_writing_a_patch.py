@@ -7,10 +7,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import run
 
 import dirac_perfpatch
 from lab.folder import CHECKOUT
@@ -61,11 +61,14 @@ def _add(path: Path, block: str) -> None:
     path.write_text(text.replace(before, ("\n" if path.suffix == ".yaml" else "") + block + before))
 
 
-def _python(copy: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(copy), os.environ["PYTHONPATH"]])
-    env = {**os.environ, **environment, "PYTHONPATH": path}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, check=False, env=env, cwd=copy, capture_output=True, text=True, timeout=300)
+def _run(copy: Path, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run(code, PYTHONPATH=os.pathsep.join([str(copy), os.environ["PYTHONPATH"]]), **environment)
+
+
+def _module(copy: Path, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """As ``python -m name arguments`` in that folder does."""
+    code = f"import os, runpy, sys\nsys.argv[1:] = {[*map(str, arguments)]!r}\nos.chdir({str(copy)!r})\n"
+    return _run(copy, f"{code}runpy.run_module({name!r}, run_name='__main__', alter_sys=True)")
 
 
 def test_every_block_has_its_place(copy: Path) -> None:
@@ -75,7 +78,10 @@ def test_every_block_has_its_place(copy: Path) -> None:
 
 def test_its_own_tests_and_those_of_every_patch_pass(copy: Path) -> None:
     asked = ("test_version_lookup.py", "test_taking_off.py")
-    answer = _python(copy, "-m", "pytest", *(copy / "tests" / "host" / name for name in asked), "-k", "version_lookup")
+    quick = ("-p", "no:hypothesispytest")  # which imports all of hypothesis
+    answer = _module(
+        copy, "pytest", *quick, *(copy / "tests" / "host" / name for name in asked), "-k", "version_lookup"
+    )
     assert answer.returncode == 0, answer.stdout
     assert "3 passed" in answer.stdout
 
@@ -86,7 +92,7 @@ def test_its_own_tests_and_those_of_every_patch_pass(copy: Path) -> None:
 )
 def test_the_commands_know_it(copy: Path, command: str, wanted: str) -> None:
     rounds = ("--rounds", "1") if command == "bench" else ()
-    answer = _python(copy, "-m", "dirac_perfpatch.cli", command, *rounds)
+    answer = _module(copy, "dirac_perfpatch.cli", command, *rounds)
     assert answer.returncode == 0, answer.stderr
     assert re.search(rf"^version_lookup +{wanted}", answer.stdout, re.MULTILINE), answer.stdout
 
@@ -94,8 +100,8 @@ def test_the_commands_know_it(copy: Path, command: str, wanted: str) -> None:
 def test_it_is_compared_by_call_and_taken_off(copy: Path, tmp_path: Path) -> None:
     toggles = tmp_path / "patches.yaml"
     settings = ("version_lookup=ab", "comparison.by=call", f"comparison.spool={tmp_path / 'spool'}")
-    assert _python(copy, "-m", "dirac_perfpatch.cli", "set", "--file", toggles, *settings).returncode == 0
-    answer = _python(copy, "-c", _COMPARE, DIRAC_PERFPATCH_CONFIG=str(toggles))
+    assert _module(copy, "dirac_perfpatch.cli", "set", "--file", toggles, *settings).returncode == 0
+    answer = _run(copy, _COMPARE, DIRAC_PERFPATCH_CONFIG=str(toggles))
     assert (answer.stdout, answer.stderr) == ("['applied']\nTrue True\n", "")
     (file,) = (tmp_path / "spool").glob("*.json")
     snapshot = json.loads(file.read_text())
