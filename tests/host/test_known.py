@@ -12,7 +12,7 @@ from typing import Any
 
 import DIRAC
 import pytest
-from conftest import release, run
+from conftest import release, run, run_fresh
 
 from lab.hosts import state
 
@@ -81,7 +81,7 @@ print(json.dumps([list(filter(None, unknown)), sorted(there), sorted(known.forms
 
 def judge(without: str = "", **environment: str) -> tuple[list[str], list[str], list[str]]:
     """What is unknown, which functions the host has, and of which there are forms."""
-    answer = run(JUDGE.format(without=without), **environment)
+    answer = run_fresh(JUDGE.format(without=without), **environment)
     assert answer.returncode == 0, answer.stderr
     unknown, there, forms = json.loads(answer.stdout.splitlines()[-1])
     assert len(there) > 40
