@@ -30,6 +30,9 @@ DATABASES: dict[str, list[str]] = {
     "DataManagement/TornadoFileCatalog": ["DataManagement/FileCatalogDB"],
     "Accounting/DataStore": ["Accounting/AccountingDB"],
     "Accounting/ReportGenerator": ["Accounting/AccountingDB"],
+    "WorkloadManagement/JobMonitoring": [
+        f"WorkloadManagement/{name}" for name in ("JobDB", "JobLoggingDB", "TaskQueueDB")
+    ],
     "WorkloadManagement/PilotManager": ["WorkloadManagement/PilotAgentsDB", "WorkloadManagement/JobDB"],
 }
 
@@ -107,6 +110,8 @@ def published(layout: Layout) -> Section:
     for database, name in layout.database_names.items():
         system, short = database.split("/")
         put(tree, [*layout.system_path(system), "Databases", short, "DBName"], name)
+    # JobMonitoring starts without an OpenSearch that answers, but not without one that is configured.
+    put(tree, ["Systems", "NoSQLDatabases"], {"User": "none", "Password": "none", "Port": "9", "SSL": "no"})
     return tree
 
 

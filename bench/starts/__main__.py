@@ -23,7 +23,12 @@ from lab.mariadb import MariaDB
 
 from . import measuring, result
 
-SERVICES = ("Configuration/Server", "DataManagement/FileCatalog")
+SERVICES = ("Configuration/Server", "DataManagement/FileCatalog", "WorkloadManagement/JobMonitoring")
+# What dirac-wms-job-status 1 finds.
+JOB = """
+INSERT INTO JobJDLs (JobID, JDL, JobRequirements, OriginalJDL) VALUES (1, '', '', '');
+INSERT INTO Jobs (JobID, Status, MinorStatus, Site) VALUES (1, 'Waiting', 'Pilot Agent Submission', 'LCG.Site001.ch');
+"""
 
 
 def main() -> None:
@@ -69,6 +74,7 @@ def _measure(release: str, python: str, folder: Path, database: MariaDB, rounds:
     prefix = release.replace(".", "_") + "_"
     own = Installation(stock, database, folder / release, modules, services=SERVICES, prefix=prefix, key_bits=2048)
     with own:
+        own.rows("WorkloadManagement/JobDB", JOB)
         say(f"starts with {release}")
         return measuring.measure({STOCK: stock, PATCHED: patched}, own, rounds)
 

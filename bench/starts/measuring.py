@@ -33,7 +33,7 @@ class Start(NamedTuple):
     Args:
         command: A program of the environment and its arguments; a service's has "{port}" for a free port.
         role: Whose configuration it reads, "client" or "server".
-        may_fail: Whether it ends with an error in both arms, because there is no grid behind it.
+        may_fail: Whether it ends with an error in both arms, because it finds nothing.
         says: What its output contains if it has done its work.
     """
 
@@ -49,7 +49,7 @@ STARTS: dict[str, Start] = {
     "import of the API alone": Start(("python", "-c", API)),
     "dirac-version": Start(("dirac-version",)),
     "dirac-proxy-info": Start(("dirac-proxy-info",), says="fakevo_user"),
-    "dirac-wms-job-status 1 (no such service)": Start(("dirac-wms-job-status", "1"), may_fail=True),
+    "dirac-wms-job-status": Start(("dirac-wms-job-status", "1"), says="Status=Waiting"),
     "dirac-dms-lfn-replicas": Start(("dirac-dms-lfn-replicas", LFN), may_fail=True, says=f"{LFN} Unknown"),
     "job wrapper, until it has a job": Start(("python", "-c", WRAPPER)),
     "agent, one cycle": Start(AGENT, "server", says="Cycle was successful"),
