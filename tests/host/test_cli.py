@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import release, run, script
 
-from dirac_perfpatch import toggles
+from dirac_perfpatch import cli, toggles
 from dirac_perfpatch.patches import CATALOGUE
 from lab.hosts import IN_TREE, state
 from lab.mariadb import MariaDB
@@ -137,3 +137,19 @@ def test_without_a_host_it_says_so(tmp_path: Path) -> None:
     answer = command("status", PYTHONPATH=str(tmp_path))
     assert answer.returncode == 2
     assert "no DIRAC can be imported" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("answers", "verdict"),
+    [
+        ("aaa", "same as stock"),
+        ("aab" + "aab", "differs"),
+        ("aba" + "baa", "differs"),
+        ("aab" + "aaa", "same as stock"),  # a call that failed once, as on a busy machine
+    ],
+)
+def test_check_reports_a_difference_that_comes_again(answers: str, verdict: str) -> None:
+    given = iter(answers)
+    patch = next(patch for patch in CATALOGUE if patch.name == "error_stack")
+    assert cli._compare(patch._replace(ask=lambda database: next(given)), None)[0] == verdict
+    assert not list(given)
