@@ -269,12 +269,12 @@ print(ours())
 
 
 def test_switched_off_between_the_look_up_and_the_start_it_stays_off(child: Any, host: Path) -> None:
-    code = "from dirac_perfpatch import background, live\nbackground._FIRST = live._PAUSE = live._SETTLING = 0.01\n"
+    code = "from dirac_perfpatch import background, live\nbackground._FIRST, live._PAUSE, live._SETTLING = 1, 0.01, 0.01\n"
     after = """
 import json, os, time
 os.environ["DIRAC_PERFPATCH"] = "off"
 import DIRAC.Core.Utilities.ReturnValues
-time.sleep(0.3)
+time.sleep(1.3)
 """
     answer = child(code + BEFORE + after + STATES, host)
     assert {state for _, state, _ in json.loads(answer.stdout)} == {"off"}
