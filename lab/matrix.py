@@ -17,6 +17,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dirac_perfpatch.patching import unknown
+
 from . import configuration, hosts
 from .command import end_when_told, say
 from .folder import CHECKOUT, make
@@ -34,7 +36,10 @@ NEW_FORMS = (
 SETUPTOOLS = "setuptools<81"
 WORKERS = 2
 SECONDS = 400.0  # far more than any takes on a busy machine
-STATES = APPLIED, REPLACED, STANDS_DOWN, FAILED, ABSENT = "applied", "replaced", "stands down", "failed", "not there"
+STATES = APPLIED, REPLACED, STANDS_DOWN, UNKNOWN, FAILED, ABSENT = (
+    *("applied", "replaced", "stands down"),
+    *("unknown", "failed", "not there"),
+)
 SAME = "same as stock"
 
 
@@ -157,6 +162,8 @@ def _outcome(entry: Mapping[str, Any], checked: Mapping[str, str], failure: str)
     answer = checked["answer"] if checked["answer"] != "not asked" else ""
     if entry["state"] == "failed" or checked["reason"] == "failed":
         return Outcome(FAILED, failure or entry["reason"], answer)
+    if unknown(entry["targets"]):
+        return Outcome(UNKNOWN, "", answer)
     if entry["state"] == "stood down":
         return Outcome(STANDS_DOWN, "", answer)
     if all(reason.startswith("there is no ") for reason in reasons):
@@ -185,23 +192,23 @@ are tested in full.
 {asked}
 
 *Replaced* means that DIRAC has a version of its own that answers wrongly ([in-tree.md](in-tree.md)). A patch
-*stands down* if this release needs none. If one *failed*, DIRAC's own code runs. *check* compares with the answers of
-DIRAC's own code.
+*stands down* if this release needs none. What is *unknown* to this version of the plugin stays off unless forced. If a
+patch *failed*, DIRAC's own code runs. *check* compares with the answers of DIRAC's own code.
 
-| releases | applied | replaced | stands down | failed | check |
-|---|---|---|---|---|---|"""
+| releases | applied | replaced | stands down | unknown | failed | check |
+|---|---|---|---|---|---|---|"""
 
 
 def _cells(outcomes: Outcomes | str) -> list[str]:
     if isinstance(outcomes, str):
-        return ["", "", "", outcomes, "not asked"]
+        return ["", "", "", "", outcomes, "not asked"]
     names = {state: [name for name, one in outcomes.items() if one.state == state] for state in STATES}
     failed = [f"`{name}`: {outcomes[name].reason or ABSENT}" for name in [*names[FAILED], *names[ABSENT]]]
     on = [*names[APPLIED], *names[REPLACED]]
     odd = [f"`{name}`: {outcomes[name].answer}" for name in on if outcomes[name].answer != SAME]
     return [
         str(len(names[APPLIED])),
-        *(", ".join(f"`{name}`" for name in names[state]) for state in (REPLACED, STANDS_DOWN)),
+        *(", ".join(f"`{name}`" for name in names[state]) for state in (REPLACED, STANDS_DOWN, UNKNOWN)),
         "; ".join(failed),
         "; ".join(odd) or SAME,
     ]

@@ -269,7 +269,10 @@ print(ours())
 
 
 def test_switched_off_between_the_look_up_and_the_start_it_stays_off(child: Any, host: Path) -> None:
-    code = "from dirac_perfpatch import background, live\nbackground._FIRST, live._PAUSE, live._SETTLING = 1, 0.01, 0.01\n"
+    code = """
+from dirac_perfpatch import background, live
+background._FIRST, live._PAUSE, live._SETTLING = 1, 0.01, 0.01
+"""
     after = """
 import json, os, time
 os.environ["DIRAC_PERFPATCH"] = "off"
