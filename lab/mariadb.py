@@ -110,6 +110,16 @@ class MariaDB:
             raise RuntimeError(answer.stderr.decode().strip())
         return [line.split("\t") for line in answer.stdout.decode().splitlines()]
 
+    def kill_idle(self, user: str) -> None:
+        """Kill the connections of a user that wait for a statement, as a timeout or a proxy does."""
+        where = f"user = '{user}' AND command = 'Sleep'"
+        for (number,) in self.execute(f"SELECT id FROM information_schema.processlist WHERE {where}"):
+            try:
+                self.execute(f"KILL {number}")
+            except RuntimeError as error:
+                if "Unknown thread id" not in str(error):  # it has ended meanwhile
+                    raise
+
     def status(self, name: str) -> int:
         """One of the server's counters (SHOW GLOBAL STATUS). Errors: LookupError if it has no such counter."""
         rows = self.execute(f"SHOW GLOBAL STATUS LIKE '{name}'")

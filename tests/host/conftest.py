@@ -167,6 +167,21 @@ def stock(*names: str) -> Iterator[None]:
             switch.put_on()
 
 
+@contextlib.contextmanager
+def forced(*names: str) -> Iterator[None]:
+    """What these patches are put on within changes unknown code, too, as with ``force: true``."""
+    from dirac_perfpatch import loading
+
+    switches = [loading.plugin.switches[name] for name in names]
+    for switch in switches:
+        switch.configure(switch._options, forced=True)
+    try:
+        yield
+    finally:
+        for switch in switches:
+            switch.configure(switch._options)
+
+
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own, with this host and no toggles but those in the environment given.
 

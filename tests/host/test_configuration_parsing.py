@@ -11,7 +11,7 @@ from typing import Any
 
 import DIRAC
 import pytest
-from conftest import stock
+from conftest import forced, stock
 from diraccfg import CFG
 from diraccfg import cfg as module
 from hypothesis import given, settings
@@ -276,7 +276,7 @@ def test_diraccfgs_lock_is_held_as_by_diraccfg() -> None:
 def test_another_format_is_left_to_diraccfg(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a later release: what it makes of a probe is not what we would."""
     switch = loading.plugin.switches["configuration_parsing"]
-    with stock("configuration_parsing"), monkeypatch.context() as patch:
+    with stock("configuration_parsing"), forced("configuration_parsing"), monkeypatch.context() as patch:
         own = CFG.loadFromBuffer
 
         def loadFromBuffer(self: Any, data: str) -> Any:

@@ -20,7 +20,7 @@ import DIRAC
 import MySQLdb
 import MySQLdb.cursors
 import pytest
-from conftest import in_tree, run, stock
+from conftest import forced, in_tree, run, stock
 from DIRAC.Core.Utilities import MySQL as module
 
 from dirac_perfpatch import loading
@@ -757,9 +757,10 @@ def test_a_wrapper_that_was_there_first_gets_the_instance(path: str, db: Any) ->
         seen.append(instance)
         return wrapped(*args, **kwargs)
 
-    with stock(*POOL):
+    with forced(*POOL), stock(*POOL):
         original = vars(owner)[name]
         setattr(owner, name, wrapt.FunctionWrapper(original, theirs))
+    assert {loading.plugin.switches[name].status()["state"] for name in POOL} == {"applied"}
     try:
         db._getConnection()["Value"].close()
         with pytest.MonkeyPatch.context() as patch:
@@ -790,15 +791,8 @@ def test_many_threads_under_kills(db: Any, mariadb: MariaDB) -> None:
             time.sleep(0.001)
 
     def killer() -> None:
-        sql = (
-            f"SELECT id FROM information_schema.processlist WHERE user = '{db._MySQL__userName}' AND command = 'Sleep'"
-        )
         while not stop.wait(0.05):
-            for (number,) in mariadb.execute(sql):
-                try:
-                    mariadb.execute(f"KILL {number}")
-                except RuntimeError:
-                    continue  # gone already
+            mariadb.kill_idle(db._MySQL__userName)
 
     workers = [threading.Thread(target=insert, args=(which,)) for which in range(6)]
     killing = threading.Thread(target=killer)

@@ -114,10 +114,7 @@ def test_connections_that_are_killed_between_requests_cost_nothing(
 ) -> None:
     for name, installation in careful(installations, host).items():
         for number in range(4):
-            for (connection,) in database.execute(
-                "SELECT id FROM information_schema.processlist WHERE user = 'dirac' AND command = 'Sleep'"
-            ):
-                database.execute(f"KILL {connection}")
+            database.kill_idle(database.user)
             assert failures(work(installation, 1, f"{name}-killed-{number}")) == []
 
 
