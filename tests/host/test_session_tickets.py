@@ -49,7 +49,8 @@ def _connect(server: Any, port: int, session: Any = None, most: Any = ssl.TLSVer
             served.append(transport.handshake()["OK"])
         except TypeError as error:
             served.append(str(error))
-            transport.oSocket.socket.close()
+            # Not closed: OpenSSL writes to its descriptor when it is freed, and by then that is another connection's.
+            transport.oSocket.socket.shutdown(socket.SHUT_RDWR)
             return
         served.append(transport.sendData("a message")["OK"])
         served.append(transport.peerCredentials["DN"])
