@@ -28,13 +28,13 @@ def main() -> None:
         names = list(found)
         for shift, (arm, colour) in zip((-0.2, 0.2), COLOURS.items()):
             places = [number + shift for number in range(len(names))]
-            values = [found[name][arm]["ms"] / 1000 for name in names]
+            values = [found[name][arm]["median"] / 1000 for name in names]
             axes.barh(places, values, height=0.38, color=colour, label=arm)
         for number, name in enumerate(names):
-            ratio = found[name][PATCHED]["ms"] / found[name][STOCK]["ms"]
-            axes.text(max(found[name][arm]["ms"] for arm in COLOURS) / 1000, number, f" {ratio:.2f} x", va="center")
+            ratio = found[name][PATCHED]["median"] / found[name][STOCK]["median"]
+            axes.text(max(found[name][arm]["median"] for arm in COLOURS) / 1000, number, f" {ratio:.2f} x", va="center")
         axes.set_yticks(range(len(names)), names)
-        axes.set(title=f"DIRAC {release}", xlabel="seconds of CPU per start")
+        axes.set(title=f"DIRAC {release}", xlabel="seconds of CPU per start, median")
         axes.margins(x=0.2)
         axes.grid(True, axis="x", alpha=0.4)
     panels[0][0].invert_yaxis()
