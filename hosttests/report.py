@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lab.arms import PATCHED, STOCK
 from lab.table import Row, aligned
@@ -31,10 +31,7 @@ def problems(found: Found) -> list[str]:
                 *(f"--- {arm}: {_words(test, runs)}\n{_last(test, runs)}" for arm, runs in _arms(pair)),
             ]
         )
-        for release, pairs in found.items()
-        for pair in pairs
-        for test, verdict in pair.verdicts().items()
-        if verdict == DIFFERENT
+        for release, pair, test, _ in _judged(found, DIFFERENT)
     ]
     broken = {
         f"{release}: {patch} is {state}"
@@ -89,21 +86,24 @@ def _not_collected(found: Found) -> list[str]:
 def _repeated(found: Found) -> list[str]:
     return [
         f"{release}: {test} is {verdict}: {'; '.join(f'{arm} {_words(test, runs)}' for arm, runs in _arms(pair))}"
-        for release, pairs in found.items()
-        for pair in pairs
-        for test, verdict in pair.verdicts().items()
-        if verdict in (REPEATED, FLAKY)
+        for release, pair, test, verdict in _judged(found, REPEATED, FLAKY)
     ]
 
 
 def _intended(found: Found) -> list[str]:
     return [
         f"{release}: {test} is {verdict}: it {ON_PURPOSE[test]}"
-        for release, pairs in found.items()
-        for pair in pairs
-        for test, verdict in pair.verdicts().items()
-        if verdict == INTENDED
+        for release, _, test, verdict in _judged(found, INTENDED)
     ]
+
+
+def _judged(found: Found, *verdicts: str) -> Iterator[tuple[str, Pair, str, str]]:
+    """The tests with one of these verdicts: release, pair, test, verdict."""
+    for release, pairs in found.items():
+        for pair in pairs:
+            for test, verdict in pair.verdicts().items():
+                if verdict in verdicts:
+                    yield release, pair, test, verdict
 
 
 def _arms(pair: Pair) -> tuple[tuple[str, Sequence[Outcomes]], ...]:

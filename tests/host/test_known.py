@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import DIRAC
 import pytest
 from conftest import release, run, run_fresh
+from test_cli import command
 
 from lab.hosts import state
 
@@ -129,15 +128,9 @@ def toggles(folder: Path, patch: str) -> str:
     return str(path)
 
 
-def command(word: str, **environment: str) -> tuple[int, dict[str, Any]]:
-    answer = subprocess.run(
-        [str(Path(sys.executable).parent / "dirac-perfpatch"), word, "--json"],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+def told(word: str, **environment: str) -> tuple[int, dict[str, Any]]:
+    """The exit code of a command, and what it says of each patch."""
+    answer = command(word, "--json", **environment)
     assert answer.stdout, answer.stderr
     return answer.returncode, {entry["name"]: entry for entry in json.loads(answer.stdout)["patches"]}
 
@@ -157,7 +150,7 @@ def test_what_a_site_has_edited_stays_unless_forced(what: str, tmp_path: Path) -
     (target,) = (one for one in entry["targets"] if one["attribute"].rpartition(".")[2] == function)
     assert target["state"] == "stood down"
 
-    code_of_status, foreseen = command("status", PYTHONPATH=path)
+    code_of_status, foreseen = told("status", PYTHONPATH=path)
     assert code_of_status == 0
     (seen,) = (one for one in foreseen[patch]["targets"] if one["attribute"] == target["attribute"])
     assert seen == target
@@ -173,11 +166,11 @@ def test_what_a_site_has_edited_stays_unless_forced(what: str, tmp_path: Path) -
 def test_check_leaves_alone_what_is_unknown(tmp_path: Path) -> None:
     module, function, patch, line, _ = EDITED["a method"]
     path = os.pathsep.join([str(edited(tmp_path / "site", module, function, line)), os.environ.get("PYTHONPATH", "")])
-    code, found = command("check", PYTHONPATH=path)
+    code, found = told("check", PYTHONPATH=path)
     assert code == 0
     assert [found[patch][key] for key in ("answer", "reason")] == ["not asked", "stood down"]
     assert found["error_stack"]["answer"] == "same as stock"
-    _, found = command("check", PYTHONPATH=path, DIRAC_PERFPATCH_CONFIG=toggles(tmp_path, patch))
+    _, found = told("check", PYTHONPATH=path, DIRAC_PERFPATCH_CONFIG=toggles(tmp_path, patch))
     assert found[patch]["answer"] == "same as stock"
 
 
