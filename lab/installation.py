@@ -61,6 +61,7 @@ class Installation:
         }
         self.running: dict[str, Worker] = {}
         self._clients = itertools.count(1)
+        self._kept: dict[bool, Worker] = {}  # by whether it is the administrator's
         self.layout = configuration.Layout(
             ports={service: processes.free_port() for service in services},
             database_names=self.database_names,
@@ -114,7 +115,10 @@ class Installation:
         return self.running[service].call(function, *arguments)
 
     def stop(self) -> None:
-        """Stop every service."""
+        """Stop every service, and the clients of ask()."""
+        for client in self._kept.values():
+            client.kill()
+        self._kept.clear()
         processes.stop([worker.process for worker in self.running.values()])
         self.running.clear()
 
@@ -141,6 +145,15 @@ class Installation:
         with self.client(admin=admin) as client:
             return client.call(function, *arguments, timeout=timeout)
 
+    def ask(self, function: Callable[..., Any], *arguments: Any, admin: bool = False) -> Any:
+        """Call a function in a client that goes on until stop(), as an agent's does: it starts once, which takes long.
+
+        Arguments, return and errors: as run().
+        """
+        if admin not in self._kept:
+            self._kept[admin] = self.client(admin=admin)
+        return self._kept[admin].call(function, *arguments)
+
     def make_proxy(self, path: Path, group: str = configuration.GROUP) -> None:
         """Make a proxy of the test user with the host's own code. Errors: RuntimeError if that fails."""
         user = [str(self.folder / "certificates" / name) for name in ("usercert.pem", "userkey.pem")]
@@ -152,7 +165,7 @@ class Installation:
         options: {"/Section/Option": value}. The services see it at their next refresh.
         Errors: RuntimeError with the server's message.
         """
-        self.run(clients.set_options, options, admin=True)
+        self.ask(clients.set_options, options, admin=True)
 
     def rows(self, database: str, sql: str) -> list[list[str]]:
         """Run SQL in one of this installation's databases ("Accounting/AccountingDB")."""

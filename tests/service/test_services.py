@@ -58,7 +58,7 @@ def installations(
 
 
 def work(installation: Installation, rounds: int, tag: str) -> dict[str, Any]:
-    return dict(installation.run(clients.work, rounds, tag))
+    return dict(installation.ask(clients.work, rounds, tag))
 
 
 def failures(report: dict[str, Any]) -> list[str]:
@@ -144,7 +144,8 @@ def toggles(installation: Installation) -> Path:
 
 
 def set_toggles(installation: Installation, *settings: str) -> None:
-    assert installation.run(cli.main, ["set", "--file", str(toggles(installation)), *settings]) == 0
+    # The user's client may be at work.
+    assert installation.ask(cli.main, ["set", "--file", str(toggles(installation)), *settings], admin=True) == 0
 
 
 def becomes(installation: Installation, wanted: dict[str, str], service: str = FILE_CATALOG) -> bool:
@@ -293,7 +294,7 @@ def test_the_configuration_system_overrides_the_file(installations: dict[str, In
 
     def set_options(section: str, options: dict[str, str]) -> None:
         installation.set_options({f"{section}/{name}": value for name, value in options.items()})
-        installation.run(clients.refresh, *map(installation.url, (FILE_CATALOG, DATA_STORE)), admin=True)
+        installation.ask(clients.refresh, *map(installation.url, (FILE_CATALOG, DATA_STORE)), admin=True)
 
     defaults = "/Operations/Defaults/PerfPatch"
     set_options(defaults, {"connection_checkout": "off"})
