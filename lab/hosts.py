@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import os
 import re
@@ -163,18 +164,24 @@ def temporary_environment(requirements: Sequence[str], python: StrPath | None = 
 def install_plugin(host: Host, checkout: StrPath, *extras: str) -> None:
     """Install the plugin from a checkout, as a wheel, replacing any that is installed.
 
-    extras: of the plugin, to be installed with it.
-    The wheel is built from a copy: setuptools leaves a build folder behind, and would pack stale files from it.
+    checkout: as it is when this process first installs it; extras: of the plugin, to be installed with it.
     Errors: CalledProcessError if it cannot be built or installed.
     """
+    install_wheel(host, _wheel(checkout), *extras)
+
+
+@functools.cache
+def _wheel(checkout: StrPath) -> Path:
+    """The plugin's wheel, built from a copy: setuptools leaves a build folder, from which it would pack stale files."""
     # Tools write to their hidden folders while this copies: a file that vanishes would end it.
     skip = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "venv")
     source = make("perfpatch-build-") / "source"
     shutil.copytree(checkout, source, ignore=skip)
     wheels = source.with_name("wheels")
-    _run([_uv(), "build", "--quiet", "--wheel", "--python", str(host.python), "-o", str(wheels), str(source)])
+    python = str(_interpreter(None)[0])
+    _run([_uv(), "build", "--quiet", "--wheel", "--python", python, "-o", str(wheels), str(source)])
     (wheel,) = wheels.glob("*.whl")
-    install_wheel(host, wheel, *extras)
+    return wheel
 
 
 def install_wheel(host: Host, wheel: Path, *extras: str) -> None:
