@@ -3,9 +3,9 @@
 Stages: style and types; unit tests on every Python there is, simulations on the default one only; a real Prometheus
 that scrapes the exporter; the report's page in a real browser; the distributions, built twice, and the documentation;
 then, for each release of DIRAC in an environment of its own, the host tests with a real MariaDB, and beside them the
-service tests with real services; what an uninstallation leaves; the releases between that have forms of their own
-in-tree; the host's own tests that concern the patches most, without and with the plugin; and last, the chaos suite in
-its short form.
+service tests with real services; the releases between that have forms of their own in-tree; the host's own tests that
+concern the patches most, without and with the plugin; what an uninstallation leaves; and last, the chaos suite in its
+short form. What has not begun when a stage fails does not begin.
 
 A patch's own tests do not run on a release whose files of the patch's targets are, byte for byte, those of the release
 that is compared, on which they do run; the tests of all patches together run on each. `--all` runs everything on each.
@@ -14,10 +14,12 @@ that is compared, on which they do run; the tests of all patches together run on
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,26 +40,40 @@ UNIT = [
 MONITORING = [*UNIT, "prometheus_client>=0.20"]
 PAGE = [*UNIT, browser.LIBRARY]
 # The machines that this must pass on have two cores; most tests wait for a third of their time or more.
-WORKERS = 3
+WORKERS = 4
 # About files, processes and tables: they run on the oldest, the default and the newest Python.
 NOT_BETWEEN = (
     *("test_documentation.py", "test_editing.py", "test_live.py", "test_outcomes.py", "test_report.py"),
     *("test_spool.py", "test_statistics.py", "test_toggles.py", "test_toggles_bytes.py", "test_yamlfile.py"),
 )
-# What may depend on the Python as well as on the release.
+OLDEST = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
+# What may depend on the Python as well as on the release: on the oldest release, with the default Python.
 SHORT = ("test_loading.py", "test_seventeen_questions.py", "test_taking_off.py", "test_error_stack.py")
 
 
 class Stage:
-    """One command whose success is asked for, and what it said."""
+    """One command whose success is asked for, and what it said.
 
-    def __init__(self, name: str, run: Callable[[], tuple[int, str]]) -> None:
+    name: for people; run: gives its exit code and its output; after: another stage, for whose end it waits.
+    """
+
+    def __init__(self, name: str, run: Callable[[], tuple[int, str]], after: Stage | None = None) -> None:
         self.name = name
         self._run = run
+        self._after = after
+        self._ended = threading.Event()
         self.passed = self.failed = 0
 
-    def __call__(self) -> bool:
-        """Run it; print its output if it failed. Returns: whether it succeeded."""
+    def __call__(self) -> None:
+        """Run it; print its output if it failed."""
+        if self._after:
+            self._after._ended.wait()
+        try:
+            self._judge()
+        finally:
+            self._ended.set()
+
+    def _judge(self) -> None:
         start = time.monotonic()
         try:
             code, output = self._run()
@@ -72,7 +88,6 @@ class Stage:
         say(f"{self.name}: {verdict}, {time.monotonic() - start:.0f} s")
         if code:
             print(output, flush=True)
-        return code == 0
 
 
 def command(arguments: Sequence[str | Path], environment: dict[str, str] | None = None) -> tuple[int, str]:
@@ -142,8 +157,28 @@ def _page() -> Stage:
 
 
 def _with_host(
-    kind: str, release: str, version: str, modules: Path, everything: bool, files: Sequence[str] = ("",), name: str = ""
+    kind: str,
+    pair: tuple[str, str],
+    *,
+    modules: Path,
+    installed: Stage,
+    everything: bool,
+    files: Sequence[str] = ("",),
+    name: str = "",
 ) -> Stage:
+    """Tests in a host's environment.
+
+    Args:
+        kind: "host" or "service".
+        pair: The host's release and Python.
+        modules: A folder from which they can import, too.
+        installed: The stage that makes the environment.
+        everything: With each patch's own tests on a release whose targets have the files of the release compared.
+        files: Those of the kind; all by default.
+        name: Of the stage; "" for one of its kind and host.
+    """
+    release, version = pair
+
     def run() -> tuple[int, str]:
         host = hosts.environment(release, version, label="tests")
         # Without the working directory, the checkout, on the path: it would come before the plugin that is installed.
@@ -157,12 +192,27 @@ def _with_host(
             more["PERFPATCH_SAME_FILES"] = str(hosts.environment(hosts.COMPARED, label="tests").site_packages)
         return command(arguments, hosts.clean_environment(PYTHONPATH=str(modules), **more))
 
-    return Stage(name or f"{kind} tests, DIRAC {release}, Python {version}", run)
+    return Stage(name or f"{kind} tests, DIRAC {release}, Python {version}", run, installed)
 
 
-def _in_tree_forms(modules: Path) -> Stage:
+def _hosts(modules: Path, installed: Stage, everything: bool) -> list[Stage]:
+    """The host and service tests of each host, and the releases between; what takes longest begins first."""
+    with_host = functools.partial(_with_host, modules=modules, installed=installed, everything=everything)
+    compared, in_tree = ((release, hosts.DEFAULT_PYTHON) for release in (hosts.COMPARED, hosts.IN_TREE))
+    files = sorted(path.name for path in (CHECKOUT / "tests" / "host").glob("test_*.py"))
+    stages = []
+    for half in (0, 1):  # or the others would have ended long before it
+        name = f"host tests, DIRAC {hosts.COMPARED}, half {half + 1}"
+        stages.append(with_host("host", compared, files=files[half::2], name=name))
+    # Services wait for half of their time: one runs beside each of the others.
+    stages.append(with_host("service", compared))
+    others = [pair for pair in hosts.matrix() if pair != compared]
+    stages += [with_host(kind, pair) for pair in others for kind in ("host", "service")]
+    if OLDEST not in others:
+        stages.append(with_host("host", OLDEST, files=SHORT))
     name = f"in-tree forms, over the dependencies of DIRAC {hosts.IN_TREE}"
-    return _with_host("host", hosts.IN_TREE, hosts.DEFAULT_PYTHON, modules, True, ("in_tree_forms.py",), name)
+    stages.append(with_host("host", in_tree, everything=True, files=["in_tree_forms.py"], name=name))
+    return stages
 
 
 def _install(pairs: Sequence[tuple[str, str]]) -> Stage:
@@ -202,20 +252,23 @@ def _hosts_own() -> Stage:
     return Stage(f"host's own tests, short form, DIRAC {hosts.COMPARED}", lambda: command(arguments))
 
 
-def _run_all(done: list[Stage], stages: Sequence[Stage], *beside: Stage, workers: int = WORKERS) -> None:
+def _run_all(done: list[Stage], stages: Sequence[Stage], *beside: Stage) -> None:
     """Run stages, several at once; the program ends here if one of them fails.
 
     Args:
         done: Gets them.
         stages: In the order in which they begin.
         beside: These begin at once, whatever the others do.
-        workers: The most of the others that run at once.
     """
-    with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as other:
-        answers = [other.map(Stage.__call__, beside), pool.map(Stage.__call__, stages)]
-        good = all([*itertools.chain.from_iterable(answers)])
+
+    def run(stage: Stage) -> None:
+        if not any(one.failed for one in done):
+            stage()
+
     done += [*beside, *stages]
-    if not good:
+    with ThreadPoolExecutor(WORKERS) as pool, ThreadPoolExecutor(1) as other:
+        list(itertools.chain(other.map(Stage.__call__, beside), pool.map(run, stages)))
+    if any(one.failed for one in done):
         _close(done)
 
 
@@ -233,21 +286,14 @@ def main() -> None:
     ensure_packages(browser.PACKAGE)
     done: list[Stage] = []
     _run_all(done, _style())
-    matrix = hosts.matrix()
-    oldest = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
-    # What takes longest begins first, here and below. The monitoring tests wait for half of their time.
+    # What takes longest begins first. The monitoring tests wait for half of their time.
     pythons = sorted(python_interpreters(), key=(hosts.DEFAULT_PYTHON, VERSIONS[0], VERSIONS[-1], *VERSIONS).index)
     units = [*map(_unit, pythons), _page(), _release(), _documentation()]
     units.insert(1, _monitoring())
-    _run_all(done, units, _install(list(dict.fromkeys([*matrix, oldest]))))
+    installed = _install(list(dict.fromkeys([*hosts.matrix(), OLDEST])))
     modules = library(make("perfpatch-library-") / "library", "lab")
-    pairs = sorted(matrix, key=lambda pair: (pair[0] != hosts.COMPARED, pair[1] == hosts.DEFAULT_PYTHON))
-    with_host = [_with_host(kind, *pair, modules, everything) for pair in pairs for kind in ("host", "service")]
-    if oldest not in matrix:
-        with_host.append(_with_host("host", *oldest, modules, everything, SHORT))
-    others = [_in_tree_forms(modules), _hosts_own(), *map(_uninstall, hosts.RELEASES)]
-    # Services wait for more than half of their time.
-    _run_all(done, [*with_host, *others], workers=WORKERS + 1)
+    others = [_hosts_own(), *map(_uninstall, hosts.RELEASES)]
+    _run_all(done, [*units, *_hosts(modules, installed, everything), *others], installed)
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
     _run_all(done, [Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))])
     _close(done)
