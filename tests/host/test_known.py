@@ -94,7 +94,9 @@ def test_every_target_of_this_host_is_known() -> None:
     assert set(there) <= set(forms)
 
 
-@pytest.mark.parametrize("optimise", ["", "1", "2"])
+@pytest.mark.parametrize(
+    "optimise", ["", pytest.param("1", marks=pytest.mark.once), pytest.param("2", marks=pytest.mark.own_lines)]
+)
 def test_every_target_is_known_by_its_text_too(optimise: str) -> None:
     """Another Python, and `python -O`, have other code."""
     assert judge("known.forms = dict", PYTHONOPTIMIZE=optimise)[0] == []

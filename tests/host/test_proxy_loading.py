@@ -468,7 +468,7 @@ def test_threads_that_use_chains_of_one_proxy(proxy: Path) -> None:
     try:
         for thread in threads:
             thread.start()
-        for _ in range(12):
+        for _ in range(6):
             time.sleep(0.15)
             for one in kept_by("proxy_loading"):
                 one.clear()
