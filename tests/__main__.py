@@ -40,7 +40,7 @@ UNIT = [
 MONITORING = [*UNIT, "prometheus_client>=0.20"]
 PAGE = [*UNIT, browser.LIBRARY]
 # The machines that this must pass on have two cores; most tests wait for a third of their time or more.
-WORKERS = 4
+WORKERS = 5
 # About files, processes and tables: they run on the oldest, the default and the newest Python.
 NOT_BETWEEN = (
     *("test_documentation.py", "test_editing.py", "test_live.py", "test_outcomes.py", "test_report.py"),
@@ -54,7 +54,8 @@ SHORT = ("test_loading.py", "test_seventeen_questions.py", "test_taking_off.py",
 class Stage:
     """One command whose success is asked for, and what it said.
 
-    name: for people; run: gives its exit code and its output; after: another stage, for whose end it waits.
+    name: for people; run: gives its exit code and its output; after: another stage, for whose end it waits; if that one
+    fails, this one does not run.
     """
 
     def __init__(self, name: str, run: Callable[[], tuple[int, str]], after: Stage | None = None) -> None:
@@ -69,7 +70,8 @@ class Stage:
         if self._after:
             self._after._ended.wait()
         try:
-            self._judge()
+            if not (self._after and self._after.failed):
+                self._judge()
         finally:
             self._ended.set()
 

@@ -19,6 +19,7 @@ import threading
 import time
 from typing import Any
 
+import forking
 from DIRAC import S_ERROR
 from DIRAC.Core.Security.X509Chain import X509Chain
 from DIRAC.Core.Utilities import Extensions
@@ -91,8 +92,9 @@ def work(number: int) -> None:
 
 
 def fork() -> None:
-    child = os.fork()
+    child = forking.fork()
     if not child:
+        faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)
         signal.alarm(20)
         before = len(wrong)
         # Not of the configuration: the host's own locks there may have been held by another thread when it forked.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
 
+import forking
 import pytest
 from conftest import run, script
 
@@ -47,10 +50,9 @@ def test_forks_from_four_threads(proxy: Path) -> None:
 
     def fork() -> None:
         for _ in range(15):
-            child = os.fork()
+            child = forking.fork()
             if not child:
-                import signal
-
+                faulthandler.register(signal.SIGALRM, file=sys.__stderr__, all_threads=True, chain=True)
                 signal.alarm(20)
                 os._exit(0 if ask() else 1)
             assert ask() and DMSHelpers(vo="fakevo").getSites()
