@@ -40,12 +40,15 @@ UNIT = [
 MONITORING = [*UNIT, "prometheus_client>=0.20"]
 PAGE = [*UNIT, browser.LIBRARY]
 # The machines that this must pass on have two cores; most tests wait for a third of their time or more.
-WORKERS = 5
-# About files, processes and tables: they run on the oldest, the default and the newest Python.
-NOT_BETWEEN = (
-    *("test_documentation.py", "test_editing.py", "test_live.py", "test_outcomes.py", "test_report.py"),
-    *("test_spool.py", "test_statistics.py", "test_toggles.py", "test_toggles_bytes.py", "test_yamlfile.py"),
+WORKERS = 4
+# About texts, tables and statistics: they run on the default Python, and on the oldest, which has the oldest libraries.
+TEXTS = (
+    *("test_bench_services.py", "test_bench_tables.py", "test_documentation.py", "test_editing.py"),
+    *("test_hosttests.py", "test_report.py", "test_statistics.py", "test_toggles.py", "test_toggles_bytes.py"),
+    "test_yamlfile.py",
 )
+# About files and processes: they run on the newest Python, too.
+PROCESSES = ("test_live.py", "test_outcomes.py", "test_spool.py")
 OLDEST = (hosts.RELEASES[0], hosts.DEFAULT_PYTHON)
 # What may depend on the Python as well as on the release: on the oldest release, with the default Python.
 SHORT = ("test_loading.py", "test_seventeen_questions.py", "test_taking_off.py", "test_error_stack.py")
@@ -119,8 +122,9 @@ def _unit(version: str) -> Stage:
         python = hosts.plain_environment("unit", UNIT, version) / "python"
         # The checkout itself: these tests are about our code, not about how it is installed.
         chosen = [] if version == hosts.DEFAULT_PYTHON else ["-m", "not simulation"]
-        if version not in {VERSIONS[0], hosts.DEFAULT_PYTHON, VERSIONS[-1]}:
-            chosen += [f"--ignore=tests/unit/{name}" for name in NOT_BETWEEN]
+        if version not in {VERSIONS[0], hosts.DEFAULT_PYTHON}:
+            left_out = TEXTS if version == VERSIONS[-1] else TEXTS + PROCESSES
+            chosen += [f"--ignore=tests/unit/{name}" for name in left_out]
         tests = [python, "-m", "pytest", *chosen, "tests/unit"]
         return command(tests, hosts.clean_environment(PYTHONPATH=str(CHECKOUT)))
 

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from importlib.metadata import distribution
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,11 +46,25 @@ PATIENCE, CHILD_PATIENCE = 90, 15
 _number = itertools.count()
 
 
-def _extensions() -> Any:
-    # Another path each time, so that no look-up is cached.
-    sys.path.append(f"/a/folder/that/changes/the/path/{next(_number)}")
-    assert extensionsByPriority() == ["DIRAC"]
-    assert getExtensionMetadata("DIRAC")["priority"] == 0
+def _among_few_packages() -> None:
+    """From now on, a look-up scans two packages: with all those of a host, most of the time would go into that."""
+    folder = tempfile.mkdtemp(prefix="perfpatch-")
+    for name in ("DIRAC", "dirac-perfpatch"):
+        (metadata,) = (file.locate() for file in distribution(name).files or () if file.name == "METADATA")
+        os.symlink(os.path.dirname(metadata), os.path.join(folder, os.path.basename(os.path.dirname(metadata))))
+    sys.path[:] = [folder]
+
+
+def _extensions() -> Callable[[], None]:
+    _among_few_packages()
+
+    def look_up() -> None:
+        # Another path each time, so that no look-up is cached.
+        sys.path.append(f"/a/folder/that/changes/the/path/{next(_number)}")
+        assert extensionsByPriority() == ["DIRAC"]
+        assert getExtensionMetadata("DIRAC")["priority"] == 0
+
+    return look_up
 
 
 def _proxy(path: str) -> Callable[[], None]:
@@ -206,6 +221,7 @@ def _status() -> Callable[[], None]:
 
 def _switching() -> Callable[[], None]:
     switch = loading.plugin.switches["extension_lookup"]
+    _among_few_packages()
 
     def off_and_on() -> None:
         switch.take_off()
@@ -227,7 +243,7 @@ def _put_on_anew(name: str, **options: Any) -> None:
 
 
 DONE = {
-    "extensions": lambda: _extensions,
+    "extensions": _extensions,
     "proxy": _proxy,
     "subject": _subject,
     "error": _error,

@@ -137,6 +137,7 @@ def told(word: str, **environment: str) -> tuple[int, dict[str, Any]]:
     return answer.returncode, {entry["name"]: entry for entry in json.loads(answer.stdout)["patches"]}
 
 
+@pytest.mark.own_lines
 @pytest.mark.parametrize("what", EDITED)
 def test_what_a_site_has_edited_stays_unless_forced(what: str, tmp_path: Path) -> None:
     module, function, patch, line, call = EDITED[what]
@@ -165,6 +166,7 @@ def test_what_a_site_has_edited_stays_unless_forced(what: str, tmp_path: Path) -
     assert UNKNOWN not in entry["reason"]
 
 
+@pytest.mark.own_lines
 def test_check_leaves_alone_what_is_unknown(tmp_path: Path) -> None:
     module, function, patch, line, _ = EDITED["a method"]
     path = os.pathsep.join([str(edited(tmp_path / "site", module, function, line)), os.environ.get("PYTHONPATH", "")])

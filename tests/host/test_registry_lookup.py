@@ -253,7 +253,7 @@ def test_threads_get_answers_of_the_configuration_in_use(name: str) -> None:
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        for number in range(1, 200):
+        for number in range(1, 100):
             tree = registry(name, **{f"n{number}": "/CN=a", "x": "/CN=x"})
             gConfigurationData.mergedCFG = type(gConfigurationData.mergedCFG)().loadFromDict(tree)
             current[0] = number
