@@ -213,6 +213,7 @@ def _hosts(modules: Path, installed: Stage, everything: bool) -> list[Stage]:
     # Services wait for half of their time: one runs beside each of the others.
     stages.append(with_host("service", compared))
     others = [pair for pair in hosts.matrix() if pair != compared]
+    others.sort(key=lambda pair: (pair[1] == hosts.DEFAULT_PYTHON, pair != in_tree))
     stages += [with_host(kind, pair) for pair in others for kind in ("host", "service")]
     if OLDEST not in others:
         stages.append(with_host("host", OLDEST, files=SHORT))
@@ -291,7 +292,6 @@ def main() -> None:
     end_when_told()
     ensure_packages(browser.PACKAGE)
     done: list[Stage] = []
-    _run_all(done, _style())
     # What takes longest begins first. The monitoring tests wait for half of their time.
     pythons = sorted(python_interpreters(), key=(hosts.DEFAULT_PYTHON, VERSIONS[0], VERSIONS[-1], *VERSIONS).index)
     units = [*map(_unit, pythons), _page(), _release(), _documentation()]
@@ -299,7 +299,7 @@ def main() -> None:
     installed = _install(list(dict.fromkeys([*hosts.matrix(), OLDEST])))
     modules = library(make("perfpatch-library-") / "library", "lab")
     others = [_hosts_own(), *map(_uninstall, hosts.RELEASES)]
-    _run_all(done, [*units, *_hosts(modules, installed, everything), *others], installed)
+    _run_all(done, [*_style(), *units, *_hosts(modules, installed, everything), *others], installed)
     # Alone: it counts what a server that is restarted, and a client that is halted, do to each other.
     _run_all(done, [Stage("chaos, short form", lambda: command([sys.executable, "-m", "chaos", "--short"]))])
     _close(done)

@@ -394,6 +394,7 @@ if __name__ == "__main__":
     ask = DONE[name](*arguments)
     # Our hook of the collector must not run while the thread holds one of the host's locks: stock would hang, too.
     gc.disable()
+    gc.freeze()  # _proxy() collects what its calls leave, not the host
     # Those are no calls of the host's. Where an exception is ignored, Python itself imports in our place.
     watch = None if name in ("status", "switching") or what == "exception" else _Watch()
     ask()
