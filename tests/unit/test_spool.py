@@ -397,11 +397,14 @@ def test_who_is_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None
         COMPARE + "journal._SNAPSHOT_SECONDS = journal._LOOK_SECONDS = 0\ncompare()\nprint(flush=True)\ntime.sleep(60)"
     )
     for number in range(10):
-        command = [sys.executable, "-c", code, str(tmp_path / str(number))]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        spool = tmp_path / str(number)
+        with subprocess.Popen([sys.executable, "-c", code, str(spool)], stdout=subprocess.PIPE) as process:
             assert process.stdout
             process.stdout.readline()
-            time.sleep(0.1 + number / 1000)
+            while not list(spool.glob("*.json")):
+                assert process.poll() is None
+                time.sleep(0.01)
+            time.sleep(0.05 + number / 1000)
             process.kill()
     found = read_spools([str(tmp_path)])
     assert (len(found.snapshots), found.complaints) == (10, ())
