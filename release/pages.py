@@ -23,7 +23,10 @@ from . import prose
 
 # Pages that are made of sections of the README: the title, and the sections in order; "" is what comes before them.
 FROM_README = {
-    "index.md": ("dirac-perfpatch", ["", "What it does for you", "What it promises", "Limits"]),
+    "index.md": (
+        "dirac-perfpatch",
+        ["", "What it does for you", "What it promises", "What it has been put through", "Limits"],
+    ),
     "install.md": ("Install", ["Install", "See what it does"]),
     "toggles.md": ("Toggles", ["Switch it off, or a part of it"]),
     "comparing.md": ("Compare in production", ["Compare for yourself, in production"]),
