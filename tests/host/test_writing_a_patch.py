@@ -38,8 +38,9 @@ print(getVersion.__code__ is not ours, getVersion.__code__.co_filename.endswith(
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package and the tests of hosts, to which the document's blocks were added."""
     folder = tmp_path_factory.mktemp("copy")
-    shutil.copytree(Path(dirac_perfpatch.__file__).parent, folder / "dirac_perfpatch")
-    shutil.copytree(CHECKOUT / "tests" / "host", folder / "tests" / "host")
+    bytecode = shutil.ignore_patterns("__pycache__")  # which other tests may be writing
+    shutil.copytree(Path(dirac_perfpatch.__file__).parent, folder / "dirac_perfpatch", ignore=bytecode)
+    shutil.copytree(CHECKOUT / "tests" / "host", folder / "tests" / "host", ignore=bytecode)
     # As in a checkout, where the package has a link to it.
     (folder / "dirac_perfpatch" / "patches.yaml").replace(folder / "patches.yaml")
     (folder / "dirac_perfpatch" / "patches.yaml").symlink_to("../patches.yaml")
