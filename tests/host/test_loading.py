@@ -120,7 +120,7 @@ def test_a_broken_plugin_leaves_the_host_running(tmp_path: Path) -> None:
     assert len(imported) > 10
     for module in sorted(Path(path).relative_to(source) for path in imported):
         copy = tmp_path / "dirac_perfpatch"
-        shutil.copytree(source, copy, symlinks=False, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, copy, symlinks=False, ignore=shutil.ignore_patterns("*.pyc.*"))
         (copy / module).write_text("this is not Python\n")
         code = START if module != Path("__init__.py") else "import sys; sys.path.pop(0)\n" + START
         answer = run(code, PYTHONPATH=str(tmp_path))

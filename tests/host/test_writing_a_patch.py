@@ -38,7 +38,7 @@ print(getVersion.__code__ is not ours, getVersion.__code__.co_filename.endswith(
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package and the tests of hosts, to which the document's blocks were added."""
     folder = tmp_path_factory.mktemp("copy")
-    bytecode = shutil.ignore_patterns("__pycache__")  # which other tests may be writing
+    bytecode = shutil.ignore_patterns("*.pyc.*")  # that other tests are just writing
     shutil.copytree(Path(dirac_perfpatch.__file__).parent, folder / "dirac_perfpatch", ignore=bytecode)
     shutil.copytree(CHECKOUT / "tests" / "host", folder / "tests" / "host", ignore=bytecode)
     # As in a checkout, where the package has a link to it.

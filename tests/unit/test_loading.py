@@ -85,8 +85,8 @@ def copy(tmp_path: Path, package: Path) -> Path:
     """A folder with a copy of the package that a test may break, compiled: most tests start it several times."""
     compileall.compile_dir(package, quiet=2)
     folder = tmp_path / "copy"
-    # Tests on another Python may be writing bytecode there.
-    shutil.copytree(package, folder / "dirac_perfpatch", ignore=shutil.ignore_patterns("__pycache__"))
+    # But for the bytecode that tests on another Python are just writing.
+    shutil.copytree(package, folder / "dirac_perfpatch", ignore=shutil.ignore_patterns("*.pyc.*"))
     return folder
 
 
