@@ -219,7 +219,8 @@ def test_a_patch_is_switched_off_and_on_in_a_running_service(
     time.sleep(4)
     assert becomes(installation, {"connection_checkout": "off"}), "a file that vanishes switches nothing on"
     toggles(installation).write_text(DEFAULTS)
-    assert becomes(installation, {"connection_checkout": there})
+    for service in (FILE_CATALOG, DATA_STORE):
+        assert becomes(installation, {"connection_checkout": there}, service)
     assert pings() < 10
 
 
