@@ -7,7 +7,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -148,19 +148,17 @@ def set_toggles(installation: Installation, *settings: str) -> None:
     assert installation.ask(cli.main, ["set", "--file", str(toggles(installation)), *settings], admin=True) == 0
 
 
-def becomes(installation: Installation, wanted: dict[str, str], service: str = FILE_CATALOG) -> bool:
-    """Wait for states of patches, for as long as an operator would call it seconds."""
+def becomes(
+    installation: Installation, wanted: dict[str, str], service: str = FILE_CATALOG, what: str = "state"
+) -> bool:
+    """Wait for states of patches, or their modes, for as long as an operator would call it seconds."""
     deadline = time.monotonic() + 10
-    while not wanted.items() <= (seen := states(installation, service)).items():
+    while True:
+        seen = {entry["name"]: entry[what] for entry in installation.call(service, inside.plugin_status)}
+        if wanted.items() <= seen.items():
+            return True
         assert time.monotonic() < deadline, (wanted, seen, installation.log(service).read_text()[-2000:])
         time.sleep(0.2)
-    return True
-
-
-def modes(installation: Installation, patches: Collection[str]) -> set[str]:
-    """How these patches are switched in the catalogue."""
-    status = installation.call(FILE_CATALOG, inside.plugin_status)
-    return {entry["mode"] for entry in status if entry["name"] in patches}
 
 
 def has_nodelay(installation: Installation) -> bool:
@@ -265,10 +263,7 @@ def test_a_patch_under_comparison_is_switched_off_in_a_running_service(
     patches = ("connection_checkout", "connection_eviction", "connection_close", "error_stack")
     set_toggles(installation, f"comparison.spool={tmp_path}", "comparison.window_seconds=1")
     set_toggles(installation, *(f"{name}=ab" for name in patches))
-    deadline = time.monotonic() + 10
-    while modes(installation, patches) != {"ab"}:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    assert becomes(installation, dict.fromkeys(patches, "ab"), what="mode")
     time.sleep(2)  # windows of one second that began before that are over
     assert failures(work(installation, 10, "compared")) == []
     before = snapshot(lambda found: len(checkouts(found)) == 2)
