@@ -472,7 +472,7 @@ def swap_code(
     """Give a function code that calls ours.
 
     Args:
-        function: A plain function.
+        function: A plain function or a generator.
         make: Given a copy of the function, which keeps the original code, returns ours.
 
     Returns:
@@ -481,7 +481,7 @@ def swap_code(
     code, wrapped = function.__code__, function.__dict__.get("__wrapped__")
     stock = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
     stock.__kwdefaults__ = function.__kwdefaults__
-    pattern, called = _run_ours.__code__, make(stock)
+    pattern, called = (_generate_ours if code.co_flags & _GENERATOR else _run_ours).__code__, make(stock)
     constants = tuple(called if constant == "ours" else constant for constant in pattern.co_consts)
     # A function keeps its closure, so its code must have as many free variables; ours does not use them.
     ours = pattern.replace(co_name=code.co_name, co_consts=constants, co_freevars=code.co_freevars)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -199,6 +201,25 @@ def test_decorated_functions_methods_and_generators(write: Write) -> None:
         "zdone",
     )
     assert (module.Mine.of_class(), module.Mine().prop, module.Mine().cached()) == ("Mineydone", "done", "done")
+
+
+def test_a_generator_stays_one_and_imports_at_its_first_step(write: Write) -> None:
+    write("heavy_lib", LIBRARY)
+    write(
+        "the_module",
+        "from heavy_lib import Tool, work\ndef steps(word):\n    got = yield word + work()\n    return got\n",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # from Python 3.13 on, code of another kind is deprecated
+        module: Any = imported(entry_of())
+        assert inspect.isgeneratorfunction(module.steps)
+        steps = module.steps("x")
+        assert "heavy_lib" not in sys.modules
+        assert next(steps) == "xdone"
+        with pytest.raises(StopIteration) as end:
+            steps.send("got")
+    assert end.value.value == "got"
+    assert inspect.isgeneratorfunction(module.steps)
 
 
 def test_threads_that_use_it_first_at_once(write: Write) -> None:
