@@ -19,6 +19,7 @@ import numpy
 
 from dirac_perfpatch.comparison import report, rows
 from dirac_perfpatch.comparison.arms import Comparison
+from dirac_perfpatch.comparison.clock import Clock
 from dirac_perfpatch.comparison.effects import Effects
 from dirac_perfpatch.comparison.recording import ArmRecord
 from dirac_perfpatch.comparison.snapshot import ARMS, KINDS, PATCHED, STOCK, Block, Snapshot, State, parse
@@ -122,18 +123,18 @@ def _blocks(
     process_arm: bool = True,
 ) -> list[Block]:
     """The blocks that one process records for a target."""
-    comparison = Comparison(
-        _PATCH, Guard("p", lambda reason: None), Toggle("ab", {}, kind, share, _WINDOW), 0, process_arm
-    )
-    comparison.clock._random.seed(int(random.integers(1 << 32)))
+    toggle = Toggle("ab", {}, kind, share, _WINDOW)
+    comparison = Comparison(_PATCH, Guard("p", lambda reason: None), toggle, 0, process_arm)
+    clock = Clock(*Clock.key(toggle, together=False))
+    clock._random.seed(int(random.integers(1 << 32)))
     seed(int(random.integers(1 << 32)))  # for the recorder's own draws
     comparison.record("f", lambda: None, lambda: None, None)
     (recorder,) = comparison.recorders
     now = drift = 0.0
-    comparison.clock.add(comparison)
+    clock.add(comparison)
     comparison.begin(now, now)
     while now < units * _WINDOW * (2 if kind == "time" else 1):
-        length = comparison.clock.tick(now, now) - now
+        length = clock.tick(now, now) - now
         drift += random.normal(0, 0.05) * math.sqrt(length / _WINDOW)
         level, busy = math.exp(drift + random.normal(0, 0.1)), load.per_minute * random.lognormal(0, 0.5)
         burst = random.random() < load.bursts
@@ -145,7 +146,7 @@ def _blocks(
             record = recorder.arms[arm] if kind == "call" else recorder.now
             _call(record, times.tolist(), int(random.binomial(number, failing)))
         now += length
-    comparison.clock.tick(now, now)
+    clock.tick(now, now)
     return list(recorder.blocks)
 
 

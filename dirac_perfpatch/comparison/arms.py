@@ -16,13 +16,13 @@ host, such as the class of a pooled connection, stays there and passes calls thr
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dirac_perfpatch.comparison.clock import Clock, new_pair
 from dirac_perfpatch.comparison.recording import Function, Recorder
 from dirac_perfpatch.comparison.snapshot import ARMS, BY_CALL, BY_TIME, PATCHED, STOCK, State
 from dirac_perfpatch.patching import Check, Guard, Patch
@@ -31,6 +31,8 @@ from dirac_perfpatch.toggles import Toggle
 ARM_VARIABLE = "DIRAC_PERFPATCH_ARM"
 # The first calls of each comparison that are checked against stock, before sampling begins.
 _FIRST_CHECKS = 3
+# A number for a pair of windows, unique in the process. Two threads may ask at once.
+new_pair = itertools.count(1).__next__
 
 
 def arm_of_process(patch: str, host: str, component: str, share: float, environment: Mapping[str, str]) -> bool:
@@ -59,7 +61,6 @@ class Comparison:
         toggle: How calls are divided: ``by``, ``share`` and ``window_seconds``.
         check_one_in: One in so many patched calls is checked against stock; 0 for none.
         process_arm: Whether this process is in the patched arm, for *by process*.
-        clock: Whose windows it runs in once it is added; None for one of its own.
         on_leave: Called when the patch was taken off. It must not raise.
     """
 
@@ -70,11 +71,9 @@ class Comparison:
         toggle: Toggle,
         check_one_in: int,
         process_arm: bool,
-        clock: Clock | None = None,
         on_leave: Callable[[], None] = lambda: None,
     ) -> None:
         self.patch = patch.name
-        self.clock = clock or Clock(*Clock.key(toggle, together=False))
         # By call, a request has calls of both arms.
         self.has_arm = toggle.by != BY_CALL
         self.patched_first = False  # in the present pair of windows; the clock draws it

@@ -13,23 +13,18 @@ Only the journal's thread ends and begins windows. Other threads add comparisons
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dirac_perfpatch.comparison.arms import Comparison, new_pair
 from dirac_perfpatch.comparison.snapshot import BY_TIME, PATCHED, STOCK
 from dirac_perfpatch.toggles import Toggle
 
-if TYPE_CHECKING:
-    from dirac_perfpatch.comparison.arms import Comparison
-
 # Outcomes that may wait for the journal, which looks every second; of more in a second the first are lost.
 _MOST_WAITING = 16384
-# A number for a pair of windows, unique in the process. Two threads may ask at once.
-new_pair = itertools.count(1).__next__
 
 
 class Window:

@@ -39,7 +39,7 @@ class Journal:
         look: Called every second by the background thread.
 
     Attributes:
-        comparisons: Those of this process, also some that have just ended.
+        comparisons: Those of this process, also some that have just ended, each with its clock.
         outcomes: What was recorded of requests.
     """
 
@@ -51,7 +51,7 @@ class Journal:
         self._look_too = look
         self._describe = describe
         # Other threads add to this; all other attributes belong to the background thread.
-        self.comparisons: deque[Comparison] = deque()
+        self.comparisons: dict[Comparison, Clock] = {}
         self._renew()
         # Before the thread registers its own hook: a child's thread starts after this one has run.
         os.register_at_fork(after_in_child=self._begin_in_child)
@@ -64,10 +64,10 @@ class Journal:
         self._next_snapshot = time.monotonic() + _SNAPSHOT_SECONDS
         self._next_cleaning = 0.0
 
-    def add(self, comparison: Comparison) -> None:
-        """Keep a comparison going until its patch is taken off."""
-        self.comparisons.append(comparison)
-        comparison.clock.add(comparison)
+    def add(self, comparison: Comparison, clock: Clock) -> None:
+        """Keep a comparison going, in the windows of a clock, until its patch is taken off."""
+        self.comparisons[comparison] = clock
+        clock.add(comparison)
         self._background.start()
 
     def show(self, last: bool = False) -> None:
@@ -105,18 +105,18 @@ class Journal:
             return _LOOK_SECONDS
 
     def _clocks(self) -> list[Clock]:
-        return list(dict.fromkeys(comparison.clock for comparison in list(self.comparisons)))
+        return list(dict.fromkeys(list(self.comparisons.values())))
 
     def _let_go(self) -> None:
         """Remove comparisons that have ended; what they recorded stays in the snapshots."""
-        for comparison in list(self.comparisons):
+        for comparison, clock in list(self.comparisons.items()):
             if comparison.ended is not None:
-                self.comparisons.remove(comparison)
-                comparison.clock.remove(comparison)
-                if comparison.clock.is_idle:
+                del self.comparisons[comparison]
+                clock.remove(comparison)
+                if clock.is_idle:
                     # Nobody else ends its last window.
-                    comparison.clock.end(comparison.ended)
-                    self.outcomes.follow([comparison.clock])
+                    clock.end(comparison.ended)
+                    self.outcomes.follow([clock])
                 comparison.end_block(comparison.ended)
                 self._past.take(comparison)
                 self._next_snapshot = 0.0
@@ -167,10 +167,10 @@ class Journal:
         """Never raises: Python prints an exception in a fork hook at every fork of the host."""
         try:
             self._renew()
-            self.comparisons = deque(comparison for comparison in self.comparisons if comparison.ended is None)
+            self.comparisons = {one: clock for one, clock in self.comparisons.items() if one.ended is None}
             self.outcomes.renew()
             for clock in self._clocks():
-                own = [one for one in self.comparisons if one.clock is clock]
+                own = [one for one, its in self.comparisons.items() if its is clock]
                 clock.begin_in_child(own, time.monotonic(), time.time())
             util = sys.modules.get("multiprocessing.util")
             if util is not None:

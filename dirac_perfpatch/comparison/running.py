@@ -54,10 +54,8 @@ class Comparisons:
             patched = arm_of_process(switch.patch.name, host_name(), component(sys.argv), toggle.share, os.environ)
             key = Clock.key(toggle, together)
             clock = self._clocks.get(key) or self._clocks.setdefault(key, Clock(*key))
-            comparison = Comparison(
-                switch.patch, switch.guard, toggle, check_one_in, patched, clock, on_leave=self._follow
-            )
-            self._journal_in(spool).add(comparison)
+            comparison = Comparison(switch.patch, switch.guard, toggle, check_one_in, patched, self._follow)
+            self._journal_in(spool).add(comparison, clock)
         except Exception as error:
             say_once(
                 f"{switch.patch.name}: cannot be compared with stock, so it is on: {type(error).__name__}: {error} "

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dirac_perfpatch.comparison.arms import Comparison, arm_of_process
+from dirac_perfpatch.comparison.clock import Clock
 from dirac_perfpatch.comparison.snapshot import PATCHED, STOCK
 from dirac_perfpatch.patching import Guard, Patch
 from dirac_perfpatch.toggles import Toggle
@@ -18,24 +19,27 @@ from dirac_perfpatch.toggles import Toggle
 PATCH = Patch("some_patch", (), lambda database: None)
 
 
-def compare(by: str = "time", share: float = 0.5, seconds: float = 10, **options: Any) -> tuple[Comparison, Guard]:
+def compare(
+    by: str = "time", share: float = 0.5, seconds: float = 10, **options: Any
+) -> tuple[Comparison, Guard, Clock]:
     guard = Guard("some_patch", options.pop("trip", lambda reason: None))
     options = {"check_one_in": 0, "process_arm": True, **options}
-    comparison = Comparison(PATCH, guard, Toggle("ab", {}, by, share, seconds), **options)
-    comparison.clock.add(comparison)
-    return comparison, guard
+    toggle = Toggle("ab", {}, by, share, seconds)
+    comparison, clock = Comparison(PATCH, guard, toggle, **options), Clock(*Clock.key(toggle, together=False))
+    clock.add(comparison)
+    return comparison, guard, clock
 
 
-def windows(comparison: Comparison, guard: Guard, number: int) -> list[tuple[bool, float]]:
+def windows(comparison: Comparison, guard: Guard, clock: Clock, number: int) -> list[tuple[bool, float]]:
     """Arm and length of the first windows."""
     found, now = [], 0.0
     comparison.begin(now, now)
     for _ in range(number):
-        due = comparison.clock.tick(now, now)
+        due = clock.tick(now, now)
         found.append((not guard.off, due - now))
         assert comparison.patched is not guard.off
         now = due
-        comparison.clock.tick(now, now)
+        clock.tick(now, now)
     return found
 
 
@@ -61,11 +65,11 @@ def test_the_share_is_that_of_the_time_and_what_is_compared_is_equally_long(
 
 def test_the_rest_of_a_turn_is_counted_and_not_compared() -> None:
     """Not even its calls that end, or fail, in a window that is compared."""
-    comparison, _ = compare(share=0.1)
+    comparison, _, clock = compare(share=0.1)
     comparison.record("f", lambda: 1, lambda: 0, None)
     (recorder,) = comparison.recorders
     comparison.begin(0.0, 0.0)
-    comparison.clock.tick(0.0, 0.0)
+    clock.tick(0.0, 0.0)
     now, calls, late = 0.0, 0, None
     for number in range(60):
         if late:
@@ -74,8 +78,8 @@ def test_the_rest_of_a_turn_is_counted_and_not_compared() -> None:
         recorder.now.tick()
         calls += 1
         late = recorder.now if number % 3 == 2 else None
-        now = comparison.clock.tick(now, now)
-        comparison.clock.tick(now, now)
+        now = clock.tick(now, now)
+        clock.tick(now, now)
     assert len(recorder.blocks) == 40
     assert all(row.calls == 1 and not row.errors and not row.timed for row in recorder.blocks)
     assert Counter(row.arm for row in recorder.blocks) == {PATCHED: 20, STOCK: 20}
@@ -84,7 +88,7 @@ def test_the_rest_of_a_turn_is_counted_and_not_compared() -> None:
 
 
 def test_by_call_equally_many_of_both_arms_are_compared() -> None:
-    comparison, _ = compare("call", share=0.1)
+    comparison, *_ = compare("call", share=0.1)
     comparison.record("f", lambda: 1, lambda: 0, None)
     (recorder,) = comparison.recorders
     for arm, number in ((PATCHED, 3), (STOCK, 27)):
@@ -128,7 +132,7 @@ def test_the_environment_pins_the_arm() -> None:
 
 
 def test_each_arm_runs_its_own_function_and_is_counted() -> None:
-    comparison, _ = compare()
+    comparison, _, clock = compare()
     call = comparison.record("f", lambda: "ours", lambda: "the host's", None)
     now = 0.0
     comparison.begin(now, now)
@@ -137,8 +141,8 @@ def test_each_arm_runs_its_own_function_and_is_counted() -> None:
         expected[PATCHED if comparison.patched else STOCK] += number
         answers = {call() for _ in range(number)}
         assert answers <= {"ours" if comparison.patched else "the host's"}
-        now = comparison.clock.tick(now, now)
-        comparison.clock.tick(now, now)
+        now = clock.tick(now, now)
+        clock.tick(now, now)
     rows = {row.arm: row.calls for row in comparison.recorders[0].series()}
     assert rows == expected
     blocks = list(comparison.recorders[0].blocks)
@@ -152,18 +156,18 @@ def test_each_arm_runs_its_own_function_and_is_counted() -> None:
 
 
 def test_by_call_both_arms_run_at_the_same_time() -> None:
-    comparison, guard = compare("call", share=0.3)
+    comparison, guard, clock = compare("call", share=0.3)
     call = comparison.record("f", lambda: 1, lambda: 0, None)
     comparison.begin(0.0, 0.0)
     assert sum(call() for _ in range(4000)) / 4000 == pytest.approx(0.3, abs=0.05)
     assert not guard.off
-    comparison.clock.tick(10.0, 10.0)
+    clock.tick(10.0, 10.0)
     assert {row.arm for row in comparison.recorders[0].blocks} == {PATCHED, STOCK}
     assert len({row.block for row in comparison.recorders[0].blocks}) == 1
 
 
 def test_errors_are_exceptions_and_what_is_not_ok() -> None:
-    comparison, _ = compare("process")
+    comparison, *_ = compare("process")
     outcomes = itertools.cycle([{"OK": True, "Value": 1}, {"OK": False, "Message": "no"}, ValueError("no"), None, {}])
 
     def ours() -> Any:
@@ -184,19 +188,19 @@ def test_errors_are_exceptions_and_what_is_not_ok() -> None:
 
 
 def test_a_patch_that_was_taken_off_stays_off() -> None:
-    comparison, guard = compare()
+    comparison, guard, clock = compare()
     comparison.record("f", lambda: 1, lambda: 0, None)
     comparison.leave()
     guard.off = True
     now = 0.0
     for _ in range(10):
-        now = comparison.clock.tick(now, now)
+        now = clock.tick(now, now)
         assert guard.off
 
 
 def test_a_difference_is_reported_and_stock_answers() -> None:
     told: list[str] = []
-    comparison, guard = compare("process", check_one_in=10, trip=told.append)
+    comparison, guard, _ = compare("process", check_one_in=10, trip=told.append)
     call = comparison.record("f", lambda: "wrong", lambda: "right", lambda answer, *_: "" if answer == "right" else "x")
     assert call() == "right"
     assert told == ["f did not answer as stock does: x"]
@@ -205,7 +209,7 @@ def test_a_difference_is_reported_and_stock_answers() -> None:
 
 def test_what_changed_between_the_two_answers_is_no_difference() -> None:
     told: list[str] = []
-    comparison, _ = compare("process", check_one_in=1, trip=told.append)
+    comparison, *_ = compare("process", check_one_in=1, trip=told.append)
     state = iter(range(100))
     call = comparison.record("f", lambda: next(state), lambda: 1, lambda answer, *_: "" if answer else "changed")
     assert call() == 0
@@ -213,7 +217,7 @@ def test_what_changed_between_the_two_answers_is_no_difference() -> None:
 
 
 def test_a_check_that_fails_is_our_own_failure() -> None:
-    comparison, guard = compare("process", check_one_in=1)
+    comparison, guard, _ = compare("process", check_one_in=1)
 
     def check(*arguments: Any) -> str:
         raise KeyError("a secret")
@@ -224,7 +228,7 @@ def test_a_check_that_fails_is_our_own_failure() -> None:
 
 @pytest.mark.parametrize("one_in", [50, 400])
 def test_about_one_call_in_so_many_is_checked(one_in: int) -> None:
-    comparison, _ = compare("process", check_one_in=one_in)
+    comparison, *_ = compare("process", check_one_in=one_in)
     call = comparison.record("f", lambda: 1, lambda: 1, lambda *_: "")
     for _ in range(40_000):
         call()
@@ -246,7 +250,7 @@ def test_what_patched_calls_avoid_is_counted() -> None:
 
 def test_no_call_is_lost_among_threads_and_windows() -> None:
     """Many threads call while the journal's thread changes the arm and reads the counts."""
-    comparison, _ = compare(seconds=0.02)
+    comparison, _, clock = compare(seconds=0.02)
     comparison.begin(time.monotonic(), time.time())
     call = comparison.record("f", lambda: {"OK": False}, lambda: {"OK": True}, None)
     enough, made = threading.Event(), list[int]()
@@ -263,7 +267,7 @@ def test_no_call_is_lost_among_threads_and_windows() -> None:
         worker.start()
     for _ in range(6):  # windows, however seldom a busy machine lets this thread run
         time.sleep(0.021)
-        comparison.clock.tick(time.monotonic(), time.time())
+        clock.tick(time.monotonic(), time.time())
         comparison.recorders[0].settle()
     enough.set()
     for worker in workers:

@@ -46,7 +46,7 @@ Child = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def compared(clock: Clock, name: str, by: str = "time", share: float = 0.5, patched: bool = True) -> Comparison:
     patch, guard = Patch(name, (), lambda database: None), Guard(name, lambda reason: None)
-    comparison = Comparison(patch, guard, Toggle("ab", {}, by, share, clock.seconds), 0, patched, clock)
+    comparison = Comparison(patch, guard, Toggle("ab", {}, by, share, clock.seconds), 0, patched)
     clock.add(comparison)
     return comparison
 
@@ -295,6 +295,7 @@ def test_a_child_of_a_fork_begins_at_zero(child: Child, tmp_path: Path) -> None:
 import os, time
 from dirac_perfpatch.comparison import journal
 from dirac_perfpatch.comparison.arms import Comparison
+from dirac_perfpatch.comparison.clock import Clock
 from dirac_perfpatch.comparison.journal import Journal
 from dirac_perfpatch.comparison.snapshot import State
 from dirac_perfpatch.patching import Guard, Patch
@@ -304,7 +305,7 @@ ours = Journal({str(tmp_path / "spool")!r}, lambda: {{
     "release": "", "plugin": "", "patches": {{"p": State("applied", "", "ab", 0)}}, "events": {{}}}})
 comparison = Comparison(
     Patch("p", (), lambda database: None), Guard("p", lambda reason: None), Toggle("ab", {{}}, "time", 0.5, 5), 0, True)
-ours.add(comparison)
+ours.add(comparison, Clock(0.5, 5))
 def until(true):
     end = time.monotonic() + 10
     while not true():

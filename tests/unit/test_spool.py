@@ -267,6 +267,7 @@ COMPARE = """
 import os, signal, sys, threading, time
 from dirac_perfpatch.comparison import journal
 from dirac_perfpatch.comparison.arms import Comparison
+from dirac_perfpatch.comparison.clock import Clock
 from dirac_perfpatch.comparison.journal import Journal
 from dirac_perfpatch.comparison.snapshot import State
 from dirac_perfpatch.patching import Guard, Patch
@@ -275,7 +276,7 @@ journal._SNAPSHOT_SECONDS = journal._LOOK_SECONDS = 0.02
 def compare():
     guard = Guard("p", lambda reason: None)
     comparison = Comparison(Patch("p", (), lambda database: None), guard, Toggle("ab", {}, "time", 0.5, 10), 0, True)
-    ours.add(comparison)
+    ours.add(comparison, Clock(0.5, 10))
     return comparison
 def describe():
     patches = {"p": State("applied", "", "ab", 0)}
