@@ -30,9 +30,6 @@ from dirac_perfpatch.comparison.snapshot import RecordedOutcomes, Snapshot, Unus
 from dirac_perfpatch.comparison.spool_reading import list_files, read_file
 from dirac_perfpatch.patching import FAILED, STOOD_DOWN, TRIPPED
 
-# Not from 9100 to 9999: Prometheus's list of ports has assigned them all, and DIRAC services use some.
-PORT = 18524
-
 # A process writes every 10 s; after so many seconds of silence it is taken for dead,
 SILENT_AFTER = 60.0
 # and after these it is not expected back. Its file stays in the spool for a week.
