@@ -118,7 +118,7 @@ def without_stacks(answer: Any) -> Any:
 
 def same_answer(answer: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """The check for targets whose answers can be compared with ``==``; see :meth:`Fitting.compared`."""
-    return "" if original(*args, **kwargs) == answer else "another answer"
+    return "" if original(*args, **kwargs) == answer else "a different answer"
 
 
 def against(uncached: Callable[..., Any], check: Check = same_answer) -> Check:
@@ -632,7 +632,7 @@ class _TargetState:
         state, reason = self.state, self.reason
         replaced = self.fittings[-1].replaced() if state == APPLIED else ""
         if replaced:
-            state, reason = FAILED, f"other code has replaced {replaced}, and runs there"
+            state, reason = FAILED, f"other code has replaced {replaced}, and runs instead"
         return {"module": self.module, "attribute": self.declared.attribute, "state": state, "reason": reason}
 
 
@@ -741,7 +741,7 @@ class Switch:
         reason = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
         target.state, target.reason = FAILED, reason
         if isinstance(error, NoWrapt):
-            say_once(f"{reason}; DIRAC runs its own code where a patch needs it")
+            say_once(f"{reason}; DIRAC runs its own code wherever a patch needs wrapt")
         else:
             where = f"{target.module}.{target.declared.attribute}"
             say_once(f"{self.patch.name}: cannot patch {where}: {reason}; DIRAC runs its own code there")

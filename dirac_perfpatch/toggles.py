@@ -204,7 +204,7 @@ def read_again(path: str, before: Toggles) -> Toggles:
     # The last value of a truncated text may differ, too: `60` becomes `6`.
     kept = before if before.text.startswith(found.text) else read(path, found.text, before)
     if loss and kept.effect != found.effect:
-        raise FileError(path, 0, f"lacks settings that it had, and {loss}; complete it, or {_DEFAULTS}")
+        raise FileError(path, 0, f"has lost settings, and {loss}; restore them, or {_DEFAULTS}")
     return found
 
 
@@ -293,7 +293,7 @@ def _refuse_comparisons(settings: Settings, nodes: Mapping[str, Node]) -> None:
         general = settings[_COMPARISON]["by"] if settings[name]["enabled"] == AB else None
         by = settings[name].get("by", general)
         if by == "call" and not _calls_stand_alone(name):
-            text = "its calls do not stand alone; write `by: time` or `by: process` for it"
+            text = "its calls influence each other; write `by: time` or `by: process` for it"
             raise node.error(f"{name} cannot be compared by call: {text}")
 
 

@@ -60,7 +60,7 @@ def _keep(prefix: str, started: float) -> str:
     now = time.monotonic()
     deadline = min(now + _INSTALL, started + _CALLER_WAITS - _CLEAN_UP)
     if deadline - now < _LEAST:
-        raise OperatorError("the update took so long that no time is left until the caller gives up")
+        raise OperatorError("the update took so long that no time is left before the caller gives up")
     version, requirement = _ourselves()
     try:
         _install(prefix, requirement, deadline)
@@ -145,7 +145,7 @@ def _run(prefix: str, arguments: Sequence[str], deadline: float) -> str:
             # The whole session: children of pip would survive, and we would wait for them to close the pipes.
             os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
-                raise OperatorError("it took too long and was killed") from None
+                raise OperatorError("the installation took too long and was killed") from None
             raise
     if process.returncode:
         lines = errors.strip().splitlines() or [f"exit code {process.returncode}"]

@@ -52,15 +52,15 @@ _OF_ARM = (*_OF_PATCH, "target", "arm")
 _OF_OUTCOME = (*_OF_PATCH, "arm", "kind", "method")
 _COUNTERS = {
     "calls": ("Calls of a patch's target in an arm, since the exporter started.", _OF_ARM),
-    "errors": ("Of these, those that raised or returned S_ERROR.", _OF_ARM),
+    "errors": ("Of the calls, those that raised or returned S_ERROR.", _OF_ARM),
     "failures": ("Failures of a patch's own code; the host's code answered instead.", _OF_PATCH),
     "checks": ("Calls whose answer was compared with that of stock.", _OF_PATCH),
-    "differences": ("Of these, those where stock answered differently.", _OF_PATCH),
-    "events": ("Events of a patch's own, such as hits and misses.", (*_OF_PATCH, "event")),
+    "differences": ("Of the checked calls, those that stock answered differently.", _OF_PATCH),
+    "events": ("What a patch itself counts, such as hits and misses.", (*_OF_PATCH, "event")),
     "outcomes": ("Requests, SQL statements and cycles of agents in compared windows of an arm.", _OF_OUTCOME),
-    "outcome_errors": ("Of these, those that raised or answered with an error.", _OF_OUTCOME),
-    "outcome_seconds": ("How long these took, in all.", _OF_OUTCOME),
-    "outcome_cpu_seconds": ("CPU time of their threads.", _OF_OUTCOME),
+    "outcome_errors": ("Of the outcomes, those that raised or answered with an error.", _OF_OUTCOME),
+    "outcome_seconds": ("How long the outcomes took, in all.", _OF_OUTCOME),
+    "outcome_cpu_seconds": ("CPU time of the threads of the outcomes.", _OF_OUTCOME),
     "mixed_outcomes": (
         "Requests, statements and cycles that lasted beyond their window, so they are in no arm.",
         ("host", "component", "kind", "method"),
@@ -208,7 +208,7 @@ class SpoolCollector(Collector):
                 "spool_readable": ("Whether the spool folder exists and can be listed.", readable),
                 "spool_files": ("Snapshots that were read.", len(snapshots)),
                 "spool_unreadable_files": ("Files and folders that could not be read.", unreadable),
-                "spool_reading_seconds": ("How long it took to read.", time.perf_counter() - began),
+                "spool_reading_seconds": ("How long it took to read the spool.", time.perf_counter() - began),
             }
             return metrics + [_gauge(name, text, {(): number}) for name, (text, number) in own.items()]
         finally:

@@ -395,12 +395,12 @@ def _look_at_context(fitting: Fitting) -> None:
 
 
 def _same_check(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
-    return "" if without_stacks(original(*args, **kwargs)) == without_stacks(answer) else "another answer"
+    return "" if without_stacks(original(*args, **kwargs)) == without_stacks(answer) else "a different answer"
 
 
 def _same_context(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
     """What M2Crypto tells of a context; which certificate it presents, it does not."""
-    return "" if _facts(original(*args, **kwargs)) == _facts(answer) else "another context"
+    return "" if _facts(original(*args, **kwargs)) == _facts(answer) else "a different context"
 
 
 def _facts(context: Any) -> tuple[Any, ...]:

@@ -162,7 +162,7 @@ def _look(fitting: Fitting) -> None:
     if is_in_tree(fitting):
         fitting.expect("MySQL._except", DISCARD)
         fitting.expect(_DISCARDING, ASSIGNED)
-        wrong = "closes connections that are alive, and fails statements that were not sent"
+        wrong = "closes connections that are alive, and lets statements fail that were not sent"
         raise InTree("the host evicts connections itself", wrong, _replace)
 
 

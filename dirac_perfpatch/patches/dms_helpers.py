@@ -107,9 +107,9 @@ class _Maps:
         """The check against stock, on its own helpers: the caller may have changed what is in its helper."""
         ours, stock = self._scratch(args[0]), self._scratch(args[0])
         if self.get(ours)["OK"] != original(stock)["OK"]:
-            return "another answer"
+            return "a different answer"
         names = ("siteSEMapping", "storageElementSet", "siteSet")
-        return "" if all(getattr(ours, name) == getattr(stock, name) for name in names) else "another map"
+        return "" if all(getattr(ours, name) == getattr(stock, name) for name in names) else "a different map"
 
     def _scratch(self, helper: Any) -> Any:
         """A helper without a map, which nobody else has."""
@@ -223,7 +223,7 @@ def _look(fitting: Fitting) -> None:
     fitting.expect(_METHOD, "siteSEMapping", "storageElementSet", "siteSet", _OPERATIONS)
     if "_instances" in vars(fitting.resolve("DMSHelpers")):
         fitting.expect("DMSHelpers.__init__", _VERSION)
-        wrong = "keeps the first proxy's VO, and is changed under those who use it"
+        wrong = "keeps the first proxy's VO, and changes while it is in use"
         raise InTree("the host shares one helper per VO", wrong, _replace)
 
 
@@ -234,8 +234,8 @@ def _replace(fitting: Fitting) -> None:
 
 def _look_at_groups(fitting: Fitting) -> None:
     if not hasattr(fitting.resolve(_GROUPS), "__wrapped__"):
-        raise InTree("this release of the host keeps no answer of it")
-    wrong = "keeps them when the configuration changes, and hands one list to all callers"
+        raise InTree("this release of the host does not keep the answers")
+    wrong = "keeps its answers when the configuration changes, and hands one list to all callers"
     raise InTree("the host keeps the answers itself", wrong, _replace_groups)
 
 

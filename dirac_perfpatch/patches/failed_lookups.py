@@ -129,8 +129,8 @@ def _target(module: str, path: str, replace: Callable[[Fitting], None], *names: 
     def look(fitting: Fitting) -> None:
         if not hasattr(fitting.resolve(path), "__wrapped__"):
             fitting.expect(path, *names)
-            raise InTree("this release of the host keeps no such answer")
-        raise InTree("the host keeps the answers", "keeps those that failed, too", replace)
+            raise InTree("this release of the host keeps no answer that failed")
+        raise InTree("the host keeps the answers", "also keeps answers that failed", replace)
 
     return Target((module,), path, look, replace)
 

@@ -403,8 +403,8 @@ def _put_on(fitting: Fitting) -> None:
         mine, theirs = create_default_context(*args, **kwargs), stock(*args, **kwargs)
         names = (*_SETTINGS, "verify_mode", "check_hostname", "protocol")
         if any(getattr(mine, name) != getattr(theirs, name) for name in names):
-            return "other settings"
-        return "" if mine.get_ca_certs(True) == theirs.get_ca_certs(True) else "other CAs"
+            return "different settings"
+        return "" if mine.get_ca_certs(True) == theirs.get_ca_certs(True) else "different CAs"
 
     stand_in = _StandIn("ssl")
     called = fitting.compared("create_default_context", create_default_context, stock, check)

@@ -94,7 +94,7 @@ def _put_on_decode(fitting: Fitting) -> None:
 def _check_decoded(answer: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Of dates only: the host's method has taken the class out of the other dictionaries."""
     data = (*args, *kwargs.values())[0]
-    return "" if _CLASS not in data or original(dict(data)) == answer else "another answer"
+    return "" if _CLASS not in data or original(dict(data)) == answer else "a different answer"
 
 
 def _put_on_encode(fitting: Fitting) -> None:

@@ -158,7 +158,7 @@ def _check(answer: Any, original: Callable[..., Any], args: Any, kwargs: Any) ->
     ours, stock = dict(answer), original(*args, **kwargs)
     if abs(ours["secondsLeft"] - stock["secondsLeft"]) <= 2:  # the clock has gone on
         ours["secondsLeft"] = stock["secondsLeft"]
-    return "" if plain(ours) == plain(stock) else "another answer"
+    return "" if plain(ours) == plain(stock) else "a different answer"
 
 
 def _ask(database: Database | None) -> Any:

@@ -84,7 +84,7 @@ def test_the_name_of_a_database_of_the_host(modules: Write) -> None:
     assert database.find("Accounting/AccountingDB") == Database("h", 1, "u", "p", "Accounting/AccountingDB")
     assert refusal("No/System") == "--db No/System: not found in DIRAC's configuration: no such system"
     assert refusal("No/Password").startswith(
-        "--db No/Password: Failed to get: Password; if it is a file, write ./No/Password"
+        "--db No/Password: Failed to get: Password; if you mean a file, write ./No/Password"
     )
 
 
