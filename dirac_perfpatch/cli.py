@@ -162,7 +162,7 @@ def _load(options: argparse.Namespace) -> tuple[str, Database | None, list[dict[
 
 
 def _entries(judge: Callable[[str, Target, Mapping[str, Any]], tuple[str, str]]) -> list[dict[str, Any]]:
-    """Return the entries of status, with the state and reason that a function has for an armed target of a patch."""
+    """Return the entries of status; the function returns the state and the reason of an armed target of a patch."""
     entries = status()
     for patch, entry in zip(CATALOGUE, entries):
         for target, told in zip(patch.targets, entry["targets"]):
@@ -259,7 +259,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _compare(patch: Patch, asked: Database | None) -> tuple[str, str]:
-    """Judge a patch's answers. A difference counts if it comes again: a busy machine may fail a call."""
+    """Judge a patch's answers. A difference counts only if it recurs: on a busy machine a call may fail."""
     verdict = _compare_once(patch, asked)
     return _compare_once(patch, asked) if verdict[0] == "differs" else verdict
 

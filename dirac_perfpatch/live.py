@@ -26,7 +26,7 @@ _NO_CONFIGURATION = (None, None)
 
 
 class Follower:
-    """Keeps the patches of this process as the toggles say.
+    """Keeps the patches of this process in line with the toggles.
 
     Args:
         bring: Applies toggles, and returns what changed, in words.

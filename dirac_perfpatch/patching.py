@@ -241,7 +241,7 @@ def _reaches(found: Any, ours: Any) -> bool:
 
 
 def _rebind(name: str, before: Any, after: Any) -> None:
-    """Set a variable in every loaded module in which it is a given object."""
+    """Set a variable in every loaded module in which it refers to a given object."""
     for module in list(sys.modules.values()):
         with suppress(Exception):  # whatever somebody has put there
             variables = object.__getattribute__(module, "__dict__")  # the plain way, which loads no lazy module
@@ -687,9 +687,9 @@ class Switch:
             self._fail(target, error)
 
     def _put_on(self, target: _TargetState, module: ModuleType) -> None:
-        """Runs inside an import of the host, so it must not raise. It must not wait for a thread that waits for this
-        import either, such as one that changes another target and imports what that needs. If it gives up, the target
-        stays armed, and :meth:`catch_up` tries again."""
+        """Runs inside an import of the host, so it must not raise. Nor must it wait for a thread that waits for this
+        import, such as one that changes another target and imports what that needs. If it gives up, the target stays
+        armed, and :meth:`catch_up` tries again."""
         if not _changing.acquire(timeout=_PATIENCE):
             return
         try:
@@ -805,7 +805,7 @@ class Switch:
         }
 
     def _summary(self, targets: list[dict[str, str]]) -> tuple[str, str]:
-        """The patch has the worst state of its targets; it is applied if all targets loaded so far are."""
+        """The state and the reason of the first target that failed, else is applied, stood down, armed or off."""
         if self._tripped:
             return TRIPPED, self._tripped
         found = {target["state"]: target["reason"] for target in reversed(targets)}  # the first reason of each state

@@ -1,10 +1,10 @@
 """Keep the plugin when DIRAC's system administrator service updates DIRAC.
 
 ``SystemAdministratorHandler.export_updateSoftware`` makes a new environment, installs DIRAC and its extensions there,
-and links ``pro`` to it. The plugin is no extension, so it would be lost. Adding it to the host's pip command would fail
-the whole update whenever pip cannot find or resolve the plugin. So the host finishes first; then the running version is
-installed, from where it came, into the environment that ``pro`` leads to. This precedes the answer, because the
-operator's command restarts this service once it has the answer. The answer is always the host's.
+and links ``pro`` to it. The plugin is not an extension, so it would be lost. Adding it to the host's pip command would
+fail the whole update whenever pip cannot find or resolve the plugin. So the host finishes first; then the running
+version is installed, from where it came, into the environment that ``pro`` leads to. This precedes the answer, because
+the operator's command restarts this service once it has the answer. The answer is always the host's.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Processes of DIRAC come and go, and their files with them, so no metric names a process: a counter is a sum over the
 processes of a component on a host, and the number of series does not grow with restarts. Nor does it grow with what
-clients ask for: of the methods of a component, six have series of their own. A counter never decreases: it
-keeps what a process counted whose file has vanished. It begins at zero when the exporter starts, which Prometheus sees
-as a reset; if it began with the numbers in the files, Prometheus would take all of them for new.
+clients ask for: of the methods of a component, six have series of their own. A counter never decreases: if the file of
+a process has vanished, what the process counted is kept. It begins at zero when the exporter starts, which Prometheus
+sees as a reset; if it began with the numbers in the files, Prometheus would take all of them for new.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dirac_perfpatch.comparison.snapshot import RecordedOutcomes, Snapshot, Unus
 from dirac_perfpatch.comparison.spool_reading import list_files, read_file
 from dirac_perfpatch.patching import FAILED, STOOD_DOWN, TRIPPED
 
-# A process writes every 10 s; after so many seconds of silence it is taken for dead,
+# A process writes every 10 s; after this many seconds of silence it is taken for dead,
 SILENT_AFTER = 60.0
 # and after these it is not expected back. Its file stays in the spool for a week.
 FORGOTTEN_AFTER = 86400.0

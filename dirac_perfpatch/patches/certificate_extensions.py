@@ -153,7 +153,7 @@ def _look(name: str, in_tree: str, *names: str) -> Callable[[Fitting], None]:
 
 
 def test_chain() -> Any:
-    """The chain of the host's own test proxy, which has a group and a VOMS extension."""
+    """The chain of the host's own test proxy, which has a VOMS extension, but no group."""
     from DIRAC.Core.Security.X509Chain import X509Chain
 
     from dirac_perfpatch.patches.proxy_loading import test_proxy
