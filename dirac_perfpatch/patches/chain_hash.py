@@ -6,7 +6,7 @@ chain, and does not find it, so the second call writes a second file with the sa
 
 Here every answer is the first one, as documented by the host ("32 byte hex-string is returned"). What the host keeps in
 the chain stays as it is, so nothing is left when the patch is taken off. Earlier releases, with SHA-1, have no such
-difference, and are left alone. Nothing is kept here, so there is nothing about threads, forks or signals.
+difference, and are left alone. Nothing is kept here, so threads, forks and signals need no thought.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ from dirac_perfpatch.patching import (
     without_stacks,
 )
 
-# Where mysqlclient does not tell the socket: seconds after its last use for which a connection is taken to be alive.
+# Where mysqlclient does not expose the socket: seconds after its last use for which a connection is taken to be alive.
 _BLIND_SECONDS = 5.0
 
 
@@ -83,7 +83,7 @@ def _make_get(fitting: Fitting) -> Callable[..., Any]:
                     try:
                         warm = is_quiet(connection)
                     except Exception:
-                        # Closed; or this mysqlclient does not tell the socket, and there is only the time to go by.
+                        # Closed; or this mysqlclient does not expose the socket, and there is only the time to go by.
                         warm = not tells_socket(connection) and rested < _BLIND_SECONDS
                     if not warm and in_tree:
                         warm = getattr(connection, "_perfpatch_transaction", False)  # lost with its connection

@@ -12,10 +12,11 @@ helper that is made without a VO follows the proxy in use, because the host's ow
 Each object owns what it returns, as in the host: plain dictionaries and sets, copied for it.
 
 DIRAC 9.1.9 and later have one object per VO, for ever. So ``DMSHelpers()`` keeps the VO of the first proxy; a map that
-a caller changes is changed for all; a subclass gets the object of its base; an object is emptied under those who use it
+a caller changes is changed for all; a subclass gets the object of its base; an object is emptied while it is in use
 when a new version of the configuration comes, and a change without a new version is not seen; and up to 9.1.16 a deep
 copy overwrites the object of ``DMSHelpers()``, or raises. There every call makes an object again, as in stock, and the
-map comes from us as above. From 9.1.17 on a copy is the object itself, and a pickle a call of ``DMSHelpers``: as is.
+map comes from us as above. From 9.1.17 on a copy is the object itself, and a pickle is a call of ``DMSHelpers``: left
+as is.
 
 - From 9.1.16 on ``isSameSiteSE`` and ``_getLocalSitesForSE`` keep their answers in the object, also failed ones, and
   share them. The host's functions below those caches run instead. The caches and their locks are taken out of our

@@ -1,6 +1,6 @@
 """S_ERROR: the call stack is captured without a stat() per frame.
 
-The host calls ``traceback.format_stack()`` for every error, also for the many that are expected. It formats every frame
+The host calls ``traceback.format_stack()`` for every error, even for the many that are expected. It formats every frame
 anew, and asks the file system whether any file in the stack has changed: 38 to 122 us.
 
 The text of a frame depends on its code object, the current line and the source file. So we keep the text by code object

@@ -278,7 +278,7 @@ class _Deferred:
         for name in self._entry.bound():
             names.setdefault(name, imported[name])  # a test may have put something of its own there
         self.undo()
-        # Who has missed a name and now looks for __getattr__ finds one of both: nothing runs between the two looks.
+        # Whoever missed a name and now looks for __getattr__ finds one of the two: nothing runs between the two looks.
         for name in ("__getattr__", "__dir__"):
             names.pop(name, None)
         self._ended = True
@@ -413,7 +413,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _rewritten(code: CodeType, entry: _Entry, stand_ins: dict[str, ModuleType]) -> CodeType:
-    """The code of a module that imports stand-ins, which are put into the dictionary; or :class:`UnknownHost`."""
+    """The code of a module that imports stand-ins, which are put into the dictionary; may raise UnknownHost."""
     names = list(code.co_names)
     for library in entry.names:
         if library not in names:
@@ -538,7 +538,7 @@ def _put_on(entry: _Entry) -> Any:
 def _has(entry: _Entry) -> bool:
     """Whether the release of the host has what an entry is about; True if there is no host.
 
-    The host need not have been imported: who lists all patches may do so before.
+    The host need not have been imported: whoever lists all patches may do so before.
     """
     import importlib.util
 
