@@ -20,7 +20,7 @@ from collections.abc import Callable
 from math import inf
 from time import monotonic
 
-# Seconds that a task returns which has nothing more to do.
+# Seconds that a task returns if it has nothing more to do.
 DAY = 86400.0
 # Seconds before the first run; most commands end sooner.
 _FIRST = 2.0

@@ -34,8 +34,8 @@ from dirac_perfpatch.patching import (
 # Exit codes.
 OK, BAD, UNUSABLE = 0, 1, 2
 
-_EPILOG = """exit codes: 0 success; 1 a patch failed, tripped or answers differently from stock, init or set refused;
-2 no DIRAC found, toggles or database unusable, or nothing to report"""
+_EPILOG = """exit codes: 0 success; 1 a patch failed, tripped or answered differently from stock, or init or set
+refused; 2 no DIRAC found, toggles or database unusable, or nothing to report"""
 
 _answers: TextIO = sys.stdout
 
@@ -85,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     show = add("status", _status, "show the state of each patch in a new process")
     check = add("check", _check, "compare the answers of each patch with those of stock DIRAC")
     bench = add("bench", _bench, "measure calls with each patch on and off")
-    bench.add_argument("--rounds", type=_count, default=5, help="repetitions of on and off (default: %(default)s)")
+    bench.add_argument(
+        "--rounds", type=_count, default=5, help="measurements off and on, in turn (default: %(default)s)"
+    )
     for command in (show, check, bench):
         command.add_argument("--json", action="store_true", help="print JSON")
     for command, sent in ((check, "sends only SELECT"), (bench, "opens up to 10 connections, sends only SELECT")):
@@ -99,9 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     export = add("export", _export, "serve the recorded comparisons to Prometheus")
     export.add_argument("--port", type=int, default=18524, help="0 for any free port (default: %(default)s)")
     export.add_argument("--address", default="0.0.0.0", help="the address to listen on (default: all IPv4 addresses)")
-    export.add_argument("--spool", type=Path, help="a folder (default: the spool of this installation)")
+    export.add_argument("--spool", type=Path, help="the spool folder (default: that of this installation)")
     change = add(
-        "set", _set, "change toggles in the file, keeping its comments; running processes apply them in seconds"
+        "set", _set, "change toggles in the file, keeping its comments; running processes apply them within seconds"
     )
     text = "such as error_stack=off, connection_checkout.idle_ping_seconds=10, enabled=off, comparison.share=0.1"
     change.add_argument("settings", nargs="+", metavar="NAME[.OPTION]=VALUE", help=text)
@@ -160,7 +162,7 @@ def _load(options: argparse.Namespace) -> tuple[str, Database | None, list[dict[
 
 
 def _entries(judge: Callable[[str, Target, Mapping[str, Any]], tuple[str, str]]) -> list[dict[str, Any]]:
-    """Return the entries of status, with the state and reason that a function has for an armed target of a patch."""
+    """Return the entries of status; the function returns the state and the reason of an armed target of a patch."""
     entries = status()
     for patch, entry in zip(CATALOGUE, entries):
         for target, told in zip(patch.targets, entry["targets"]):
@@ -257,7 +259,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _compare(patch: Patch, asked: Database | None) -> tuple[str, str]:
-    """Judge a patch's answers. A difference counts if it comes again: a busy machine may fail a call."""
+    """Judge a patch's answers. A difference counts only if it recurs: on a busy machine a call may fail."""
     verdict = _compare_once(patch, asked)
     return _compare_once(patch, asked) if verdict[0] == "differs" else verdict
 
@@ -277,7 +279,7 @@ def _compare_once(patch: Patch, asked: Database | None) -> tuple[str, str]:
         switch.put_on()
     first, second, stock = answers
     if switch.guard.failures:
-        return "differs", f"the patch's own code failed {switch.guard.failures} times"
+        return "differs", f"failures of the patch's own code: {switch.guard.failures}"
     if first == second == stock:
         answered, text = stock
         return ("same as stock", "") if answered else ("not asked", f"DIRAC itself fails here, too: {text}")
@@ -336,7 +338,7 @@ def _spool() -> str:
     _load_host()
     folder = loading.plugin.spool()
     if folder is None:
-        raise OperatorError("this DIRAC does not say where its root is; name the spool")
+        raise OperatorError("this DIRAC does not say where its root is; name the spool folder on the command line")
     return folder
 
 
@@ -370,7 +372,7 @@ def _set(options: argparse.Namespace) -> int:
 def _init(options: argparse.Namespace) -> int:
     path = _file()
     if _change(path, ()):
-        raise _Refused(f"{path} exists already and was not changed")
+        raise _Refused(f"{path} already exists and was not changed; change it with `dirac-perfpatch set`")
     _tell(f"wrote {path}")
     return OK
 

@@ -37,7 +37,7 @@ def _configured(name: str) -> Database:
     except Exception as error:  # 8.0 raises for an unknown system
         raise OperatorError(f"--db {name}: not found in DIRAC's configuration: {error}") from None
     if not answer["OK"]:
-        raise OperatorError(f"--db {name}: {answer['Message']}; if it is a file, write ./{name}")
+        raise OperatorError(f"--db {name}: {answer['Message']}; if you mean a file, write ./{name}")
     found = answer["Value"]
     return Database(found["Host"], found["Port"], found["User"], found["Password"], found["DBName"])
 
@@ -50,7 +50,7 @@ def _in_file(path: str) -> Database:
             parser.read_file(file)
     except OSError as error:
         # Without the text: it may hold a password, as in earlier releases.
-        raise OperatorError(f"--db: {error.strerror}; write {HELP}") from None
+        raise OperatorError(f"--db: {error.strerror}; give {HELP}") from None
     except (configparser.Error, ValueError):  # whose texts quote the file
         raise OperatorError(f"--db {path}: is not a MySQL option file") from None
     if not parser.has_section(_SECTION):

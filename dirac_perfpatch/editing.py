@@ -102,7 +102,7 @@ def edited(path: str, text: str, settings: Sequence[str]) -> str:
     for setting in settings:
         match = _SETTING.fullmatch(setting)
         if match is None:
-            raise OperatorError(f"{setting}: write a patch, =, and on, off or ab, or patch.option=value")
+            raise OperatorError(f"{setting}: write PATCH=on, PATCH=off, PATCH=ab or PATCH.OPTION=VALUE")
         word = match[3] if _PLAIN_WORD.fullmatch(match[3]) else json.dumps(match[3], ensure_ascii=False)
         text = _with_setting(path, text, _keys(match[1], match[2]), word)
     try:

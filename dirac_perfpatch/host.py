@@ -1,4 +1,4 @@
-"""Where the host is installed, found without importing it, what its environment says, how we stay off its list."""
+"""Where the host is installed (found without importing it), what its environment says, how we stay off its list."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def hide(caller: FrameType, priority: int) -> None:
     first call, which loads us, and the calls whose result the host keeps (9.1.9 and later).
 
     Args:
-        caller: The frame that asks for our metadata. Nothing is done for any other caller than the look-up, such as
-            ``getExtensionMetadata``, which asks for us by name.
+        caller: The frame that asks for our metadata. If it is not the look-up, nothing is done:
+            ``getExtensionMetadata``, for instance, asks for us by name.
         priority: The one that we will return to it.
     """
     if caller.f_code.co_name != "extensionsByPriority":

@@ -26,7 +26,7 @@ _NO_CONFIGURATION = (None, None)
 
 
 class Follower:
-    """Keeps the patches of this process as the toggles say.
+    """Keeps the patches of this process in line with the toggles.
 
     Args:
         bring: Applies toggles, and returns what changed, in words.
@@ -108,8 +108,8 @@ class Follower:
             may_lose = not file.follow_configuration or any("enabled" in said for _, said in sections)
             if not may_lose and _lay_over(file, self._sections + sections).effect != wanted.effect:
                 places = " and ".join(place for place, _ in self._sections)
-                reason = "as if the configuration could not be read; complete it, or say `enabled` there, too"
-                raise OperatorError(f"{places} lacks settings that it had, {reason}")
+                reason = "as if the configuration could not be read; restore them, or also set `enabled` there"
+                raise OperatorError(f"{places}: settings have vanished, {reason}")
             self._sections = sections
         except OperatorError as error:
             problem = str(error)

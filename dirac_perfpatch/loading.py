@@ -1,6 +1,6 @@
 """A start: read the toggles, wait for the modules of the patches that are on. Later: follow changes of the toggles.
 
-It begins when :mod:`waking` says, often inside some half finished import. Nothing here imports a module of the host. A
+It begins when :mod:`waking` says, often inside some half-finished import. Nothing here imports a module of the host. A
 patch's own module is imported when a module that it waits for is complete.
 
 No lock, which could hang the host: a signal handler, an import of ours or another thread may come in between anywhere.

@@ -118,7 +118,7 @@ def without_stacks(answer: Any) -> Any:
 
 def same_answer(answer: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """The check for targets whose answers can be compared with ``==``; see :meth:`Fitting.compared`."""
-    return "" if original(*args, **kwargs) == answer else "another answer"
+    return "" if original(*args, **kwargs) == answer else "a different answer"
 
 
 def against(uncached: Callable[..., Any], check: Check = same_answer) -> Check:
@@ -241,7 +241,7 @@ def _reaches(found: Any, ours: Any) -> bool:
 
 
 def _rebind(name: str, before: Any, after: Any) -> None:
-    """Set a variable in every loaded module in which it is a given object."""
+    """Set a variable in every loaded module in which it refers to a given object."""
     for module in list(sys.modules.values()):
         with suppress(Exception):  # whatever somebody has put there
             variables = object.__getattribute__(module, "__dict__")  # the plain way, which loads no lazy module
@@ -632,7 +632,7 @@ class _TargetState:
         state, reason = self.state, self.reason
         replaced = self.fittings[-1].replaced() if state == APPLIED else ""
         if replaced:
-            state, reason = FAILED, f"other code has replaced {replaced}, and runs there"
+            state, reason = FAILED, f"other code has replaced {replaced}, and runs instead"
         return {"module": self.module, "attribute": self.declared.attribute, "state": state, "reason": reason}
 
 
@@ -687,9 +687,9 @@ class Switch:
             self._fail(target, error)
 
     def _put_on(self, target: _TargetState, module: ModuleType) -> None:
-        """Runs inside an import of the host, so it must not raise. It must not wait for a thread that waits for this
-        import either, such as one that changes another target and imports what that needs. If it gives up, the target
-        stays armed, and :meth:`catch_up` tries again."""
+        """Runs inside an import of the host, so it must not raise. Nor must it wait for a thread that waits for this
+        import, such as one that changes another target and imports what that needs. If it gives up, the target stays
+        armed, and :meth:`catch_up` tries again."""
         if not _changing.acquire(timeout=_PATIENCE):
             return
         try:
@@ -741,7 +741,7 @@ class Switch:
         reason = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
         target.state, target.reason = FAILED, reason
         if isinstance(error, NoWrapt):
-            say_once(f"{reason}; DIRAC runs its own code where a patch needs it")
+            say_once(f"{reason}; DIRAC runs its own code wherever a patch needs wrapt")
         else:
             where = f"{target.module}.{target.declared.attribute}"
             say_once(f"{self.patch.name}: cannot patch {where}: {reason}; DIRAC runs its own code there")
@@ -805,7 +805,7 @@ class Switch:
         }
 
     def _summary(self, targets: list[dict[str, str]]) -> tuple[str, str]:
-        """The patch has the worst state of its targets; it is applied if all targets loaded so far are."""
+        """The state and the reason of the first target that failed, else is applied, stood down, armed or off."""
         if self._tripped:
             return TRIPPED, self._tripped
         found = {target["state"]: target["reason"] for target in reversed(targets)}  # the first reason of each state

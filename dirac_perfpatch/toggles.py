@@ -77,7 +77,7 @@ class Toggles:
         patches: A toggle for each patch, by name.
         keep_on_update: Whether an update of DIRAC keeps the plugin.
         spool: The folder for what is recorded; empty for the default one.
-        check_one_in: One patched call in so many is compared with the host's own answer; 0 for none.
+        check_one_in: One patched call in this many is compared with the host's own answer; 0 for none.
         together: Whether the patches that are compared by time are all in the same arm.
         follow_configuration: Whether the section of the host's configuration is laid over the file.
     """
@@ -105,7 +105,7 @@ class Toggles:
 
 
 def _toggle(own: Mapping[str, Any], comparison: Mapping[str, Any], top: Mapping[str, Any]) -> Toggle:
-    # Resolved only now: what a patch says for itself wins, also over a section that was read later.
+    # Resolved only now: what a patch says for itself wins, even over a section that was read later.
     compared = {key: own.get(key, comparison[key]) for key in _PER_PATCH}
     compared.update({key: own.get(key, top[key]) for key in (_IN_TREE, _FORCE)})
     options = {key: value for key, value in own.items() if key not in ("enabled", *compared)}
@@ -162,7 +162,7 @@ def read(path: str, text: str | None = None, below: Toggles | None = None) -> To
     Args:
         path: The file.
         text: Its content. If None, the file is read. It must not be empty, because a full disk leaves an empty file,
-            and nobody may be able to change it who is not trusted: see :mod:`dirac_perfpatch.trust`.
+            and only those who are trusted may be able to change it: see :mod:`dirac_perfpatch.trust`.
         below: What it is laid over; the shipped defaults if None.
 
     Raises:
@@ -204,7 +204,7 @@ def read_again(path: str, before: Toggles) -> Toggles:
     # The last value of a truncated text may differ, too: `60` becomes `6`.
     kept = before if before.text.startswith(found.text) else read(path, found.text, before)
     if loss and kept.effect != found.effect:
-        raise FileError(path, 0, f"lacks settings that it had, and {loss}; complete it, or {_DEFAULTS}")
+        raise FileError(path, 0, f"has lost settings, and {loss}; restore them, or {_DEFAULTS}")
     return found
 
 
@@ -293,7 +293,7 @@ def _refuse_comparisons(settings: Settings, nodes: Mapping[str, Node]) -> None:
         general = settings[_COMPARISON]["by"] if settings[name]["enabled"] == AB else None
         by = settings[name].get("by", general)
         if by == "call" and not _calls_stand_alone(name):
-            text = "its calls do not stand alone; write `by: time` or `by: process` for it"
+            text = "its calls influence each other; write `by: time` or `by: process` for it"
             raise node.error(f"{name} cannot be compared by call: {text}")
 
 
@@ -302,7 +302,7 @@ def _calls_stand_alone(name: str) -> bool:
     try:
         return bool(load(name).calls_stand_alone)
     except Exception:
-        return True  # putting it on fails as well, and reports why
+        return True  # applying it fails as well, and reports why
 
 
 def _children(node: Node | None, text: str) -> dict[str, Node]:

@@ -1,4 +1,4 @@
-"""Whether anybody could have changed a file who may not decide what runs here.
+"""Whether anybody who may not decide what runs here could have changed a file.
 
 Trusted are root, the effective user, and the owners of this plugin's own code, of the root of the DIRAC installation
 and of ``/``: they can change what runs anyway. (In a container, ``/`` may belong to the user who stands for root.) The
@@ -24,7 +24,7 @@ _MOST_LINKS = 40
 
 
 def look(path: str) -> os.stat_result:
-    """``os.stat(path)`` of what nobody else could have changed. What is not a regular file is not judged itself.
+    """``os.stat(path)`` of what nobody else could have changed. If it is no regular file, only the way to it is judged.
 
     Raises:
         OperatorError: Somebody else could have changed it; the text says who, where, and what to do.

@@ -1,10 +1,10 @@
 """Keep the plugin when DIRAC's system administrator service updates DIRAC.
 
 ``SystemAdministratorHandler.export_updateSoftware`` makes a new environment, installs DIRAC and its extensions there,
-and links ``pro`` to it. The plugin is no extension, so it would be lost. Adding it to the host's pip command would fail
-the whole update whenever pip cannot find or resolve the plugin. So the host finishes first; then the running version is
-installed, from where it came, into the environment that ``pro`` leads to. This precedes the answer, because the
-operator's command restarts this service once it has the answer. The answer is always the host's.
+and links ``pro`` to it. The plugin is not an extension, so it would be lost. Adding it to the host's pip command would
+fail the whole update whenever pip cannot find or resolve the plugin. So the host finishes first; then the running
+version is installed, from where it came, into the environment that ``pro`` leads to. This precedes the answer, because
+the operator's command restarts this service once it has the answer. The answer is always the host's.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _keep(prefix: str, started: float) -> str:
     now = time.monotonic()
     deadline = min(now + _INSTALL, started + _CALLER_WAITS - _CLEAN_UP)
     if deadline - now < _LEAST:
-        raise OperatorError("the update took so long that no time is left until the caller gives up")
+        raise OperatorError("the update took so long that no time is left before the caller gives up")
     version, requirement = _ourselves()
     try:
         _install(prefix, requirement, deadline)
@@ -145,7 +145,7 @@ def _run(prefix: str, arguments: Sequence[str], deadline: float) -> str:
             # The whole session: children of pip would survive, and we would wait for them to close the pipes.
             os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
-                raise OperatorError("it took too long and was killed") from None
+                raise OperatorError("the installation took too long and was killed") from None
             raise
     if process.returncode:
         lines = errors.strip().splitlines() or [f"exit code {process.returncode}"]

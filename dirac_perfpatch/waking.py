@@ -18,15 +18,15 @@ from dirac_perfpatch.background import DAY, Background
 
 # Whether the host has looked for its extensions.
 asked = False
-# What is told why the modules of a start cannot be imported.
+# Called with the reason if the modules that a start needs cannot be imported.
 _report: Callable[[Exception], None] = lambda error: None  # noqa: E731
 
 
 def wait(report: Callable[[Exception], None]) -> None:
-    """Have the plugin started later. If the environment switches it off, it starts only for who asks for its status.
+    """Have the plugin started later. If the environment switches it off, it starts only when its status is asked for.
 
     Args:
-        report: Told why the modules that a start needs cannot be imported. It must not raise.
+        report: Called with the reason if the modules that a start needs cannot be imported. It must not raise.
     """
     global asked, _report
     if asked:

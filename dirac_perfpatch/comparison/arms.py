@@ -59,9 +59,9 @@ class Comparison:
         patch: Its declaration.
         guard: Of the patch; it is off in the stock arm, and learns of differences.
         toggle: How calls are divided: ``by``, ``share`` and ``window_seconds``.
-        check_one_in: One in so many patched calls is checked against stock; 0 for none.
+        check_one_in: One in this many patched calls is checked against stock; 0 for none.
         process_arm: Whether this process is in the patched arm, for *by process*.
-        on_leave: Called when the patch was taken off. It must not raise.
+        on_leave: Called when the patch has been taken off. It must not raise.
     """
 
     def __init__(

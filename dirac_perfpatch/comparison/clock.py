@@ -23,7 +23,7 @@ from dirac_perfpatch.comparison.arms import Comparison, new_pair
 from dirac_perfpatch.comparison.snapshot import BY_TIME, PATCHED, STOCK
 from dirac_perfpatch.toggles import Toggle
 
-# Outcomes that may wait for the journal, which looks every second; of more in a second the first are lost.
+# Outcomes that may wait for the journal, which looks every second; if more come in a second, the first are lost.
 _MOST_WAITING = 16384
 
 

@@ -2,9 +2,9 @@
 
 Processes of DIRAC come and go, and their files with them, so no metric names a process: a counter is a sum over the
 processes of a component on a host, and the number of series does not grow with restarts. Nor does it grow with what
-clients ask for: of the methods of a component, six have series of their own. A counter never decreases: it
-keeps what a process counted whose file has vanished. It begins at zero when the exporter starts, which Prometheus sees
-as a reset; if it began with the numbers in the files, Prometheus would take all of them for new.
+clients ask for: of the methods of a component, six have series of their own. A counter never decreases: if the file of
+a process has vanished, what the process counted is kept. It begins at zero when the exporter starts, which Prometheus
+sees as a reset; if it began with the numbers in the files, Prometheus would take all of them for new.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dirac_perfpatch.comparison.snapshot import RecordedOutcomes, Snapshot, Unus
 from dirac_perfpatch.comparison.spool_reading import list_files, read_file
 from dirac_perfpatch.patching import FAILED, STOOD_DOWN, TRIPPED
 
-# A process writes every 10 s; after so many seconds of silence it is taken for dead,
+# A process writes every 10 s; after this many seconds of silence it is taken for dead,
 SILENT_AFTER = 60.0
 # and after these it is not expected back. Its file stays in the spool for a week.
 FORGOTTEN_AFTER = 86400.0
@@ -52,15 +52,15 @@ _OF_ARM = (*_OF_PATCH, "target", "arm")
 _OF_OUTCOME = (*_OF_PATCH, "arm", "kind", "method")
 _COUNTERS = {
     "calls": ("Calls of a patch's target in an arm, since the exporter started.", _OF_ARM),
-    "errors": ("Of these, those that raised or returned S_ERROR.", _OF_ARM),
+    "errors": ("Of the calls, those that raised or returned S_ERROR.", _OF_ARM),
     "failures": ("Failures of a patch's own code; the host's code answered instead.", _OF_PATCH),
     "checks": ("Calls whose answer was compared with that of stock.", _OF_PATCH),
-    "differences": ("Of these, those where stock answered differently.", _OF_PATCH),
-    "events": ("Events of a patch's own, such as hits and misses.", (*_OF_PATCH, "event")),
+    "differences": ("Of the checked calls, those that stock answered differently.", _OF_PATCH),
+    "events": ("What a patch itself counts, such as hits and misses.", (*_OF_PATCH, "event")),
     "outcomes": ("Requests, SQL statements and cycles of agents in compared windows of an arm.", _OF_OUTCOME),
-    "outcome_errors": ("Of these, those that raised or answered with an error.", _OF_OUTCOME),
-    "outcome_seconds": ("How long these took, in all.", _OF_OUTCOME),
-    "outcome_cpu_seconds": ("CPU time of their threads.", _OF_OUTCOME),
+    "outcome_errors": ("Of the outcomes, those that raised or answered with an error.", _OF_OUTCOME),
+    "outcome_seconds": ("How long the outcomes took, in all.", _OF_OUTCOME),
+    "outcome_cpu_seconds": ("CPU time of the threads of the outcomes.", _OF_OUTCOME),
     "mixed_outcomes": (
         "Requests, statements and cycles that lasted beyond their window, so they are in no arm.",
         ("host", "component", "kind", "method"),
@@ -208,7 +208,7 @@ class SpoolCollector(Collector):
                 "spool_readable": ("Whether the spool folder exists and can be listed.", readable),
                 "spool_files": ("Snapshots that were read.", len(snapshots)),
                 "spool_unreadable_files": ("Files and folders that could not be read.", unreadable),
-                "spool_reading_seconds": ("How long it took to read.", time.perf_counter() - began),
+                "spool_reading_seconds": ("How long it took to read the spool.", time.perf_counter() - began),
             }
             return metrics + [_gauge(name, text, {(): number}) for name, (text, number) in own.items()]
         finally:

@@ -4,12 +4,12 @@ An *outcome* is one request, one SQL statement or one cycle of an agent: its tim
 whether it failed. It belongs to the window in which it begins and ends (``clock``). One that lasts longer than its
 window has met more than one arm: it is counted as *mixed*, and not compared.
 
-Windows times methods times patches would be too many series for a snapshot. So a window has one row per method, and
-the arm of each patch once. There is a bound on the methods, of which the others are summed up, and on the rows of a
+Windows times methods times patches would be too many series for a snapshot. So a window has one row per method, and the
+arm of each patch once. The number of methods is bounded, and the others are summed up; so is the number of rows of a
 process, of which the oldest are dropped. For the exporter there are also totals by patch, arm and method, of all
 windows.
 
-Thread safety: who makes a request reads one attribute and appends to one ``deque``. Everything else belongs to the
+Thread safety: whoever makes a request reads one attribute and appends to one ``deque``. Everything else belongs to the
 journal's thread. After a fork, a child begins at zero; an outcome that began in the parent is mixed.
 """
 
@@ -30,7 +30,7 @@ MOST_METHODS = 40
 OTHER = "other"
 # Rows that a snapshot may hold: up to 0.46 MB, as of ten methods in eight hours of minutes.
 MOST_ROWS = 5000
-# The median of a window is that of a random sample of so many outcomes.
+# The median of a window is that of a random sample of at most this many outcomes.
 _SAMPLE = 2048
 _MOST_MIXED = 1000
 

@@ -249,7 +249,7 @@ def _pair(stock: Block, patched: Block, by: str) -> Pair | None:
 
 
 def _of_processes(patch: str, blocks: Sequence[_OfProcess]) -> tuple[Estimate | None, Estimate | None, str]:
-    """As :func:`_of_pairs`."""
+    """As :func:`of_pairs`, but by process."""
     values: dict[str, list[tuple[Snapshot, float]]] = {"median": [], "mean": [], "errors": []}
     for snapshot, those in blocks:
         # If its toggles changed, a process may also have blocks of the other arm.

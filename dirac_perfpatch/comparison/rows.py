@@ -1,4 +1,4 @@
-"""A row of the report: what was measured of a target, or of what users feel, in both arms; and what units are.
+"""A row of the report: what was measured of a target, or of what users feel, in both arms; and what a unit is.
 
 The unit of the statistics is a pair of windows, a window by call, or what got its arm together; see ``statistics``.
 """

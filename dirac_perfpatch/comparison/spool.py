@@ -139,12 +139,12 @@ class Spool:
 
 
 def began(path: str) -> str:
-    """The nanosecond at which the process began that wrote a snapshot, by its file's name; digits of one length."""
+    """When the process that wrote a snapshot began, by the name of its file: in nanoseconds, always as many digits."""
     return path.rpartition(".")[0].rpartition(".")[2]
 
 
 def process_of(path: str) -> int | None:
-    """The number of the process that wrote a snapshot, by the name of its file; None if no process gave it."""
+    """The number of the process that wrote a snapshot, by the name of its file; None if this is no such name."""
     name = os.path.basename(path)
     return int(name.split(".")[-3]) if _WHOLE.fullmatch(name) else None
 

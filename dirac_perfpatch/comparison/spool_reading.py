@@ -111,7 +111,7 @@ def _below(folder: str, complaints: list[str], depth: int) -> Iterator[str]:
     except OSError as error:
         complaints.append(f"{printable(folder)}: cannot be read: {error.strerror}")
     if number > len(found) > 0:
-        complaints.append(f"{printable(folder)}: of {number} files only the {len(found)} that began last are read")
+        complaints.append(f"{printable(folder)}: {len(found)} of {number} files are read, of the newest processes")
     yield from sorted(found)
     if below and depth >= _DEEPEST:
         complaints.append(f"{printable(folder)}: the folders in it are not read: too deep")

@@ -5,7 +5,7 @@ more than one, and an interval over calls would be far too narrow.
 
 - By time: a unit is a pair of neighbouring windows of a process, equally long, one of each arm in random order.
 - By call: a unit is a window in which both arms ran at once; equally many calls of each are compared.
-- By process: a unit is what got its arm together (see ``report.process_units``).
+- By process: a unit is what got its arm together (see ``rows.process_units``).
 
 If the patch does nothing, the two sides of a unit could be exchanged, whatever the share is and however skewed, sparse
 or drifting the times are: a difference is as likely as its opposite. The sides must be equally large, because the

@@ -95,7 +95,7 @@ def verdict(row: Row) -> str:
     """The verdict on a target and its basis, as a phrase."""
     word, found = row.verdict.word, row.ratio
     if word == NOT_COMPARED:
-        return f"not compared: {' and '.join(row.arms) or 'no'} calls recorded"
+        return f"not compared: {' and '.join(row.arms) or 'no'} calls were recorded, but the patch is no longer ab"
     if word in (FASTER, SLOWER) and found:
         text = f"{word}: {change(found)}, based on {row.verdict.units} {UNITS[row.by]}"
         if row.total.word in (FASTER, SLOWER) and row.total.word != word and row.mean_ratio:
@@ -197,7 +197,7 @@ def usage(patch: PatchReport) -> list[str]:
 def summary(report: Report) -> str:
     """The whole report in a sentence or two."""
     if not report.patches:
-        return "Nothing is recorded yet."
+        return "Nothing is recorded yet: set a patch to ab, and wait for its calls."
     counts = Counter(map(standing, report.patches))
     parts = [f"{counts[where]} {where}" for where in STANDINGS if counts[where]]
     if counts[LOOK] > 1:

@@ -1,8 +1,9 @@
 """Tell whether the host's functions are those of a release of DIRAC.
 
-A module per minor version of Python, because bytecode differs, has the forms of every function that a patch changes.
-One is imported when the first target is judged. If the code is not among them, its text may be in `sources`: another
-Python, or `python -O`, compiles it to other code. `python3 -m lab.known --write` makes all from the released wheels.
+Bytecode differs between minor versions of Python, so each has a module with the forms of every function that a patch
+changes. One is imported when the first target is judged. If the code is not among them, its text may be in `sources`:
+another Python, or `python -O`, compiles it to other code. `python3 -m lab.known --write` makes all from the released
+wheels.
 """
 
 from __future__ import annotations

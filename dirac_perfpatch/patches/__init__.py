@@ -64,7 +64,7 @@ def load(name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """``CATALOGUE``: the declarations of all patches, made at each use, because that imports them all."""
+    """``CATALOGUE``: the declarations of all patches. Not made before it is used, because that imports them all."""
     if name == "CATALOGUE":
         return tuple(map(load, WAITED_FOR))
     raise AttributeError(f"module {__name__} has no attribute {name}")

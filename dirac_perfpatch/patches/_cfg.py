@@ -20,7 +20,7 @@ changes = Tally()
 MergeSection = Callable[[str, Any, Any], Any]
 
 _BRACES = re.compile(r"([{}])")
-# In a line before the "=": a section in the same line, or a path instead of a name.
+# Before the "=" of a line: a section in the same line, or a path instead of a name.
 _SPECIAL = re.compile(r"[{}/]").search
 
 

@@ -11,11 +11,11 @@ ends while a patch is put on or taken off, under the one lock of that.
 
 Two tricks, and what they buy:
 
-- ``_perfpatch_proven``: without it, each checkout after a statement that has no result asks for the socket's inode
-  (``fstat``) again, and takes 3.9 us instead of 2.2.
+- ``_perfpatch_proven``: without it, each checkout after a statement that has no result would ask for the socket's inode
+  (``fstat``) again, and take 3.9 us instead of 2.2.
 - ``poll`` through ctypes right before a statement is sent: it keeps the interpreter's lock, so no other thread runs in
   between. With ``select.poll`` 31 of 413 killed connections failed a statement instead of 13 of 405 with a busy thread
-  beside, and 145 of 610 instead of 106 of 602 without one (``python3 -m chaos --only killed``).
+  beside it, and 145 of 610 instead of 106 of 602 without one (``python3 -m chaos --only killed``).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _KEEPALIVE_PROBES = 60
 
 
 def tells_socket(connection: Any) -> bool:
-    """Whether this mysqlclient tells a connection's socket: ``Connection.fileno`` came with 2.2."""
+    """Whether this mysqlclient exposes a connection's socket: ``Connection.fileno`` came with 2.2."""
     return hasattr(connection, "fileno")
 
 
@@ -82,7 +82,7 @@ class _Socket:
         self.poll_with_lock = functools.partial(_libc().poll, pollfd, 1, 0)
 
     def is_open(self) -> bool:
-        """Whether the number still is this socket's."""
+        """Whether the number is still this socket's."""
         try:
             return os.fstat(self.number).st_ino == self._inode
         except OSError:
@@ -101,7 +101,7 @@ def is_quiet(connection: Any) -> bool:
         connection: An adopted connection of which no result is outstanding.
 
     Raises:
-        Exception: The connection is closed, or it is not adopted, or this mysqlclient does not tell its socket.
+        Exception: The connection is closed, or it is not adopted, or this mysqlclient does not expose its socket.
     """
     return not _socket_of(connection).poll(0)
 

@@ -14,7 +14,7 @@ the same machinery applies it, guards it and takes it off. ``comparison.running`
 - A cycle: ``AgentModule.am_go``, which sets up the shifter's proxy and runs ``execute``.
 
 The code of these functions is replaced, not the attribute: the scheduler of agents has bound ``am_go`` before, and
-``connection_eviction`` replaces the attributes ``_query`` and ``_update``. So both may come and go in any order.
+``connection_eviction`` replaces the attributes of the three statements. So both may come and go in any order.
 
 Names of methods come from clients. One that the handler does not have is not used as a name.
 

@@ -16,7 +16,7 @@ its own ``clone()`` returns the same object.
 No lock: each step is one operation on a dictionary. Threads that ask at once decode at once, as in stock, and so does a
 signal handler. We keep certificates, which are public, and never a key. The oldest go first.
 
-The seam is the code of the functions: other modules call them, and so do they each other.
+The seam is the code of the functions: other modules call them, and they call each other.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _look(name: str, in_tree: str, *names: str) -> Callable[[Fitting], None]:
 
 
 def test_chain() -> Any:
-    """The chain of the host's own test proxy, which has a group and a VOMS extension."""
+    """The chain of the host's own test proxy, which has a VOMS extension, but no group."""
     from DIRAC.Core.Security.X509Chain import X509Chain
 
     from dirac_perfpatch.patches.proxy_loading import test_proxy

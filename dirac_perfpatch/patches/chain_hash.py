@@ -6,7 +6,7 @@ chain, and does not find it, so the second call writes a second file with the sa
 
 Here every answer is the first one, as documented by the host ("32 byte hex-string is returned"). What the host keeps in
 the chain stays as it is, so nothing is left when the patch is taken off. Earlier releases, with SHA-1, have no such
-difference, and are left alone. Nothing is kept here, so there is nothing about threads, forks or signals.
+difference, and are left alone. Nothing is kept here, so threads, forks and signals need no thought.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def _look(fitting: Fitting) -> None:
     if not names.issuperset(("_X509Chain__hash", "hexdigest")):
         raise UnknownHost(f"{_METHOD} is not the function that this patch knows")
     if "sha256" not in names:
-        raise InTree("this release of the host gives one hash of a chain")
-    raise InTree("the host keeps the hash of a chain", "returns a longer one from the second time on", _put_on)
+        raise InTree("this release of the host always gives the same hash of a chain")
+    raise InTree("the host keeps the hash of a chain", "returns a longer hash from the second call on", _put_on)
 
 
 def _put_on(fitting: Fitting) -> None:
@@ -55,7 +55,7 @@ def _check(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
     """The check against the host's own answer, of which the first part is never wrong."""
     stock = original(*args, **kwargs)
     same = answer["OK"] == stock["OK"] and (not stock["OK"] or stock["Value"][:_LENGTH] == answer["Value"])
-    return "" if same else "another hash"
+    return "" if same else "a different hash"
 
 
 def _chain() -> Any:

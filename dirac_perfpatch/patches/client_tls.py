@@ -21,7 +21,7 @@ What a kept context depends on, and how its key sees that:
   ``proxyLocation``, ``useCertificates``, configuration). At every call the host's functions are asked for the
   locations, and each file is opened, so that the kernel says whether this thread may read it (``seteuid``,
   ``setfsuid``, groups, access lists). The state of the file that was opened is in the key. If both a certificate and a
-  proxy are given, both are, because releases differ in which they take.
+  proxy are given, the states of both are in it, because releases differ in which they take.
 - The CAs: OpenSSL keeps each CA that it has read from the folder, so the state of every file that it may read there is
   in the key, and whether this thread may read it (:class:`_files.CAFolder`). That is one ``stat`` per CA and call: with
   100 CAs, a context takes 0.4 ms (``dirac-perfpatch bench``). A kept context reads the folder by its path without
@@ -395,12 +395,12 @@ def _look_at_context(fitting: Fitting) -> None:
 
 
 def _same_check(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
-    return "" if without_stacks(original(*args, **kwargs)) == without_stacks(answer) else "another answer"
+    return "" if without_stacks(original(*args, **kwargs)) == without_stacks(answer) else "a different answer"
 
 
 def _same_context(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
-    """What M2Crypto tells of a context; which certificate it presents, it does not."""
-    return "" if _facts(original(*args, **kwargs)) == _facts(answer) else "another context"
+    """What M2Crypto tells about a context. It does not tell which certificate the context presents."""
+    return "" if _facts(original(*args, **kwargs)) == _facts(answer) else "a different context"
 
 
 def _facts(context: Any) -> tuple[Any, ...]:

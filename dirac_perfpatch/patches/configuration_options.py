@@ -12,7 +12,7 @@ The conversion to a type, defaults and errors stay with the callers, and so does
 the configuration in use is concerned: reading from another one, such as the local file's alone, is as in stock.
 
 While a new configuration is being loaded, the host's readers wait; here, whoever asks for what is kept gets the
-present value, as a reader does who comes a moment earlier.
+present value, like a reader that comes a moment earlier.
 
 No lock: each step is one operation on a dictionary, which belongs to one configuration for good. Threads that ask at
 once look at once, as in stock, and so does a signal handler. The paths are as many as the process asks for, at most a

@@ -1,9 +1,9 @@
 """CFG.loadFromBuffer, serialize, clone and mergeWith: a configuration is read and written line by line.
 
-diraccfg parses a configuration character by character, 230 ms for 1.3 MB. It writes it in 540 ms, because it lists all
-options and sections of a section again for each entry, and copies or merges it in 80 to 110 ms. Each command
-pays that, and so does each process whenever somebody changes the configuration, while all who read an option wait. We
-go through the lines, and through the trees, once: 33, 13, 15 and 17 ms.
+diraccfg parses a configuration character by character, 230 ms for 1.3 MB. It writes it in 540 ms, because for each
+entry it lists all options and sections of the section again, and copies or merges it in 80 to 110 ms. Each command pays
+that, and so does each process whenever somebody changes the configuration, while all who read an option wait. We go
+through the lines, and through the trees, once: 33, 13, 15 and 17 ms.
 
 The same tree: the form of a line decides what diraccfg makes of it, and a line is cut at its first "=", "{" or "}"
 instead of being looked at character by character. What it makes of odd names, such as paths, its own methods do here,
@@ -13,12 +13,12 @@ with the result, and one that only the first has is copied.
 
 The same errors: what diraccfg refuses, a text or a tree that holds anything but plain texts and ``CFG`` objects, it
 gets itself, before anything has changed; so what a failed parse leaves behind is the same, too. When the patch is put
-on, both treat a text that has everything of the format in it; if another release of diraccfg treats it differently,
-it keeps its own methods. Seen to differ: diraccfg ends in a RecursionError when it writes, copies or merges sections
-that are some 480 levels deep; we go twice as deep.
+on, both treat a text that has everything of the format in it; if they do not agree, as another release of diraccfg may
+not, diraccfg keeps its own method. Seen to differ: diraccfg ends in a RecursionError when it writes, copies or merges
+sections that are some 480 levels deep; we go twice as deep.
 
 The lock is diraccfg's own, held as long as diraccfg holds it, and none if DIRAC_FEWER_CFG_LOCKS says so. While a text
-is parsed, the object has its earlier content, where diraccfg shows parts of the new one to who reads without the lock.
+is parsed, the object has its earlier content, where diraccfg shows parts of the new one to whoever reads without it.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _guarded(fitting: Fitting, path: str, ours: Callable[..., Any]) -> Callable[
             return stock(*arguments)
         try:
             return ours(*arguments)
-        # Of a tree that has a name without an entry or a comment, or something else than texts in it; or of one that
+        # Of a tree that has a name without an entry or a comment, or something other than texts in it; or of one that
         # changes meanwhile, if diraccfg uses no lock.
         except (NotPlain, KeyError, AttributeError, TypeError, RuntimeError):
             return stock(*arguments)

@@ -60,7 +60,7 @@ from dirac_perfpatch.patching import (
     without_stacks,
 )
 
-# Where mysqlclient does not tell the socket: seconds after its last use for which a connection is taken to be alive.
+# Where mysqlclient does not expose the socket: seconds after its last use for which a connection is taken to be alive.
 _BLIND_SECONDS = 5.0
 
 
@@ -83,7 +83,7 @@ def _make_get(fitting: Fitting) -> Callable[..., Any]:
                     try:
                         warm = is_quiet(connection)
                     except Exception:
-                        # Closed; or this mysqlclient does not tell the socket, and there is only the time to go by.
+                        # Closed; or this mysqlclient does not expose the socket, and there is only the time to go by.
                         warm = not tells_socket(connection) and rested < _BLIND_SECONDS
                     if not warm and in_tree:
                         warm = getattr(connection, "_perfpatch_transaction", False)  # lost with its connection
@@ -124,14 +124,14 @@ def _look(fitting: Fitting) -> None:
     fitting.expect(f"ConnectionPool.{PING}", "ping")
     fitting.resolve("S_OK")
     if is_in_tree(fitting):
-        wrong = "hands out dead connections, and those of a parent to its children"
-        raise InTree("the host does without the ping itself", wrong, _put_on)
+        wrong = "hands out dead connections, and a parent's connections to its children"
+        raise InTree("the host itself does without the ping", wrong, _put_on)
 
 
 def _put_on(fitting: Fitting) -> None:
     if not tells_socket(fitting.module.MySQLdb._mysql.connection):
         fitting.warn(
-            "this mysqlclient does not tell a connection's socket (2.2 and later do): if a connection dies within "
+            "this mysqlclient does not expose a connection's socket (2.2 and later do): if a connection dies within "
             f"{_BLIND_SECONDS:.0f} s of its last use, one statement fails that would not fail without this patch"
         )
     wishes.set(fitting, keepalive_seconds=fitting.options["keepalive_seconds"] or None, leave_to_parent=True)

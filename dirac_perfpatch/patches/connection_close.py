@@ -138,8 +138,8 @@ def _look(path: str) -> Callable[[Fitting], None]:
 def _look_at_pool(fitting: Fitting) -> None:
     fitting.expect(f"ConnectionPool.{NEW}", "MySQLdb", "connect", _USER, _PASSWORD)
     if is_in_tree(fitting):
-        wrong = "fails the statement after anybody else's close()"
-        raise InTree("the host's functions leave the pool's connections open themselves", wrong, _put_on_pool)
+        wrong = "lets the statement fail that follows any other caller's close()"
+        raise InTree("the host's own functions leave the pool's connections open", wrong, _put_on_pool)
 
 
 def _put_on_pool(fitting: Fitting) -> None:

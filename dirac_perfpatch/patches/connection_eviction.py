@@ -21,8 +21,8 @@ is called again on a fresh connection. This is safe, because:
 
 The error that the caller gets is made by the host's own code.
 
-DIRAC 9.1.9 and later drop a connection themselves: whichever the thread has in this pool, dead or alive, also if the
-statement was lost on another one that the caller passed in, and they close it, with a transaction that may be open on
+DIRAC 9.1.9 and later drop a connection themselves: whichever the thread has in this pool, dead or alive, even if the
+statement was lost on another one that the caller passed in. They also close it, with any transaction that is open on
 it. There the pool's ``discardCurrentThreadConn`` gets the same rule: it drops only what is dead, and closes nothing.
 """
 
@@ -127,7 +127,7 @@ def _look_before_sending(fitting: Fitting) -> Any:
             # In this order: a connection that has failed a ping no longer knows whether it is in autocommit.
             dead = not is_quiet_now(connection) and not in_transaction(connection) and not is_alive(connection)
         except Exception:
-            return  # closed, or this mysqlclient does not tell the socket: the driver raises what it always raises
+            return  # closed, or this mysqlclient does not expose the socket: the driver raises what it always raises
         if dead:
             raise not_sent(2006, "MySQL server has gone away")
 
@@ -162,7 +162,7 @@ def _look(fitting: Fitting) -> None:
     if is_in_tree(fitting):
         fitting.expect("MySQL._except", DISCARD)
         fitting.expect(_DISCARDING, ASSIGNED)
-        wrong = "closes connections that are alive, and fails statements that were not sent"
+        wrong = "closes connections that are alive, and lets statements fail that were not sent"
         raise InTree("the host evicts connections itself", wrong, _replace)
 
 

@@ -12,10 +12,11 @@ helper that is made without a VO follows the proxy in use, because the host's ow
 Each object owns what it returns, as in the host: plain dictionaries and sets, copied for it.
 
 DIRAC 9.1.9 and later have one object per VO, for ever. So ``DMSHelpers()`` keeps the VO of the first proxy; a map that
-a caller changes is changed for all; a subclass gets the object of its base; an object is emptied under those who use it
+a caller changes is changed for all; a subclass gets the object of its base; an object is emptied while it is in use
 when a new version of the configuration comes, and a change without a new version is not seen; and up to 9.1.16 a deep
 copy overwrites the object of ``DMSHelpers()``, or raises. There every call makes an object again, as in stock, and the
-map comes from us as above. From 9.1.17 on a copy is the object itself, and a pickle a call of ``DMSHelpers``: as is.
+map comes from us as above. From 9.1.17 on a copy is the object itself, and a pickle is a call of ``DMSHelpers``: left
+as is.
 
 - From 9.1.16 on ``isSameSiteSE`` and ``_getLocalSitesForSE`` keep their answers in the object, also failed ones, and
   share them. The host's functions below those caches run instead. The caches and their locks are taken out of our
@@ -107,9 +108,9 @@ class _Maps:
         """The check against stock, on its own helpers: the caller may have changed what is in its helper."""
         ours, stock = self._scratch(args[0]), self._scratch(args[0])
         if self.get(ours)["OK"] != original(stock)["OK"]:
-            return "another answer"
+            return "a different answer"
         names = ("siteSEMapping", "storageElementSet", "siteSet")
-        return "" if all(getattr(ours, name) == getattr(stock, name) for name in names) else "another map"
+        return "" if all(getattr(ours, name) == getattr(stock, name) for name in names) else "a different map"
 
     def _scratch(self, helper: Any) -> Any:
         """A helper without a map, which nobody else has."""
@@ -223,7 +224,7 @@ def _look(fitting: Fitting) -> None:
     fitting.expect(_METHOD, "siteSEMapping", "storageElementSet", "siteSet", _OPERATIONS)
     if "_instances" in vars(fitting.resolve("DMSHelpers")):
         fitting.expect("DMSHelpers.__init__", _VERSION)
-        wrong = "keeps the first proxy's VO, and is changed under those who use it"
+        wrong = "keeps the first proxy's VO, and changes while it is in use"
         raise InTree("the host shares one helper per VO", wrong, _replace)
 
 
@@ -234,8 +235,8 @@ def _replace(fitting: Fitting) -> None:
 
 def _look_at_groups(fitting: Fitting) -> None:
     if not hasattr(fitting.resolve(_GROUPS), "__wrapped__"):
-        raise InTree("this release of the host keeps no answer of it")
-    wrong = "keeps them when the configuration changes, and hands one list to all callers"
+        raise InTree("this release of the host does not keep the answers")
+    wrong = "keeps its answers when the configuration changes, and hands one list to all callers"
     raise InTree("the host keeps the answers itself", wrong, _replace_groups)
 
 

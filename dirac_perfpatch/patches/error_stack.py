@@ -1,6 +1,6 @@
 """S_ERROR: the call stack is captured without a stat() per frame.
 
-The host calls ``traceback.format_stack()`` for every error, also for the many that are expected. It formats every frame
+The host calls ``traceback.format_stack()`` for every error, even for the many that are expected. It formats every frame
 anew, and asks the file system whether any file in the stack has changed: 38 to 122 us.
 
 The text of a frame depends on its code object, the current line and the source file. So we keep the text by code object
@@ -206,7 +206,7 @@ def _compared(fitting: Fitting, ours: Callable[..., list[str]]) -> Callable[...,
 
 def _same_but_last(answer: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> str:
     """The check against stock, without the last entry, which S_ERROR drops."""
-    return "" if original(*args, **kwargs)[:-1] == answer[:-1] else "another call stack"
+    return "" if original(*args, **kwargs)[:-1] == answer[:-1] else "a different call stack"
 
 
 def _replace(fitting: Fitting) -> None:
@@ -226,7 +226,7 @@ def _replace(fitting: Fitting) -> None:
         return answer
 
     def check(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
-        return "" if traceback.format_stack(args[0])[:-1] == answer else "another call stack"
+        return "" if traceback.format_stack(args[0])[:-1] == answer else "a different call stack"
 
     call = fitting.compared("S_ERROR", patched, of_host, check)
 
@@ -249,8 +249,8 @@ def _look(fitting: Fitting) -> None:
     names = set(function.__code__.co_names)
     if _IN_TREE in names:
         fitting.expect(_IN_TREE, "_getframe", "linecache")
-        wrong = "shows each line of a recursion and no edited source"
-        raise InTree("the host captures the stack without stat() itself", wrong, _replace)
+        wrong = "shows every line of a recursion, and never an edited source"
+        raise InTree("the host itself captures the stack without stat()", wrong, _replace)
     if not names.issuperset(("format_stack", "pop")) or fitting.resolve("traceback") is not traceback:
         raise UnknownHost("S_ERROR is not the function that this patch knows")
 

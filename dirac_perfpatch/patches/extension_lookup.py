@@ -14,10 +14,10 @@ the search loads it.
 
 Some fifteen modules bind the two functions by name, and others may hold them otherwise; so their code is replaced.
 
-DIRAC 9.1.9 and later keep both answers for ever (``functools.cache``) and hand one object to all callers: who changes
-it changes it for all. There is no code to replace in such an object, so ours takes its place under its name in every
-module, those that are imported later included. Not reached: a default, a closure, a list or another name that holds
-the host's object; its holders go on sharing an answer among themselves, and never with ours.
+DIRAC 9.1.9 and later keep both answers for ever (``functools.cache``) and hand one object to all callers: whoever
+changes it changes it for all. There is no code to replace in such an object, so ours takes its place under its name in
+every module, those that are imported later included. Not reached: a default, a closure, a list or another name that
+holds the host's object; its holders go on sharing an answer among themselves, and never with ours.
 """
 
 from __future__ import annotations

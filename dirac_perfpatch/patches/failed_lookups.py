@@ -8,7 +8,7 @@ and takes ``1``, ``1.0`` and ``True`` for one value, which the database has as t
 
 Here a number is kept and a failure is not. ``AccountingDB`` keeps the numbers below its cache anyway, by the text, as
 stock does; of ``_getStatusInt`` we keep those that were found, per object. So an answer is wrong only if somebody gives
-a status another number under a running service, which the host's own cache does not see either. Nothing in DIRAC does.
+a status another number while a service runs, which the host's own cache does not see either. Nothing in DIRAC does.
 
 No lock: each step is one operation on a dictionary. In a child of a fork the host's locks may stay locked for ever;
 ours takes none. Earlier releases keep no such answer and are left alone.
@@ -129,15 +129,15 @@ def _target(module: str, path: str, replace: Callable[[Fitting], None], *names: 
     def look(fitting: Fitting) -> None:
         if not hasattr(fitting.resolve(path), "__wrapped__"):
             fitting.expect(path, *names)
-            raise InTree("this release of the host keeps no such answer")
-        raise InTree("the host keeps the answers", "keeps those that failed, too", replace)
+            raise InTree("this release of the host keeps no answer that failed")
+        raise InTree("the host keeps the answers", "also keeps answers that failed", replace)
 
     return Target((module,), path, look, replace)
 
 
 class _Database:
-    """Has the number 7 for whatever it is asked: both functions insert what they do not find, and a real one is asked
-    by others, too."""
+    """Answers 7, whatever it is asked. Not a real database, which others use: both functions insert what they do not
+    find."""
 
     def _query(self, *args: Any, **kwargs: Any) -> Any:
         return {"OK": True, "Value": ((7,),)}

@@ -13,14 +13,15 @@ another one's. What cannot be kept is made for the session alone, which takes as
 The same answer, so that a wrong identity or a stale CA is impossible rather than unlikely:
 
 - The key has every setting of the session's context, and the states of the certificate, the key, the system's file and
-  folder of CAs, and the grid's (see :mod:`dirac_perfpatch.patches._files`), and the user and groups of the process. The
-  kernel is asked at each connection whether the certificate and the key may be read.
+  folder of CAs, and the grid's folder (see :mod:`dirac_perfpatch.patches._files`), and the user and groups of the
+  process. The kernel is asked at each connection whether the certificate and the key may be read.
 - Certificate and key are read from the files whose states are in the key, by descriptor, whatever the paths lead to
   meanwhile. A CA is read from its folder during a handshake, and stays in the context. If the folder has changed since
   it was looked at, so has its state, and nobody gets this context again.
 - The settings that DIRAC and urllib3 use are in the key, named one by one. Whatever else is called or set on the
-  session's context, also what later versions of Python add, is done to it and to one that is made for it alone. So are
-  CAs that are given as data, keys with a password, revocation lists, and files on network file systems.
+  session's context, including what later versions of Python add, is done to it and to a context that is made for it
+  alone. CAs that are given as data, keys with a password, revocation lists and files on network file systems also get
+  such a context.
 - Sessions of TLS are not resumed: OpenSSL's clients do that only if they are told to.
 - If ``ssl.create_default_context`` or ``ssl.SSLContext`` has been replaced (truststore does that), or SSLKEYLOGFILE is
   set, stock answers.
@@ -90,7 +91,7 @@ _HANDLED = {
     *("protocol", "get_ciphers", "security_level", "set_servername_callback"),
     *("_encode_hostname", "_host_flags", "_set_alpn_protocols", "_load_windows_store_certs", "_windows_cert_stores"),
 }
-# What tells of the CAs and of the connections.
+# What a context says about its CAs and connections.
 _ASKED = {"cert_store_stats", "get_ca_certs", "session_stats"}
 _PATHS = (str, bytes, os.PathLike)
 _Base = ssl.SSLContext  # whatever the name means later
@@ -132,7 +133,7 @@ class _Wanted(NamedTuple):
 class SSLContext(_Base):
     """The context of a session. It records what takes long, and lets complete contexts open sockets.
 
-    Named like its base class because errors, such as that of pickling, tell the name.
+    Named like its base class because errors, such as that of pickling, show the name.
     """
 
     _defaults = False
@@ -349,7 +350,7 @@ def _default(names: tuple[str, str]) -> str:
     """Where OpenSSL looks for CAs: at what a variable says, or else a path of its own.
 
     Raises:
-        LookupError: This C library does not tell.
+        LookupError: This C library cannot be asked.
     """
     # As OpenSSL asks: the environment of C, which os.putenv() and libraries change behind the back of os.environ. With
     # PyDLL no other thread of Python changes it meanwhile.
@@ -403,8 +404,8 @@ def _put_on(fitting: Fitting) -> None:
         mine, theirs = create_default_context(*args, **kwargs), stock(*args, **kwargs)
         names = (*_SETTINGS, "verify_mode", "check_hostname", "protocol")
         if any(getattr(mine, name) != getattr(theirs, name) for name in names):
-            return "other settings"
-        return "" if mine.get_ca_certs(True) == theirs.get_ca_certs(True) else "other CAs"
+            return "different settings"
+        return "" if mine.get_ca_certs(True) == theirs.get_ca_certs(True) else "different CAs"
 
     stand_in = _StandIn("ssl")
     called = fitting.compared("create_default_context", create_default_context, stock, check)

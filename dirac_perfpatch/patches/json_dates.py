@@ -4,8 +4,8 @@ JEncode, which HTTPS services use, and DISET if DIRAC_USE_JSON_ENCODE says so, s
 rows with two dates takes 17 ms, nearly all of it in ``strptime``, and to encode them 10 ms. With ``fromisoformat`` and
 ``isoformat`` these take 3 and 5 ms.
 
-The same answer: only a text of exactly the form that the host's encoder writes, in ASCII digits, is read our way.
-``strptime`` and ``fromisoformat`` accept the same ones of these, with the same result. All others go to the host's
+The same answer: only a text of exactly the form that the host's encoder writes, in ASCII digits, is read our way. Of
+such texts, ``strptime`` and ``fromisoformat`` accept the same ones, with the same result. All others go to the host's
 method: one-digit numbers, digits of other scripts, white space, 24:00, leap seconds, dates that do not exist, and other
 types. We write only exact ``datetime`` and ``date`` objects without a time zone, from the year 1000 on: what
 ``strftime`` writes before it depends on the platform.
@@ -94,7 +94,7 @@ def _put_on_decode(fitting: Fitting) -> None:
 def _check_decoded(answer: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Of dates only: the host's method has taken the class out of the other dictionaries."""
     data = (*args, *kwargs.values())[0]
-    return "" if _CLASS not in data or original(dict(data)) == answer else "another answer"
+    return "" if _CLASS not in data or original(dict(data)) == answer else "a different answer"
 
 
 def _put_on_encode(fitting: Fitting) -> None:

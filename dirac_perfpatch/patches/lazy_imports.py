@@ -95,7 +95,7 @@ from dirac_perfpatch.patching import (
 
 # A request must not wait for an import; a start may.
 _SERVERS = ("dirac-service", "dirac-executor", "tornado-start-all", "tornado-start-CS")
-_TOO_LATE = "it was imported before the plugin was loaded, or before this patch was on"
+_TOO_LATE = "the module was imported before the plugin was loaded, or before this patch was on"
 _OPTIMIZED = 1  # inspect.CO_OPTIMIZED: the code of a function, which runs when it is called
 _ASYNC = 0x80 | 0x100 | 0x200  # inspect.CO_COROUTINE, CO_ITERABLE_COROUTINE, CO_ASYNC_GENERATOR
 _FAULTS = {_signal.SIGSEGV, _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL}
@@ -278,7 +278,7 @@ class _Deferred:
         for name in self._entry.bound():
             names.setdefault(name, imported[name])  # a test may have put something of its own there
         self.undo()
-        # Who has missed a name and now looks for __getattr__ finds one of both: nothing runs between the two looks.
+        # Whoever missed a name and now looks for __getattr__ finds one of the two: nothing runs between the two looks.
         for name in ("__getattr__", "__dir__"):
             names.pop(name, None)
         self._ended = True
@@ -369,7 +369,7 @@ def _execute(entry: _Entry, guard: Guard, module: ModuleType, loader: SourceFile
     try:
         exec(ours, vars(module))
     except Exception:
-        return again("it could not be executed without them")
+        return again("the module could not be executed without these imports")
     finally:
         for alias in stand_ins:
             sys.modules.pop(alias, None)
@@ -378,10 +378,10 @@ def _execute(entry: _Entry, guard: Guard, module: ModuleType, loader: SourceFile
     taken.clear()
     # The dictionary, the variable and the argument refer to it. Anything else would show it to the host.
     if any(sys.getrefcount(stand_in) > 3 for stand_in in stand_ins.values()):
-        return again("it keeps them somewhere else")
+        return again("the module also keeps what it imports somewhere else")
     if not deferred.begin(_functions(module), wanted):
         deferred.undo()
-        return again("a function that uses them was not found")
+        return again("a function that uses the imports was not found")
     _deferred[entry.module] = deferred
     if _forked:  # meanwhile, by another thread
         deferred.end()
@@ -413,22 +413,22 @@ def _is_installed(name: str) -> bool:
 
 
 def _rewritten(code: CodeType, entry: _Entry, stand_ins: dict[str, ModuleType]) -> CodeType:
-    """The code of a module that imports stand-ins, which are put into the dictionary; or :class:`UnknownHost`."""
+    """The code of a module that imports stand-ins, which are put into the dictionary; may raise UnknownHost."""
     names = list(code.co_names)
     for library in entry.names:
         if library not in names:
-            raise UnknownHost(f"it does not import {library} at its top")
+            raise UnknownHost(f"the module does not import {library} at its top")
         # Without dots, or `import` would look for packages. No such module can exist.
         alias = f"dirac-perfpatch: {library} for {entry.module}".replace(".", "/")
         stand_ins[alias] = _StandIn(entry, library)
         names[names.index(library)] = alias
     if "__getattr__" in names:
-        raise UnknownHost("it has a __getattr__ of its own")
+        raise UnknownHost("the module has a __getattr__ of its own")
     bound = {*entry.bound(), *entry.names}
     for part in _executed(code):
         loaded = [name for name in _loaded(part) if name in bound]
         if loaded and (loaded, part) != ([entry.base[1].partition(".")[0]], code):
-            raise UnknownHost(f"it uses {loaded[0]} when it is imported")
+            raise UnknownHost(f"the module uses {loaded[0]} when it is imported")
     return code.replace(co_names=tuple(names))
 
 
@@ -538,7 +538,7 @@ def _put_on(entry: _Entry) -> Any:
 def _has(entry: _Entry) -> bool:
     """Whether the release of the host has what an entry is about; True if there is no host.
 
-    The host need not have been imported: who lists all patches may do so before.
+    The host need not have been imported: whoever lists all patches may do so before.
     """
     import importlib.util
 

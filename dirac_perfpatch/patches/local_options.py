@@ -8,16 +8,16 @@ We make only the sections on the option's path anew, and take all others from th
 The same tree: if the merged configuration is what a merge of the two would give, and then one option of the local one
 changes, a new merge differs only along its path. There, each section is merged from the same two sections as in the
 host, in the same order. We know that the merged configuration is up to date if it is the one that the last merge made,
-of the same two objects, and no ``CFG`` object of this process has changed since but by the present call: all methods
-that change one count. If anything else has changed, in another thread or by code that works on the trees itself, all
-is merged, as in the host. So it is if the remote configuration changes; and the first time in a child of a fork,
-because another thread of the parent may have been in the middle of a change.
+of the same two objects, and no ``CFG`` object of this process has changed since, except by the present call: all
+methods that change one are counted. If anything else has changed, in another thread or by code that works on the trees
+itself, all is merged, as in the host. The same goes for a change of the remote configuration, and for the first time in
+a child of a fork, because another thread of the parent may have been in the middle of a change.
 
-Readers: as in the host, the complete new tree takes the place of the old one in one assignment, and who holds the old
-one sees it as it was. Our two trees share the sections that did not change, while the host's are separate; nothing in
-the host changes a section of a merged configuration, a change that the next merge would lose. As in the host, a section
-that only the local configuration has is the same object in the merged one. Whoever keeps something for the merged
-object (``_configuration``) gets another object at each change, as in the host.
+Readers: as in the host, the complete new tree takes the place of the old one in one assignment, and whoever holds the
+old one sees it as it was. Our two trees share the sections that did not change, while the host's are separate; nothing
+in the host changes a section of a merged configuration, a change that the next merge would lose. As in the host, a
+section that only the local configuration has is the same object in the merged one. Whoever keeps something for the
+merged object (``_configuration``) gets another object at each change, as in the host.
 
 Not seen: one section that other code has put into the local and the remote configuration at different paths; code that
 holds an old merged configuration and changes a section in it; code that writes to private attributes of ``CFG``.
@@ -51,7 +51,7 @@ _COMPRESSED = "_ConfigurationData__compressedConfigurationData"
 _USED_BY_SYNC = {"gLogger", "debug", "remoteCFG", "mergeWith", "localCFG", "mergedCFG", "remoteServerList"}
 _USED_BY_SYNC |= {"extractOptionFromCFG", "configurationPath", "extend", "List", "fromChar", "uniqueElements"}
 _USED_BY_SYNC |= {_COMPRESSED}
-# The methods of CFG that change one, but for reset().
+# The methods of CFG that change one, except reset().
 _CHANGING = {"createNewSection", "setOption", "deleteKey", "copyKey", "appendToOption", "addKey", "renameKey"}
 _CHANGING |= {"setComment", "sortByKey", "applyModifications"}
 # Those that change nothing, or only through others.
@@ -114,7 +114,7 @@ class _Local:
 
     def change(self, data: Any, path: Any, value: Any, cfg: Any, change: Callable[[], Any]) -> Any:
         """Make the host change an option, and sync() merge only what that changes."""
-        # To make a text of another value may change anything.
+        # Making a text of another kind of value may change anything.
         if self._guard.off or type(value) is not str or type(path) is not str or (cfg and cfg is not data.localCFG):
             return change()
         before, _thread.call = _thread.call, _Call(path, self._last, _thread.changes)

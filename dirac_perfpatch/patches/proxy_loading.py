@@ -353,7 +353,7 @@ def _look(fitting: Fitting) -> None:
     fitting.resolve("S_OK")
     if "stat" in fitting.names_in(_METHOD):
         fitting.expect(_METHOD, _IN_TREE)
-        wrong = "serves proxies that were rewritten, or that this user may not read"
+        wrong = "serves stale proxies, and proxies that this user may not read"
         raise InTree("the host remembers proxies itself", wrong, _replace)
 
 
@@ -373,8 +373,8 @@ def _same_chain(answer: Any, original: Any, args: Any, kwargs: Any) -> str:
     chain, *rest = args
     fresh = type(chain)()
     if without_stacks(original(fresh, *rest, **kwargs)) != without_stacks(answer):
-        return "another answer"
-    return "" if not answer["OK"] or fresh.dumpAllToString() == chain.dumpAllToString() else "another chain"
+        return "a different answer"
+    return "" if not answer["OK"] or fresh.dumpAllToString() == chain.dumpAllToString() else "a different chain"
 
 
 def test_proxy() -> str:

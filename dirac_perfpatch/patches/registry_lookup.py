@@ -136,7 +136,7 @@ def _put_on_users(fitting: Fitting) -> None:
 
 
 def _check(answer: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> str:
-    return "" if without_stacks(original(*args, **kwargs)) == without_stacks(answer) else "another answer"
+    return "" if without_stacks(original(*args, **kwargs)) == without_stacks(answer) else "a different answer"
 
 
 def _ask(database: Database | None) -> Any:

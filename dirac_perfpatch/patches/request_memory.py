@@ -69,7 +69,7 @@ def _check(answer: Any, original: Callable[..., Any], args: Any, kwargs: Any) ->
     now, cpu, memory = original(*args, **kwargs)
     near = 0 <= now - answer[0] < 60 and cpu >= answer[1]  # both were asked for one after the other
     same = answer[2] is None or abs(answer[2] - memory) < 100
-    return "" if near and same and len(answer) == 3 else "another answer"
+    return "" if near and same and len(answer) == 3 else "a different answer"
 
 
 def _service(monitored: bool) -> Any:

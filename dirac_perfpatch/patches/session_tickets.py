@@ -66,7 +66,7 @@ def _openssl_function() -> Callable[[int, int], int]:
 def _look(fitting: Fitting) -> None:
     fitting.expect(_HANDSHAKE, "oSocket", "setup_ssl", "set_accept_state", "accept_ssl")
     if getattr(fitting.resolve("SSLTransport.handshake"), "__name__", "") == "handshake_singleStep":
-        raise OutOfReach("DIRAC_M2CRYPTO_SPLIT_HANDSHAKE=no: the handshake happens inside the accept")
+        raise OutOfReach("DIRAC_M2CRYPTO_SPLIT_HANDSHAKE=no: the handshake happens inside the accept, out of reach")
 
 
 def _put_on(fitting: Fitting) -> None:

@@ -9,20 +9,20 @@ wait such an exchange takes 29 ms instead of 69 (keys of 4096 bits). With TCP_NO
 segment at once. A client writes once and then reads, so nearly all of the gain is the server's; the client has the
 option for uploads, which it sends in several writes.
 
-The same answer: the option changes when bytes are sent, never which. DISET writes a whole message at a time, so it
-does not lead to many small segments. If the option cannot be set, because the peer has gone or the socket is not one
-of TCP, the connection stays as the host made it; if something is wrong with it, the host finds out as in stock.
+The same answer: the option changes when bytes are sent, never which. DISET writes a whole message at a time, so it does
+not lead to many small segments. If the option cannot be set, because the peer has gone or the socket is not a TCP
+socket, the connection stays as the host made it; if something is wrong with it, the host finds out as in stock.
 
-Not the transport without TLS: it reads all that has arrived, and looks at what is left of that only when more arrives.
-There a message sent right after an answer, such as an executor's first task, would wait for ever if both arrive
-together, which Nagle's algorithm prevents. A read by TLS ends with the record, which is a message or a part of one.
+Not the transport without TLS: it reads all that has arrived, and looks at the rest only when more arrives. There a
+message sent right after an answer, such as an executor's first task, would wait for ever if both arrive together, which
+Nagle's algorithm prevents. A read by TLS ends with the record, which is a message or a part of one.
 
 Where: a server's connection when it is accepted, a client's when it is connected. In both, that is the end of the
-host's own function. With a split handshake, the host's default, a server's connection has the
-option before the handshake. With DIRAC_M2CRYPTO_SPLIT_HANDSHAKE=no the handshake happens inside the accept, as it
-does inside a client's connect: then the option is in force from the first message on, which is where the wait was, and
-setting it sends what is held back. The listening socket is left alone, because its connections would inherit the
-option, also after the patch is taken off.
+host's own function. With a split handshake, the host's default, a server's connection has the option before the
+handshake. With DIRAC_M2CRYPTO_SPLIT_HANDSHAKE=no the handshake happens inside the accept, as it does inside a client's
+connect: then the option is in force from the first message on, which is where the wait was, and setting it sends what
+is held back. The listening socket is left alone, because its connections would inherit the option, also after the patch
+is taken off.
 
 Nothing is kept, so threads, forks and signals need no thought. A connection that is open when the patch is applied or
 taken off stays as it is until it is closed.
@@ -168,7 +168,7 @@ def exchange(port: int, options: dict[str, Any]) -> list[bool]:
 
 
 def with_tls() -> dict[str, Any]:
-    """The options of a transport, for either end, with the test certificate of the host's own."""
+    """The options of a transport, for either end, with the host's own test certificate."""
     import DIRAC
     from DIRAC.Core.DISET.private.Transports.M2SSLTransport import SSL
 

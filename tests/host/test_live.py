@@ -132,8 +132,8 @@ without()
     assert said == ["['error_stack']"] * 5 + [both, both, "['dms_helpers']"]
     place = "/Operations/Defaults/PerfPatch"
     lost = (
-        f"{place} lacks settings that it had, as if the configuration could not be read; complete it, or say "
-        "`enabled` there, too; the toggles stay as they are"
+        f"{place}: settings have vanished, as if the configuration could not be read; restore them, or also set "
+        "`enabled` there; the toggles stay as they are"
     )
     again = "/Operations of the configuration can be used again"
     assert lines == [

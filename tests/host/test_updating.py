@@ -311,7 +311,7 @@ def test_a_download_that_hangs_is_given_up(updates: Updates, stock: set[str], mo
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/{updates.world.plugin.name}"
         updates.plugin_is_from({"url": url, "archive_info": {}})
-        expect_left_out(updates.run(), stock, "it took too long and was killed")
+        expect_left_out(updates.run(), stock, "the installation took too long and was killed")
 
 
 def test_an_update_that_took_its_callers_time_is_not_made_longer(world: World) -> None:

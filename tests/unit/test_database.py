@@ -70,7 +70,7 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, content: str | bytes, said: s
 
 @pytest.mark.parametrize("text", ["no/such/file", f"localhost:3306:dirac:{SECRET}:AccountingDB", "AccountingDB", "/"])
 def test_an_error_says_what_would_be_right(text: str) -> None:
-    assert refusal(text).endswith("; write " + database.HELP)
+    assert refusal(text).endswith("; give " + database.HELP)
 
 
 def test_the_name_of_a_database_of_the_host(modules: Write) -> None:
@@ -84,7 +84,7 @@ def test_the_name_of_a_database_of_the_host(modules: Write) -> None:
     assert database.find("Accounting/AccountingDB") == Database("h", 1, "u", "p", "Accounting/AccountingDB")
     assert refusal("No/System") == "--db No/System: not found in DIRAC's configuration: no such system"
     assert refusal("No/Password").startswith(
-        "--db No/Password: Failed to get: Password; if it is a file, write ./No/Password"
+        "--db No/Password: Failed to get: Password; if you mean a file, write ./No/Password"
     )
 
 

@@ -82,8 +82,8 @@ def test_settings_are_judged_together(file: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "error"),
     [
-        ("error_stack", "error_stack: write a patch, =, and on, off or ab, or patch.option=value"),
-        ("a.b.c=1", "a.b.c=1: write a patch, =, and on, off or ab, or patch.option=value"),
+        ("error_stack", "error_stack: write PATCH=on, PATCH=off, PATCH=ab or PATCH.OPTION=VALUE"),
+        ("a.b.c=1", "a.b.c=1: write PATCH=on, PATCH=off, PATCH=ab or PATCH.OPTION=VALUE"),
         ("eror_stack=on", f"unknown patch 'eror_stack'; did you mean error_stack?; {PATH} was not changed"),
         ("error_stack=of", "error_stack must be on, off or ab, or a mapping with `enabled:`; it is 'of'; "),
         ("error_stack=on\n  dms_helpers: off", "enabled of error_stack must be on, off or ab; "),

@@ -115,7 +115,7 @@ def look():
 STAYS = "the toggles stay as they are"
 ENOENT = "FILE: cannot be read: No such file or directory"
 NOTHING = "FILE: says nothing; write `enabled: on` alone for the defaults, or `enabled: off`"
-LESS = "FILE: lacks settings that it had, and {}; complete it, or write `enabled: on` alone for the defaults"
+LESS = "FILE: has lost settings, and {}; restore them, or write `enabled: on` alone for the defaults"
 NO_ENABLED = LESS.format("has no line `enabled:`, as if truncated")
 CUT = LESS.format("ends in the middle of a line, as if truncated")
 BEGINNING = LESS.format("is the beginning of its former text, as if truncated")

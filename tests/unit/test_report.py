@@ -544,7 +544,7 @@ def test_names_are_text_in_the_page(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
-    assert capsys.readouterr().out == "Nothing is recorded yet.\n"
+    assert capsys.readouterr().out == "Nothing is recorded yet: set a patch to ab, and wait for its calls.\n"
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert f"not read: {tmp_path}/nowhere: cannot be read: No such file or directory" in capsys.readouterr().out
 

@@ -207,7 +207,7 @@ def test_of_too_many_files_those_of_the_newest_processes_are_read(
     found = read_spools([str(tmp_path)])
     assert sorted((one.host, one.pid) for one in found.snapshots) == [(a, n) for a in "ab" for n in (2, 3, 4)]
     assert found.complaints == tuple(
-        f"{tmp_path / folder}: of 5 files only the 3 that began last are read" for folder in "ab"
+        f"{tmp_path / folder}: 3 of 5 files are read, of the newest processes" for folder in "ab"
     )
 
 

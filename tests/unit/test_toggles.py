@@ -354,7 +354,7 @@ def test_what_a_patch_says_for_itself_wins_over_a_later_section(file: Path) -> N
         ({"error_stack": {"recheck": "1"}}, "error_stack/recheck: unknown option of error_stack 'recheck'; did you "
          "mean recheck_seconds?"),
         ({"comparison": {"by": "call"}, "connection_checkout": "ab"}, "connection_checkout: connection_checkout cannot "
-         "be compared by call: its calls do not stand alone; write `by: time` or `by: process` for it"),
+         "be compared by call: its calls influence each other; write `by: time` or `by: process` for it"),
         ({"comparison": {"follow_configuration": "off"}}, "comparison/follow_configuration: unknown key of comparison "
          "'follow_configuration'; known: by, share, window_seconds, together, spool, check_one_in"),
     ],
@@ -445,10 +445,10 @@ def test_a_wrong_section_is_reported_with_the_path_and_what_is_right(section: di
          "3: share of error_stack must be a number, such as 0.5; it is 'half'"),
         ("patches:\n  error_stack:\n    shar: 1\n", "3: unknown option of error_stack 'shar'; did you mean share?"),
         ("patches:\n  dms_helpers: on\n  connection_checkout:\n    by: call\n",
-         "3: connection_checkout cannot be compared by call: its calls do not stand alone; write `by: time` or "
+         "3: connection_checkout cannot be compared by call: its calls influence each other; write `by: time` or "
          "`by: process` for it"),
         ("comparison:\n  by: call\npatches:\n  connection_close: ab\n",
-         "4: connection_close cannot be compared by call: its calls do not stand alone; write `by: time` or "
+         "4: connection_close cannot be compared by call: its calls influence each other; write `by: time` or "
          "`by: process` for it"),
         ("patches:\n  lazy_imports: ab\n",
          "2: lazy_imports cannot be compared: it acts once, when a module is imported; write on or off"),
