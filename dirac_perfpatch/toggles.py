@@ -6,6 +6,7 @@ of each value. A user's file is laid over it, and a section of the host's config
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -142,7 +143,7 @@ def find(root: str | None, environment: Mapping[str, str] = os.environ) -> str:
     """
     named = environment.get(FILE_VARIABLE)
     if named:
-        return named
+        return os.path.abspath(named)  # a process may change its folder
     path = default_path(root)
     if path is None:
         return SHIPPED
@@ -168,7 +169,7 @@ def read(path: str, text: str | None = None, below: Toggles | None = None) -> To
     Raises:
         FileError: The file cannot be used.
     """
-    shipped = _shipped()
+    shipped = _shipped(SHIPPED)
     if path == SHIPPED and text is None:
         return shipped
     said = _trusted_content(path) if text is None else text
@@ -249,16 +250,18 @@ def _section_node(place: str, value: Any) -> Node:
     return Node(parse(place, f"value: {value}").value["value"].value, 0, place)
 
 
-def _shipped() -> Toggles:
-    top = parse(SHIPPED, content(SHIPPED)).value
-    parts = {**top.pop("patches").value, _COMPARISON: top.pop(_COMPARISON), _TOP: Node(top, 1, SHIPPED)}
+@functools.cache
+def _shipped(path: str) -> Toggles:
+    """The defaults of the code that runs in this process: an update of the plugin replaces the file meanwhile."""
+    top = parse(path, content(path)).value
+    parts = {**top.pop("patches").value, _COMPARISON: top.pop(_COMPARISON), _TOP: Node(top, 1, path)}
     settings = {
         name: {key: child.value for key, child in node.value.items()}
         if isinstance(node.value, dict)
         else {"enabled": node.value}
         for name, node in parts.items()
     }
-    return Toggles(SHIPPED, settings)
+    return Toggles(path, settings)
 
 
 def _lay_over(below: Toggles, root: Node, source: str) -> Toggles:

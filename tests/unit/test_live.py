@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dirac_perfpatch import background
+from dirac_perfpatch import background, toggles
 from dirac_perfpatch.patches import WAITED_FOR
 
 # A host with one module that a patch knows; the toggles are looked at a hundred times as often as in production.
@@ -374,6 +374,24 @@ thread.join()
 print(loading.plugin.switches["error_stack"].status()["state"], host.traceback is traceback)
 """
     assert run(code)[0] == ["off True"]
+
+
+def test_an_update_of_the_plugin_does_not_change_the_defaults_of_a_running_process(run: Any, tmp_path: Path) -> None:
+    """The code that runs does not know the patches of the next version."""
+    shipped = tmp_path / "shipped.yaml"
+    text = Path(toggles.SHIPPED).read_text()
+    shipped.write_text(text)
+    newer = text.replace("patches:\n", "patches:\n  brand_new: on\n").replace("  json_dates: on", "  json_dates: off")
+    code = f"""
+print(look())
+Path({str(shipped)!r}).write_text({newer!r})
+print(look(), on("json_dates"))
+write("enabled: on\\npatches:\\n  error_stack: off\\n")
+print(look(), on("json_dates"))
+"""
+    said, told = run(LOOK + code, before=f"from dirac_perfpatch import toggles\ntoggles.SHIPPED = {str(shipped)!r}\n")
+    assert said == ["applied", "applied armed", "off armed"]
+    assert told == ["toggles read again from FILE: error_stack off"]
 
 
 def test_only_what_makes_a_difference_is_touched(run: Any) -> None:

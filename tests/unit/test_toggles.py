@@ -294,6 +294,15 @@ def test_the_three_places_in_their_order(tmp_path: Path) -> None:
     assert load(None, {}).source == toggles.SHIPPED
 
 
+def test_a_relative_path_is_that_of_the_folder_in_which_the_process_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = toggles.find(None, {"DIRAC_PERFPATCH_CONFIG": "my.yaml"})
+    monkeypatch.chdir("/")
+    assert found == str(tmp_path / "my.yaml")
+
+
 @pytest.mark.parametrize("word", ["off", "OFF", " Off ", "no", "false", "0"])
 def test_the_variable_switches_everything_off(word: str) -> None:
     assert switched_off({"DIRAC_PERFPATCH": word}) == f"DIRAC_PERFPATCH={word.strip().lower()}"
