@@ -34,7 +34,9 @@ raises it, and urllib3 handles both in the same way.
 Not seen: SSL_CERT_FILE or SSL_CERT_DIR leading through a link that is switched while a context is made or used, and
 switched back; a process that may read fewer CAs than before although its user and groups are the same.
 
-No lock, see :class:`dirac_perfpatch.patches._files.Kept`. Two threads that want the same at once make it twice.
+No lock, see :class:`dirac_perfpatch.patches._files.Kept`. Two threads that want the same at once make it twice. A child
+of a fork makes its own contexts, and never frees its parent's: a lock of OpenSSL's that another thread held during the
+fork stays held in the child.
 
 A kept context takes 0.8 MB and holds a private key. At most 16 are kept. Those that were not used for an hour are
 forgotten at the next connection, or when Python's garbage collector runs, at most a minute later. All are forgotten
@@ -56,6 +58,7 @@ from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from dirac_perfpatch.patches import _files
 from dirac_perfpatch.patching import (
@@ -238,6 +241,20 @@ for _name in set(dir(_Base)).difference(dir(object), _HANDLED):
         setattr(SSLContext, _name, _asked(_name) if _name in _ASKED else _noted(_name))
 
 
+# What this process has made to be kept; and in a child of a fork, what its parent had.
+_alive: WeakSet[ssl.SSLContext] = WeakSet()
+_parents: list[ssl.SSLContext] = []
+
+
+def _leave_to_parent() -> None:
+    """In a child of a fork: free no context of the parent. Never raises."""
+    with contextlib.suppress(Exception):
+        _parents[:] = list(_alive)
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 class _Contexts:
     """The contexts that are kept."""
 
@@ -270,7 +287,7 @@ class _Contexts:
         flags = wanted.settings.others[_SETTINGS.index("verify_flags")]
         if flags & ssl.VERIFY_CRL_CHECK_LEAF:  # VERIFY_CRL_CHECK_CHAIN has that bit, too
             raise LookupError("revocation lists")
-        user = (os.geteuid(), os.getegid(), tuple(os.getgroups()))
+        user = (os.getpid(), os.geteuid(), os.getegid(), tuple(os.getgroups()))
         defaults = self._look_at_defaults() if wanted.defaults else None
         locations = tuple(map(self._look_at_location, wanted.locations))
         return wanted.settings, user, defaults, locations, _look_at_identity(wanted.identity)
@@ -311,6 +328,7 @@ class _Contexts:
         if identity is not None:
             with _pinned(wanted.identity[0], identity[0]) as certificate, _pinned(wanted.identity[1], identity[1]) as k:
                 context.load_cert_chain(certificate, k, _no_password)
+        _alive.add(context)
         return context
 
 

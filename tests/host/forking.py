@@ -1,4 +1,4 @@
-"""Forks of a process whose other threads look for extensions, without the hang that stock has there."""
+"""Forks: what a child answers; and of a process whose other threads look for extensions, where stock may hang."""
 
 from __future__ import annotations
 
@@ -19,6 +19,22 @@ def fork() -> int:
         for lock in _LOCKS:
             locked.enter_context(lock)
         return os.fork()
+
+
+def in_a_child(question: Any) -> str:
+    """What a child of a fork answers."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, str(question()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as stream:
+        answer = stream.read()
+    os.waitpid(child, 0)
+    return answer
 
 
 def _locks() -> list[Any]:

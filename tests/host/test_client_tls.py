@@ -24,6 +24,7 @@ from DIRAC.Core.DISET.private.Protocols import gProtocolDict
 from DIRAC.Core.DISET.private.Transports import M2SSLTransport, SSLTransport
 from DIRAC.Core.DISET.private.Transports.SSL import M2Utils
 from DIRAC.Core.Security import X509Chain as chain_module
+from forking import in_a_child
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from M2Crypto import SSL
@@ -734,22 +735,6 @@ def test_a_network_file_system_is_not_trusted(identity: Path, monkeypatch: pytes
         assert context() is not context()
         assert check() == stock_check()
         time.sleep(PAUSE)
-
-
-def in_a_child(question: Any) -> str:
-    """What a child of a fork answers."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(writing, str(question()).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with open(reading) as stream:
-        answer = stream.read()
-    os.waitpid(child, 0)
-    return answer
 
 
 def test_a_child_makes_its_own_context(identity: Path, server: Server) -> None:

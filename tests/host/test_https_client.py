@@ -25,6 +25,7 @@ from conftest import CHANGES, release, rewrite, rewrite_with_the_same_times, sto
 from DIRAC.Core.Tornado.Client.private import TornadoBaseClient as module
 from DIRAC.Core.Tornado.Client.TornadoClient import TornadoClient
 from DIRAC.Core.Utilities.JEncode import encode
+from forking import in_a_child
 from M2Crypto import ASN1, EVP, RSA, X509
 
 from dirac_perfpatch import loading
@@ -696,6 +697,30 @@ def test_taking_it_off(grid: Grid) -> None:
         assert grid.ask(client) == "bob TLSv1.3"
         assert made() == before
     assert module.ssl is not ssl
+
+
+def test_a_child_makes_its_own_context(grid: Grid) -> None:
+    """A lock in the kept one may have been held by another thread during the fork."""
+    grid.warm()
+    client = grid.client()
+    grid.ask(client)
+    before = made()
+    assert in_a_child(lambda: [grid.ask(client), made() - before]) == "['alice TLSv1.3', 1]"
+    assert (grid.ask(client), made()) == ("alice TLSv1.3", before)
+
+
+def test_a_child_does_not_free_the_contexts_of_its_parent(grid: Grid) -> None:
+    grid.warm()
+    contexts = weakref.WeakSet(entry.made for entry in _contexts().kept._entries.values() if entry.made)
+
+    def forgotten() -> int:
+        before = len(contexts)
+        _contexts().kept.clear()
+        gc.collect()
+        return before - len(contexts)
+
+    assert in_a_child(forgotten) == "0"
+    assert forgotten() > 0
 
 
 @pytest.mark.parametrize("broken", ["_look_at_defaults", "_make"])
