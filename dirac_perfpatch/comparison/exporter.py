@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 
 from dirac_perfpatch.comparison.outcomes import OTHER
 from dirac_perfpatch.comparison.snapshot import RecordedOutcomes, Snapshot, Unusable
-from dirac_perfpatch.comparison.spool_reading import list_files, read_file
+from dirac_perfpatch.comparison.spool_reading import list_files, one_per_process, read_file
 from dirac_perfpatch.patching import FAILED, STOOD_DOWN, TRIPPED
 
 # A process writes every 10 s; after this many seconds of silence it is taken for dead,
@@ -86,10 +86,10 @@ class Totals:
         """Add what is new.
 
         Args:
-            changed: The processes that have written since the last time.
-            present: All processes that have a file.
+            changed: The snapshots that were written since the last time.
+            present: All snapshots.
         """
-        for process in changed:
+        for process in one_per_process(changed):
             now = dict[_Name, float]()
             for name, number in itertools.chain(_counted(process), self._outcomes(process)):
                 # One object for each name: thousands of ended processes are remembered.
@@ -101,7 +101,9 @@ class Totals:
                 before = now if process.started < self._since else {}
             for name, number in now.items():
                 self._sums[name] += max(number - before.get(name, 0.0), 0.0)
-            self._seen[process.key] = now
+            # An older copy may have been written anew, and the newest file may follow.
+            more = {name: number for name, number in before.items() if number > now.get(name, 0.0)}
+            self._seen[process.key] = {**now, **more}
         for process in present:
             self._seen.move_to_end(process.key)
         while len(self._seen) > len(present) + _REMEMBERED:
@@ -203,7 +205,7 @@ class SpoolCollector(Collector):
             if readable:
                 changed, snapshots, unreadable = self._read()
                 self._totals.update(changed, snapshots)
-            metrics = [*self._counters(), self._times(), *_states(snapshots, time.time())]
+            metrics = [*self._counters(), self._times(), *_states(one_per_process(snapshots), time.time())]
             own = {
                 "spool_readable": ("Whether the spool folder exists and can be listed.", readable),
                 "spool_files": ("Snapshots that were read.", len(snapshots)),
