@@ -699,7 +699,8 @@ class Switch:
             _changing.release()
 
     def _put_on_now(self, target: _TargetState, module: ModuleType) -> None:
-        record = None if self._comparison is None else self._comparison.record
+        comparison = self._comparison  # read once: a signal handler may take the patch off
+        record = None if comparison is None else comparison.record
         fitting = Fitting(module, self._options, self.guard, record)
         name = target.module
         try:
@@ -720,6 +721,8 @@ class Switch:
             else:
                 target.fittings.append(fitting)
                 target.state, target.reason = APPLIED, "; ".join(filter(None, [why, *fitting.warnings]))
+                if comparison is not None:
+                    comparison.applied = True
         self._stop_waiting(target)
         if self._tripped:  # meanwhile, by a signal handler
             self._take_off_one(target)

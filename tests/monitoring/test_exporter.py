@@ -210,14 +210,23 @@ def test_a_component_has_a_bounded_number_of_methods_the_frequent_first(spool: P
     assert sum(methods().values()) == sum(found.values()) + 600_000
 
 
-def test_a_patch_that_stands_down_has_no_arms(spool: Path, exporter: Exporter) -> None:
+@pytest.mark.parametrize("state", ["armed", "stood down", "failed"])
+def test_a_patch_without_effect_has_no_arms_and_only_what_follows_counts(
+    spool: Path, exporter: Exporter, state: str
+) -> None:
     process = Process(spool, CATALOG)
     for patch in ("error_stack", "proxy_loading"):
         _felt(process, "ping", 10, patch=patch)
-    process.snapshot["patches"]["error_stack"].update(state="stood down")
+    process.snapshot["patches"]["error_stack"].update(state=state)
     process.write()
     assert exporter.value("outcomes_total", patch="proxy_loading", arm="stock") == 10
     assert exporter.value("outcomes_total") == 20
+    process.snapshot["patches"]["error_stack"].update(state="applied")
+    _felt(process, "ping", 3)
+    process.write()
+    assert exporter.value("outcomes_total", patch="error_stack", arm="stock") == 3
+    assert exporter.value("outcome_seconds_total", patch="error_stack", arm="stock") == pytest.approx(0.06)
+    assert exporter.value("outcomes_total") == 26
 
 
 def test_outcomes_that_the_plugin_recorded_are_served(spool: Path, exporter: Exporter) -> None:
