@@ -25,7 +25,6 @@ _SETTING = re.compile(r"([A-Za-z_]+)(?:\.([A-Za-z_]+))?=(.*)", re.DOTALL)
 _PLAIN_WORD = re.compile(r"-?[A-Za-z0-9/][A-Za-z0-9_./+-]*")
 _FRACTION = re.compile(r"(-?)(\.[0-9]+)")
 _VALUE = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s#"'](?:[^#]*[^\s#])?)"""
-_TOP = ("enabled", "keep_on_update", "in_tree", "force")
 _ACCESS = "system.posix_acl_access"
 # Seconds to wait for another process that is changing the file.
 _PATIENCE = 10.0
@@ -120,7 +119,7 @@ def _word(value: str) -> str:
 
 
 def _keys(name: str, option: str | None) -> Keys:
-    if name in _TOP and option is None:
+    if option is None and name in toggles.read(toggles.SHIPPED).settings[""]:
         return (name,)
     if name == "comparison" and option is not None:
         return name, option

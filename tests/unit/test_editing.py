@@ -80,6 +80,13 @@ def test_settings_are_judged_together(file: Path) -> None:
         edited(PATH, SHIPPED, wanted[:2])
 
 
+def test_whatever_the_shipped_file_has_at_its_top_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shipped.yaml").write_text(SHIPPED + "new_key: on\n")
+    monkeypatch.setattr(toggles, "SHIPPED", str(tmp_path / "shipped.yaml"))
+    for key in ("enabled", "keep_on_update", "force", "new_key"):
+        assert edited(PATH, f"{key}: on\n", [f"{key}=off"]) == f"{key}: off\n"
+
+
 @pytest.mark.parametrize(
     ("setting", "error"),
     [
