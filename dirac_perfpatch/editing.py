@@ -22,9 +22,9 @@ from dirac_perfpatch.notices import OperatorError
 from dirac_perfpatch.yamlfile import FileError, Node, content, parse
 
 _SETTING = re.compile(r"([A-Za-z_]+)(?:\.([A-Za-z_]+))?=(.*)", re.DOTALL)
-_PLAIN_WORD = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_./+-]*")
+_PLAIN_WORD = re.compile(r"-?[A-Za-z0-9/][A-Za-z0-9_./+-]*")
+_FRACTION = re.compile(r"(-?)(\.[0-9]+)")
 _VALUE = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s#"'](?:[^#]*[^\s#])?)"""
-_TOP = ("enabled", "keep_on_update", "in_tree", "force")
 _ACCESS = "system.posix_acl_access"
 # Seconds to wait for another process that is changing the file.
 _PATIENCE = 10.0
@@ -103,8 +103,7 @@ def edited(path: str, text: str, settings: Sequence[str]) -> str:
         match = _SETTING.fullmatch(setting)
         if match is None:
             raise OperatorError(f"{setting}: write PATCH=on, PATCH=off, PATCH=ab or PATCH.OPTION=VALUE")
-        word = match[3] if _PLAIN_WORD.fullmatch(match[3]) else json.dumps(match[3], ensure_ascii=False)
-        text = _with_setting(path, text, _keys(match[1], match[2]), word)
+        text = _with_setting(path, text, _keys(match[1], match[2]), _word(match[3]))
     try:
         toggles.read(path, text)
     except FileError as error:  # its line is none of the file's
@@ -112,8 +111,15 @@ def edited(path: str, text: str, settings: Sequence[str]) -> str:
     return text
 
 
+def _word(value: str) -> str:
+    """A value as it is written in the file: in quotes, if YAML could misread it."""
+    if fraction := _FRACTION.fullmatch(value):
+        return f"{fraction[1]}0{fraction[2]}"  # not `.5`, for which every command would import PyYAML
+    return value if _PLAIN_WORD.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+
+
 def _keys(name: str, option: str | None) -> Keys:
-    if name in _TOP and option is None:
+    if option is None and name in toggles.read(toggles.SHIPPED).settings[""]:
         return (name,)
     if name == "comparison" and option is not None:
         return name, option

@@ -30,8 +30,6 @@ FAILED = "failed"
 
 # How the reason ends if a target stays off because its code is unknown.
 _FORCE = "`force: true` applies the patch all the same"
-# More wrappers than anyone puts around one function.
-_MOST_WRAPPERS = 100
 _GENERATOR = 0x20  # inspect.CO_GENERATOR
 # Seconds for which an import of the host waits while another thread changes targets.
 _PATIENCE = 1.0
@@ -233,7 +231,7 @@ def _is_taken_over(function: Any) -> bool:
 
 def _reaches(found: Any, ours: Any) -> bool:
     """Whether an object is ours, or wraps ours."""
-    for _ in range(_MOST_WRAPPERS):
+    for _ in range(known.MOST_WRAPPERS):
         if found is ours or getattr(found, "__code__", None) is ours:
             return True
         found = getattr(found, "__wrapped__", None)
@@ -699,7 +697,8 @@ class Switch:
             _changing.release()
 
     def _put_on_now(self, target: _TargetState, module: ModuleType) -> None:
-        record = None if self._comparison is None else self._comparison.record
+        comparison = self._comparison  # read once: a signal handler may take the patch off
+        record = None if comparison is None else comparison.record
         fitting = Fitting(module, self._options, self.guard, record)
         name = target.module
         try:
@@ -720,6 +719,8 @@ class Switch:
             else:
                 target.fittings.append(fitting)
                 target.state, target.reason = APPLIED, "; ".join(filter(None, [why, *fitting.warnings]))
+                if comparison is not None:
+                    comparison.applied = True
         self._stop_waiting(target)
         if self._tripped:  # meanwhile, by a signal handler
             self._take_off_one(target)

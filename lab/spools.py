@@ -305,7 +305,9 @@ def felt(
     toggle = Toggle("ab", {}, by, 0.5, window_seconds)
     for name in patches:
         patch, guard = Patch(name, (), lambda database: None), Guard(name, lambda reason: None)
-        clock.add(Comparison(patch, guard, toggle, 0, arm == PATCHED))
+        comparison = Comparison(patch, guard, toggle, 0, arm == PATCHED)
+        comparison.applied = True
+        clock.add(comparison)
     drift, now = 0.0, BEGAN
     for _ in range(2 * pairs):
         due = clock.tick(now, now)

@@ -78,6 +78,7 @@ class Comparison:
         self.has_arm = toggle.by != BY_CALL
         self.patched_first = False  # in the present pair of windows; the clock draws it
         self.recorders: list[Recorder] = []
+        self.applied = False  # whether a target has been changed; before, both arms are stock
         self.ended: float | None = None  # time.monotonic() when the patch was taken off
         self.checked = self.differences = 0
         self._guard = guard

@@ -31,7 +31,7 @@ class Window:
     """A compared window, as outcomes see it.
 
     Attributes:
-        arms: The arm of each patch that has one, by name.
+        arms: The arm of each patch that has one and was applied before the window began, by name.
         open: False once the window is over: an outcome that ends later has seen more than one window.
         waiting: What ended in the window, until the journal's thread takes it.
         counted: What the journal's thread has taken; see :class:`~dirac_perfpatch.comparison.outcomes.Outcomes`.
@@ -146,7 +146,7 @@ class Clock:
         for one in comparisons:
             patched = one.patched_first == (place == 0) if compared else self.share > 0.5
             one.enter(patched, compared, block, now, clock)
-            if one.has_arm and one.ended is None:
+            if one.has_arm and one.applied and one.ended is None:
                 arms[one.patch] = PATCHED if one.patched else STOCK
         if compared and arms:
             self.window = Window(block, clock, self.together, arms)

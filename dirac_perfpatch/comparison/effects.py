@@ -36,12 +36,9 @@ from dirac_perfpatch.comparison.snapshot import (
     Snapshot,
 )
 from dirac_perfpatch.comparison.statistics import Estimate
-from dirac_perfpatch.patching import ARMED, FAILED, STOOD_DOWN
 
 ALL_PATCHES = "all patches"
 REQUESTS, STATEMENTS = "requests", "SQL statements"
-# States of a patch that changes nothing in its process.
-_WITHOUT_EFFECT = (ARMED, STOOD_DOWN, FAILED)
 # The part of a method's outcomes that may last beyond their window without a word in the report.
 _MANY = 0.1
 
@@ -168,7 +165,7 @@ class Effects:
         values: dict[str, list[tuple[Snapshot, float]]] = {key: [] for key in ("median", "mean", "cpu", "errors")}
         collected = {arm: _Collected() for arm in ARMS}
         for snapshot, windows in self._processes:
-            if by_of(snapshot, patch) != BY_PROCESS or not _has_effect(snapshot, patch):
+            if by_of(snapshot, patch) != BY_PROCESS or not snapshot.has_effect(patch):
                 continue
             own = _Collected()
             for window, rows in windows:
@@ -237,10 +234,6 @@ def _first_of(pair: _TwoWindows) -> bool:
     return next(iter(pair.patched_first.values()))
 
 
-def _has_effect(snapshot: Snapshot, patch: str) -> bool:
-    return patch in snapshot.patches and snapshot.patches[patch].state not in _WITHOUT_EFFECT
-
-
 def _process(snapshot: Snapshot) -> _Process:
     keys = [(method.kind, method.name) for method in snapshot.outcomes.methods]
     windows = snapshot.outcomes.windows
@@ -261,7 +254,7 @@ def _pairs(process: _Process) -> Iterator[_TwoWindows]:
         patched_first = {
             patch: arm == PATCHED
             for patch, arm in first.arms.items()
-            if second.arms.get(patch, arm) != arm and _has_effect(process.snapshot, patch)
+            if second.arms.get(patch, arm) != arm and process.snapshot.has_effect(patch)
         }
         together = first.together and second.together
         yield _TwoWindows(

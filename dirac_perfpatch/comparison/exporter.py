@@ -27,8 +27,8 @@ from prometheus_client.registry import Collector
 
 from dirac_perfpatch.comparison.outcomes import OTHER
 from dirac_perfpatch.comparison.snapshot import RecordedOutcomes, Snapshot, Unusable
-from dirac_perfpatch.comparison.spool_reading import list_files, read_file
-from dirac_perfpatch.patching import FAILED, STOOD_DOWN, TRIPPED
+from dirac_perfpatch.comparison.spool_reading import list_files, one_per_process, read_file
+from dirac_perfpatch.patching import TRIPPED
 
 # A process writes every 10 s; after this many seconds of silence it is taken for dead,
 SILENT_AFTER = 60.0
@@ -67,6 +67,8 @@ _COUNTERS = {
     ),
 }
 
+_OUTCOMES = {counter for counter, (_, names) in _COUNTERS.items() if names is _OF_OUTCOME}
+
 Labels = tuple[str, ...]
 # A counter, its labels, and the bucket if it is a histogram.
 _Name = tuple[str, Labels, int]
@@ -86,10 +88,10 @@ class Totals:
         """Add what is new.
 
         Args:
-            changed: The processes that have written since the last time.
-            present: All processes that have a file.
+            changed: The snapshots that were written since the last time.
+            present: All snapshots.
         """
-        for process in changed:
+        for process in one_per_process(changed):
             now = dict[_Name, float]()
             for name, number in itertools.chain(_counted(process), self._outcomes(process)):
                 # One object for each name: thousands of ended processes are remembered.
@@ -100,8 +102,11 @@ class Totals:
                 # What it counted before the exporter started does not count.
                 before = now if process.started < self._since else {}
             for name, number in now.items():
-                self._sums[name] += max(number - before.get(name, 0.0), 0.0)
-            self._seen[process.key] = now
+                if _is_counted(process, name):
+                    self._sums[name] += max(number - before.get(name, 0.0), 0.0)
+            # An older copy may have been written anew, and the newest file may follow.
+            more = {name: number for name, number in before.items() if number > now.get(name, 0.0)}
+            self._seen[process.key] = {**now, **more}
         for process in present:
             self._seen.move_to_end(process.key)
         while len(self._seen) > len(present) + _REMEMBERED:
@@ -119,8 +124,6 @@ class Totals:
         for number, method in enumerate(found.methods):
             yield ("mixed_outcomes", (*place, *labels[number]), 0), method.mixed
         for total in found.totals:
-            if total.patch in process.patches and process.patches[total.patch].state in (STOOD_DOWN, FAILED):
-                continue  # both arms are the host's own
             own = (*place, total.patch, total.arm, *labels[total.method])
             yield ("outcomes", own, 0), total.number
             yield ("outcome_errors", own, 0), total.errors
@@ -144,6 +147,12 @@ class Totals:
             if name == counter:
                 found[labels][bucket] = number
         return found
+
+
+def _is_counted(process: Snapshot, name: _Name) -> bool:
+    """Outcomes have an arm only while the patch has an effect; what they were before then is remembered, not added."""
+    counter, labels, _ = name
+    return counter not in _OUTCOMES or process.has_effect(labels[_OF_OUTCOME.index("patch")])
 
 
 def _counted(process: Snapshot) -> Iterator[tuple[_Name, float]]:
@@ -203,7 +212,7 @@ class SpoolCollector(Collector):
             if readable:
                 changed, snapshots, unreadable = self._read()
                 self._totals.update(changed, snapshots)
-            metrics = [*self._counters(), self._times(), *_states(snapshots, time.time())]
+            metrics = [*self._counters(), self._times(), *_states(one_per_process(snapshots), time.time())]
             own = {
                 "spool_readable": ("Whether the spool folder exists and can be listed.", readable),
                 "spool_files": ("Snapshots that were read.", len(snapshots)),

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
+from dirac_perfpatch.patching import ARMED, FAILED, STOOD_DOWN
 from dirac_perfpatch.toggles import AB
 
 FORMAT = 1
@@ -25,6 +26,8 @@ MOST_BLOCKS = 1000
 # Kinds of outcomes: what a service is asked, what a database is asked, and a cycle of an agent.
 KINDS_OF_OUTCOMES = REQUEST, STATEMENT, CYCLE = "request", "statement", "cycle"
 
+# States of a patch that changes nothing in its process.
+_WITHOUT_EFFECT = (ARMED, STOOD_DOWN, FAILED)
 _MOST_CHARACTERS = 500
 # A bin of a sketch stands for a time near exp(2 * accuracy * key) seconds. Times beyond exp(50) are rubbish, and
 # ddsketch, whose stores are dense, would ask for all the memory there is.
@@ -331,6 +334,10 @@ class Snapshot(NamedTuple):
     def key(self) -> tuple[str, int, float]:
         """Identifies the process; its number alone may be used again."""
         return self.host, self.pid, self.started
+
+    def has_effect(self, patch: str) -> bool:
+        """Whether a patch changes what the process does, or did so before it went off; else both arms are stock."""
+        return patch in self.patches and self.patches[patch].state not in _WITHOUT_EFFECT
 
     def data(self) -> dict[str, Any]:
         """As JSON; what :func:`parse` reads."""

@@ -29,27 +29,32 @@ class Gathered(NamedTuple):
 
 
 def read_spools(folders: Iterable[str]) -> Gathered:
-    """Read all snapshots in the given folders and below.
-
-    Copies of a folder may hold the same process several times; the snapshot that was written last counts.
-    """
-    newest: dict[tuple[str, int, float], Snapshot] = {}
+    """Read all snapshots in the given folders and below, one per process."""
     complaints: list[str] = []
+    snapshots = one_per_process(_read_all(folders, complaints))
+    snapshots.sort(key=lambda one: (one.started, one.host, one.pid))
+    return Gathered(tuple(snapshots), tuple(complaints))
+
+
+def one_per_process(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
+    """Of each process, the snapshot that was written last: copies of a folder may hold a process several times."""
+    newest: dict[tuple[str, int, float], Snapshot] = {}
+    for one in snapshots:
+        if one.key not in newest or one.written > newest[one.key].written:
+            newest[one.key] = one
+    return list(newest.values())
+
+
+def _read_all(folders: Iterable[str], complaints: list[str]) -> Iterator[Snapshot]:
     for path in list_files(folders, complaints):
         try:
-            found = read_file(path)
+            yield read_file(path)
         except Unusable as error:
             complaints.append(f"{printable(path)}: {printable(str(error))}")
-            continue
         except FileNotFoundError:
             continue  # replaced or cleaned away since the folder was listed
         except OSError as error:
             complaints.append(f"{printable(path)}: cannot be read: {error.strerror}")
-            continue
-        if found.key not in newest or found.written > newest[found.key].written:
-            newest[found.key] = found
-    snapshots = sorted(newest.values(), key=lambda one: (one.started, one.host, one.pid))
-    return Gathered(tuple(snapshots), tuple(complaints))
 
 
 def read_file(path: str, *, blocks: bool = True) -> Snapshot:

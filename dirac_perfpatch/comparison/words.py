@@ -24,7 +24,7 @@ UNITS = {"time": "pairs of windows", "call": "windows", "process": "processes pe
 LOOK, MIXED = "needs a look", "mixed"
 STANDINGS = (LOOK, SLOWER, MIXED, FASTER, NO_DIFFERENCE, TOO_LITTLE, NOT_COMPARED)
 _MOST_LINES = 20
-_SPANS = ((86400 * 365, "year"), (86400, "day"), (3600, "hour"), (60, "minute"))
+_SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 
 
 def seconds(value: float | None, micro: str = "u") -> str:
@@ -95,7 +95,7 @@ def verdict(row: Row) -> str:
     """The verdict on a target and its basis, as a phrase."""
     word, found = row.verdict.word, row.ratio
     if word == NOT_COMPARED:
-        return f"not compared: {' and '.join(row.arms) or 'no'} calls were recorded, but the patch is no longer ab"
+        return f"not compared: {' and '.join(row.arms)} calls were recorded, but the patch is no longer ab"
     if word in (FASTER, SLOWER) and found:
         text = f"{word}: {change(found)}, based on {row.verdict.units} {UNITS[row.by]}"
         if row.total.word in (FASTER, SLOWER) and row.total.word != word and row.mean_ratio:

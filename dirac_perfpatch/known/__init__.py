@@ -25,7 +25,7 @@ DECORATED = "+"
 # Those flags that tell a generator, a coroutine and the kinds of arguments; not those of `from __future__`.
 _FLAGS = 0x3FF
 # More wrappers than anyone puts around one function.
-_MOST_WRAPPERS = 100
+MOST_WRAPPERS = 100
 
 
 def form(code: CodeType) -> str:
@@ -125,7 +125,7 @@ def _leads_to(
 ) -> bool:
     """Whether an object is a function of one of these forms, or such a function behind decorators of the host."""
     mark = ""
-    for _ in range(_MOST_WRAPPERS):
+    for _ in range(MOST_WRAPPERS):
         kind = type(found)  # not isinstance(): wrapt's wrappers claim to be functions
         if kind in (staticmethod, classmethod):
             found = found.__func__

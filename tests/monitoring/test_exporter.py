@@ -210,14 +210,23 @@ def test_a_component_has_a_bounded_number_of_methods_the_frequent_first(spool: P
     assert sum(methods().values()) == sum(found.values()) + 600_000
 
 
-def test_a_patch_that_stands_down_has_no_arms(spool: Path, exporter: Exporter) -> None:
+@pytest.mark.parametrize("state", ["armed", "stood down", "failed"])
+def test_a_patch_without_effect_has_no_arms_and_only_what_follows_counts(
+    spool: Path, exporter: Exporter, state: str
+) -> None:
     process = Process(spool, CATALOG)
     for patch in ("error_stack", "proxy_loading"):
         _felt(process, "ping", 10, patch=patch)
-    process.snapshot["patches"]["error_stack"].update(state="stood down")
+    process.snapshot["patches"]["error_stack"].update(state=state)
     process.write()
     assert exporter.value("outcomes_total", patch="proxy_loading", arm="stock") == 10
     assert exporter.value("outcomes_total") == 20
+    process.snapshot["patches"]["error_stack"].update(state="applied")
+    _felt(process, "ping", 3)
+    process.write()
+    assert exporter.value("outcomes_total", patch="error_stack", arm="stock") == 3
+    assert exporter.value("outcome_seconds_total", patch="error_stack", arm="stock") == pytest.approx(0.06)
+    assert exporter.value("outcomes_total") == 26
 
 
 def test_outcomes_that_the_plugin_recorded_are_served(spool: Path, exporter: Exporter) -> None:
@@ -268,6 +277,55 @@ def test_a_file_that_is_broken_for_a_while_keeps_its_share(spool: Path, exporter
     assert (exporter.value("calls_total"), exporter.value("spool_unreadable_files")) == (100, 1)
     process.write()
     assert (exporter.value("calls_total"), exporter.value("spool_unreadable_files")) == (100, 0)
+
+
+@pytest.mark.parametrize("place", ["", "zz/"])
+def test_of_several_files_of_a_process_the_one_that_was_written_last_counts(
+    spool: Path, exporter: Exporter, place: str
+) -> None:
+    # A copy of the spool below it, in the order of the paths before or after the newest file.
+    newest = spool / "new"
+    process = Process(newest, CATALOG, pid=1)
+    process.record(*ERROR_STACK, "patched", 10)
+    process.write()
+    copy = spool / f"{place}copy" / process.path.name
+    copy.parent.mkdir(parents=True)
+    shutil.copy(process.path, copy)
+    process.snapshot["patches"]["error_stack"].update(state="tripped")
+    process.record(*ERROR_STACK, "patched", 990)
+    process.write()
+    mine = {"patch": "error_stack"}
+    assert exporter.value("calls_total", **mine) == 1000
+    process.record(*ERROR_STACK, "patched", 1)
+    process.write()
+    assert exporter.value("calls_total", **mine) == 1001
+    assert exporter.value("patch_processes", **mine) == exporter.value("tripped_processes", **mine) == 1
+    assert exporter.value("processes") == 1
+    # The copy is made anew, of less, while the other file is away.
+    os.rename(newest, spool.with_name("away"))
+    copy.write_text(copy.read_text() + "\n")
+    assert exporter.value("calls_total", **mine) == 1001
+    os.rename(spool.with_name("away"), newest)
+    assert exporter.value("calls_total", **mine) == 1001
+
+
+def test_what_a_process_did_before_the_exporter_is_not_counted_from_an_older_copy(
+    spool: Path, export: Callable[[Path], Exporter]
+) -> None:
+    process = Process(spool / "new", CATALOG, pid=1)
+    process.record(*ERROR_STACK, "patched", 10)
+    process.write()
+    copy = spool / "copy" / process.path.name
+    copy.parent.mkdir()
+    shutil.copy(process.path, copy)
+    process.record(*ERROR_STACK, "patched", 990)
+    process.write()
+    time.sleep(0.01)
+    exporter = export(spool)
+    assert exporter.value("calls_total") == 0
+    process.record(*ERROR_STACK, "patched", 7)
+    process.write()
+    assert exporter.value("calls_total") == 7
 
 
 def test_restarts_of_a_process_make_no_new_series(spool: Path, exporter: Exporter) -> None:

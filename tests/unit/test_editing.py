@@ -62,6 +62,7 @@ def file() -> Iterator[Path]:
         ("patches:\n  dms_helpers: on\n", "dms_helpers.in_tree=leave",
          "patches:\n  dms_helpers:\n    enabled: on\n    in_tree: leave\n"),
         ("enabled: on\n", "comparison.window_seconds=30", "enabled: on\ncomparison:\n  window_seconds: 30\n"),
+        ("comparison:\n  share: 0.2\n", "comparison.share=.5", "comparison:\n  share: 0.5\n"),
         ("comparison:\n  by: call\n", "comparison.spool=/a b", 'comparison:\n  by: call\n  spool: "/a b"\n'),
         ('comparison:\n  spool: "/a #b" # c\n', "comparison.spool=", 'comparison:\n  spool: "" # c\n'),
         ("patches: {error_stack: on}\n", "enabled=off", "patches: {error_stack: on}\nenabled: off\n"),
@@ -79,6 +80,13 @@ def test_settings_are_judged_together(file: Path) -> None:
         edited(PATH, SHIPPED, wanted[:2])
 
 
+def test_whatever_the_shipped_file_has_at_its_top_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shipped.yaml").write_text(SHIPPED + "new_key: on\n")
+    monkeypatch.setattr(toggles, "SHIPPED", str(tmp_path / "shipped.yaml"))
+    for key in ("enabled", "keep_on_update", "force", "new_key"):
+        assert edited(PATH, f"{key}: on\n", [f"{key}=off"]) == f"{key}: off\n"
+
+
 @pytest.mark.parametrize(
     ("setting", "error"),
     [
@@ -89,6 +97,11 @@ def test_settings_are_judged_together(file: Path) -> None:
         ("error_stack=on\n  dms_helpers: off", "enabled of error_stack must be on, off or ab; "),
         ("error_stack.recheck_seconds=soon", "recheck_seconds of error_stack must be a number of seconds, such as 1; "
          f"it is 'soon'; {PATH} was not changed"),
+        ("connection_checkout.idle_ping_seconds=-1",
+         f"idle_ping_seconds of connection_checkout must be from 0 to 1000000000, not -1; {PATH} was not changed"),
+        ("comparison.share=-.5", "share of comparison must be from 0 to 1, not -0.5; "),
+        ("error_stack.recheck_seconds=1e1", "recheck_seconds of error_stack must be a number of seconds, such as 1; "
+         "it is '1e1'; "),
         ("error_stack.recheck=1", "unknown option of error_stack 'recheck'; did you mean recheck_seconds?; "),
         ("enabled={}", "enabled must be on or off (or true or false); it is '{}'; "),
         ("comparison=on", "unknown patch 'comparison'; known: "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import subprocess
@@ -37,7 +38,7 @@ from dirac_perfpatch.comparison.snapshot import (
 from dirac_perfpatch.comparison.spool_reading import Gathered
 from dirac_perfpatch.comparison.statistics import FASTER, MORE, SLOWER
 from dirac_perfpatch.comparison.tables import as_csv, as_json, as_text
-from dirac_perfpatch.patching import Guard, Patch
+from dirac_perfpatch.patching import Guard, Patch, Switch, Target
 from dirac_perfpatch.toggles import Toggle
 from lab import spools
 
@@ -47,6 +48,7 @@ Child = Callable[..., "subprocess.CompletedProcess[str]"]
 def compared(clock: Clock, name: str, by: str = "time", share: float = 0.5, patched: bool = True) -> Comparison:
     patch, guard = Patch(name, (), lambda database: None), Guard(name, lambda reason: None)
     comparison = Comparison(patch, guard, Toggle("ab", {}, by, share, clock.seconds), 0, patched)
+    comparison.applied = True
     clock.add(comparison)
     return comparison
 
@@ -143,6 +145,39 @@ def test_who_joins_or_leaves_cuts_the_window_for_all() -> None:
     assert clock.tick(9.0, 9.0) == math.inf
     assert clock.is_idle
     assert clock.window is None
+
+
+def test_a_patch_that_waits_for_its_module_has_no_arm_until_it_is_applied(modules: Callable[..., Path]) -> None:
+    modules("host", "class Pool:\n    def get(self):\n        return 1\n")
+    target = Target(
+        ("host",),
+        "Pool.get",
+        lambda fitting: None,
+        lambda fitting: fitting.stand_in("Pool.get", lambda self: 1),
+        None,
+        (),
+    )
+    switch = Switch(Patch("late", (target,), lambda database: None), {})
+    clock, outcomes = Clock(0.5, 10.0), Outcomes()
+    compared(clock, "p")
+    late = Comparison(switch.patch, switch.guard, Toggle("ab", {}, "time", 0.5, 10.0), 0, True)
+    clock.add(late)
+    switch.put_on(late)
+    now, states = 0.0, []
+    for number in range(4):
+        now = clock.tick(now, now)
+        outcomes.follow([clock])
+        outcomes.end(outcomes.begin(), REQUEST, "x", False)
+        if number == 1:
+            importlib.import_module("host")
+        states.append(switch.status()["state"])
+    clock.end(now)
+    outcomes.follow([clock])
+    switch.take_off()
+    assert states == ["armed", "applied", "applied", "applied"]
+    found = outcomes.recorded()
+    assert [set(window.arms) for window in found.windows] == [{"p"}] * 2 + [{"p", "late"}] * 2
+    assert {one.arm: one.number for one in found.totals if one.patch == "late"} == {PATCHED: 1, STOCK: 1}
 
 
 # Recording
@@ -305,6 +340,7 @@ ours = Journal({str(tmp_path / "spool")!r}, lambda: {{
     "release": "", "plugin": "", "patches": {{"p": State("applied", "", "ab", 0)}}, "events": {{}}}})
 comparison = Comparison(
     Patch("p", (), lambda database: None), Guard("p", lambda reason: None), Toggle("ab", {{}}, "time", 0.5, 5), 0, True)
+comparison.applied = True
 ours.add(comparison, Clock(0.5, 5))
 def until(true):
     end = time.monotonic() + 10
