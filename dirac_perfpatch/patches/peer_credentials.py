@@ -164,18 +164,19 @@ def _check(answer: Any, original: Callable[..., Any], args: Any, kwargs: Any) ->
 def _ask(database: Database | None) -> Any:
     from DIRAC.Core.DISET.private.Transports.SSL import M2Utils
 
-    from dirac_perfpatch.patches.certificate_extensions import test_chain
+    from dirac_perfpatch.patches.certificate_extensions import group_chain, test_chain
 
-    connection = _Connection(test_chain())
-    return [plain(M2Utils.getM2PeerInfo(connection)) for _ in range(2)]
+    # For the one without a group nothing is kept.
+    connections = [_Connection(group_chain()), _Connection(test_chain())]
+    return [plain(M2Utils.getM2PeerInfo(connection)) for connection in connections * 2]
 
 
 def _proxy(size: int, database: Database | None, timed: Timed) -> Iterator[Meter]:
     from DIRAC.Core.DISET.private.Transports.SSL import M2Utils
 
-    from dirac_perfpatch.patches.certificate_extensions import test_chain
+    from dirac_perfpatch.patches.certificate_extensions import group_chain
 
-    connection = _Connection(test_chain())
+    connection = _Connection(group_chain())
     yield lambda number: timed(lambda: M2Utils.getM2PeerInfo(connection), number)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
@@ -16,7 +17,7 @@ from DIRAC.Core.DISET.private.Transports.SSL import M2Utils
 from DIRAC.Core.Security.X509Chain import X509Chain
 from test_socket_nodelay import connection
 
-from dirac_perfpatch import loading
+from dirac_perfpatch import bench, loading
 from dirac_perfpatch.patches import peer_credentials
 from dirac_perfpatch.patches.peer_credentials import _Connection, plain
 from lab.configuration import GROUP, USER_DN
@@ -223,3 +224,27 @@ def test_threads(chains: dict[str, Any]) -> None:
     for thread in threads:
         thread.join(60)
     assert not errors
+
+
+def test_the_second_answer_of_check_comes_from_what_is_kept() -> None:
+    def ask() -> list[Any]:
+        answers: list[Any] = peer_credentials.PATCH.ask(None)
+        return answers
+
+    with stock(NAME):
+        wanted = ask()
+    assert ask() == wanted
+    before = found_out()
+    assert ask() == wanted
+    kept = [answer for answer in wanted if answer.get("group") == "perfpatch"]
+    assert kept
+    assert found_out() - before == len(wanted) - len(kept)
+
+
+def test_the_bench_measures_what_is_kept() -> None:
+    (case,) = peer_credentials.PATCH.cases
+    with contextlib.contextmanager(case.prepare)(1, None, bench.timed) as measure:
+        measure(1)
+        before = found_out()
+        measure(5)
+    assert found_out() == before
