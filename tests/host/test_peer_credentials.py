@@ -156,6 +156,26 @@ def test_the_group_of_a_proxy_without_one_follows_the_configuration(chains: dict
             both(chains["no group"])
 
 
+def test_for_a_proxy_without_a_group_only_the_host_looks_for_one(
+    chains: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = type(chains["no group"]._certList[0])
+    looks: list[int] = []
+    real = certificate.getDIRACGroup
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        looks.append(1)
+        return real(*args, **kwargs)
+
+    both(chains["no group"])
+    monkeypatch.setattr(certificate, "getDIRACGroup", counted)
+    found = []
+    for ask in (M2Utils.getM2PeerInfo.__wrapped__, M2Utils.getM2PeerInfo):
+        ask(_Connection(chains["no group"]))
+        found.append(len(looks))
+    assert found[1] == 2 * found[0] > 0
+
+
 def test_a_connection_without_certificates_fails_as_in_stock() -> None:
     class Nobody:
         get_peer_cert = get_peer_cert_chain = lambda self: None
