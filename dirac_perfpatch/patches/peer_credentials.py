@@ -113,9 +113,8 @@ class _Peers:
         certificates = chain._certList
         if not _ALWAYS <= set(answer) <= _ALWAYS | _OF_PROXIES or len(certificates) != length:
             return None
-        if answer["isProxy"] and not any(
-            certificate.getDIRACGroup(ignoreDefault=True)["Value"] for certificate in certificates
-        ):
+        # Not whether any certificate has a group: for a PUSP, the host looks into one of them only.
+        if answer["isProxy"] and not chain.getDIRACGroup(ignoreDefault=True)["Value"]:
             return None  # the group is one of the configuration's
         not_after = min(certificate.getNotAfterDate()["Value"] for certificate in certificates)
         info = {**answer, "x509Chain": None}
