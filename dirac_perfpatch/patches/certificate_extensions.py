@@ -21,6 +21,8 @@ The seam is the code of the functions: other modules call them, and they call ea
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,6 +45,8 @@ _MODULE = "DIRAC.Core.Security.m2crypto.asn1_utils"
 _IN_TREE = "the host keeps the extensions itself"
 # As many as the host keeps from 9.0 on; a few KB each.
 _MAX_CERTIFICATES = 1024
+# In seconds. No multiple of a day, so that the days that are left do not change from one answer to the next.
+_LIFETIME = 36 * 3600
 
 # The number of an extension, and its content.
 Extensions = list[tuple[tuple[int, ...], Any]]
@@ -163,12 +167,44 @@ def test_chain() -> Any:
     return chain
 
 
+def group_chain() -> Any:
+    """The chain of a proxy that has a group. It is the same one at each call in a process."""
+    from DIRAC.Core.Security.X509Chain import X509Chain
+
+    chain = X509Chain()
+    chain.loadChainFromString(_group_proxy())
+    return chain
+
+
+@functools.cache
+def _group_proxy() -> str:
+    """A proxy that the host makes for its own test user. Nothing is written."""
+    from DIRAC.Core.Security.X509Chain import X509Chain
+
+    from dirac_perfpatch.patches.proxy_loading import test_proxy
+
+    user = os.path.join(os.path.dirname(os.path.dirname(test_proxy())), "user")
+    chain = X509Chain()
+    for loaded in (
+        chain.loadChainFromFile(os.path.join(user, "usercert.pem")),
+        chain.loadKeyFromFile(os.path.join(user, "userkey.pem")),
+    ):
+        if not loaded["OK"]:
+            raise NotAsked(f"this host came without its test user: {loaded['Message']}")
+    # With the user's own key: to make another takes a tenth of a second.
+    made = chain.generateProxyToString(_LIFETIME, diracGroup="perfpatch", proxyKey=chain._keyObj)
+    if not made["OK"]:
+        raise NotAsked(f"this host cannot make a proxy: {made['Message']}")
+    proxy: str = made["Value"]
+    return proxy
+
+
 def _ask(database: Database | None) -> Any:
     from DIRAC.Core.Security.m2crypto import DIRAC_GROUP_OID, VOMS_EXTENSION_OID, asn1_utils
 
-    chain = test_chain()
-    answers: list[Any] = [chain.getVOMSData(), chain.getDIRACGroup(ignoreDefault=True)]
-    for certificate in (chain.getCertInChain(position)["Value"] for position in (0, 1)):
+    chains = [test_chain(), group_chain()]
+    answers: list[Any] = [(chain.getVOMSData(), chain.getDIRACGroup(ignoreDefault=True)) for chain in chains]
+    for certificate in (chain.getCertInChain(position)["Value"] for chain in chains for position in (0, 1)):
         answers += [certificate.getVOMSData(), certificate.hasVOMSExtensions()]
         for number in (DIRAC_GROUP_OID, VOMS_EXTENSION_OID, "1.2.3"):
             try:
@@ -188,7 +224,7 @@ def _group(size: int, database: Database | None, timed: Timed) -> Iterator[Meter
 
     if hasattr(asn1_utils, "_extensionsFromCertDER"):
         raise NotAsked(_IN_TREE)
-    chain = test_chain()
+    chain = group_chain()
     yield lambda number: timed(lambda: chain.getDIRACGroup(ignoreDefault=True), number)
 
 

@@ -302,7 +302,7 @@ def _configuration(sites: int) -> dict[str, Any]:
         if number % 10 == 0:
             elements[f"{disk}-alias"] = {"Alias": disk}
             elements[f"{tape}-user"] = {"BaseSE": tape}
-        places[f"LCG.Fitting{number:03}.ch"] = {"SE": f"{disk}, {tape}"}
+        places[f"LCG.Site{number:03}.ch"] = {"SE": f"{disk}, {tape}"}
     groups = {"Tier1-disk": ", ".join(f"SITE{number:03}-disk" for number in range(0, sites, 3))}
     by_protocol = {"LCG.Site000.ch": "Tier1-disk", "LCG.Site001.ch": "LCG.Site000.ch"}
     return {

@@ -282,3 +282,20 @@ def test_taken_off_the_hosts_own_code_runs(name: str) -> None:
         assert not hasattr(function, "__wrapped__")
     assert getattr(asn1_utils, name) is function
     assert function.__code__.co_filename == patched.co_filename != asn1_utils.__file__
+
+
+def test_check_asks_for_a_group_and_its_second_answer_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stock("certificate_extensions"):
+        wanted = certificate_extensions.PATCH.ask(None)
+    assert any("perfpatch" in str(answer) for answer in wanted)
+    assert certificate_extensions.PATCH.ask(None) == wanted
+    decoded = []
+    real = asn1_utils.der_decode
+
+    def counted(octets: Any, asn1Spec: Any = None, **kwargs: Any) -> Any:
+        decoded.append(type(asn1Spec).__name__)
+        return real(octets, asn1Spec=asn1Spec, **kwargs)
+
+    monkeypatch.setattr(asn1_utils, "der_decode", counted)
+    assert certificate_extensions.PATCH.ask(None) == wanted
+    assert "IA5String" not in decoded

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dirac_perfpatch import loading
+from dirac_perfpatch.patches import dms_helpers
 from dirac_perfpatch.patching import without_stacks
 
 pytestmark = pytest.mark.patched
@@ -538,3 +539,13 @@ def test_so_many_vos_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not seen
     mapping("vo 0")
     assert seen
+
+
+def test_the_made_up_sites_of_the_bench_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the map by protocol names a site that does not exist, the host logs a fatal error, and maps nothing."""
+    gConfigurationData.sync()
+    tree = dms_helpers._configuration(3)
+    monkeypatch.setattr(gConfigurationData, "mergedCFG", type(gConfigurationData.mergedCFG)().loadFromDict(tree))
+    found = mapping()
+    assert set(found[LOCAL]) == {"LCG.Site000.ch", "LCG.Site001.ch", "LCG.Site002.ch"}
+    assert found[PROTOCOL] == {"LCG.Site000.ch": {"SITE000-disk"}, "LCG.Site001.ch": found[LOCAL]["LCG.Site000.ch"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
@@ -10,18 +11,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import M2Crypto
 import pytest
 from conftest import changed, release, stock
 from DIRAC.Core.DISET.private.Transports.SSL import M2Utils
 from DIRAC.Core.Security.X509Chain import X509Chain
 from test_socket_nodelay import connection
 
-from dirac_perfpatch import loading
+from dirac_perfpatch import bench, loading
 from dirac_perfpatch.patches import peer_credentials
 from dirac_perfpatch.patches.peer_credentials import _Connection, plain
 from lab.configuration import GROUP, USER_DN
 
 NAME = "peer_credentials"
+# The group is one of the configuration's.
+NOT_KEPT = {"no group", "proxy of a robot's"} if release().startswith("8.") else {"no group"}
 CERTIFICATES = os.path.join(os.path.dirname(sys.modules["DIRAC"].__file__ or ""), "Core", "Security", "test", "certs")
 
 
@@ -46,6 +50,18 @@ def proxy_of(chain: Any, path: Path, seconds: int = 3600, **options: Any) -> Any
     return loaded(path)
 
 
+def of_a_robot(user: Any) -> Any:
+    """The chain of a proxy that a robot has made for one of its users (PUSP), with the robot's key."""
+    made = X509Chain()
+    made.loadChainFromString(user.generateProxyToString(3600, proxyKey=user._keyObj)["Value"])
+    proxy = made._certList[0]._X509Certificate__certObj
+    subject = user._certList[0]._X509Certificate__certObj.get_subject()
+    subject.add_entry_by_txt("CN", M2Crypto.ASN1.MBSTRING_ASC, "user:somebody", len=-1, loc=-1, set=0)
+    proxy.set_subject(subject)
+    proxy.sign(user._keyObj, "sha256")
+    return X509Chain(certList=made._certList, keyObj=user._keyObj)
+
+
 @pytest.fixture(scope="module")
 def chains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Chains of every kind that a service may see."""
@@ -63,6 +79,7 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "limited": proxy_of(user, folder / "4", diracGroup=GROUP, limited=True),
         "no group": proxy_of(user, folder / "5"),
     }
+    made["proxy of a robot's"] = proxy_of(of_a_robot(user), folder / "8", diracGroup=GROUP)
     made["proxy of a proxy"] = proxy_of(made["proxy"], folder / "6")
     made["proxy of a limited one"] = proxy_of(made["limited"], folder / "7")
     for name, certificates in {
@@ -93,12 +110,12 @@ def test_every_kind_of_chain_in_every_order(chains: dict[str, Any]) -> None:
     for chain in chains.values():
         before = found_out()
         learned = both(chain)
-        assert found_out() - before == (learned["isProxy"] and "no group" in chains_named(chains, chain))
+        assert found_out() - before == (learned["isProxy"] and not chains_named(chains, chain).isdisjoint(NOT_KEPT))
     assert guard().failures == 0
 
 
-def chains_named(chains: dict[str, Any], chain: Any) -> list[str]:
-    return [name for name, found in chains.items() if found is chain]
+def chains_named(chains: dict[str, Any], chain: Any) -> set[str]:
+    return {name for name, found in chains.items() if found is chain}
 
 
 def test_each_caller_owns_what_it_gets(chains: dict[str, Any]) -> None:
@@ -153,6 +170,37 @@ def test_the_group_of_a_proxy_without_one_follows_the_configuration(chains: dict
     for group in (GROUP, "dirac_admin"):
         with changed("/Registry/Users/MrUser/DN", USER_DN), changed("/Registry/Users/MrUser/DefaultGroup", group):
             both(chains["no group"])
+
+
+def test_so_does_the_group_of_a_proxy_of_a_robot(chains: dict[str, Any]) -> None:
+    """In 8.0 the host does not look for it in the certificate that has one."""
+    chain = chains["proxy of a robot's"]
+    authority = str(chain._certList[-1].getIssuerDN()["Value"])
+    found = []
+    for group in (GROUP, "dirac_admin"):
+        with changed("/Registry/Users/MrUser/DN", authority), changed("/Registry/Users/MrUser/DefaultGroup", group):
+            found.append(both(chain).get("group"))
+    assert found == [GROUP, "dirac_admin" if release().startswith("8.") else GROUP]
+
+
+def test_for_a_proxy_without_a_group_only_the_host_looks_for_one(
+    chains: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = type(chains["no group"]._certList[0])
+    looks: list[int] = []
+    real = certificate.getDIRACGroup
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        looks.append(1)
+        return real(*args, **kwargs)
+
+    both(chains["no group"])
+    monkeypatch.setattr(certificate, "getDIRACGroup", counted)
+    found = []
+    for ask in (M2Utils.getM2PeerInfo.__wrapped__, M2Utils.getM2PeerInfo):
+        ask(_Connection(chains["no group"]))
+        found.append(len(looks))
+    assert found[1] == 2 * found[0] > 0
 
 
 def test_a_connection_without_certificates_fails_as_in_stock() -> None:
@@ -223,3 +271,27 @@ def test_threads(chains: dict[str, Any]) -> None:
     for thread in threads:
         thread.join(60)
     assert not errors
+
+
+def test_the_second_answer_of_check_comes_from_what_is_kept() -> None:
+    def ask() -> list[Any]:
+        answers: list[Any] = peer_credentials.PATCH.ask(None)
+        return answers
+
+    with stock(NAME):
+        wanted = ask()
+    assert ask() == wanted
+    before = found_out()
+    assert ask() == wanted
+    kept = [answer for answer in wanted if answer.get("group") == "perfpatch"]
+    assert kept
+    assert found_out() - before == len(wanted) - len(kept)
+
+
+def test_the_bench_measures_what_is_kept() -> None:
+    (case,) = peer_credentials.PATCH.cases
+    with contextlib.contextmanager(case.prepare)(1, None, bench.timed) as measure:
+        measure(1)
+        before = found_out()
+        measure(5)
+    assert found_out() == before
