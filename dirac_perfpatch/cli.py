@@ -251,7 +251,8 @@ def _check(options: argparse.Namespace) -> int:
     release, asked, entries = _load(options)
     rows = []
     for patch, entry in zip(CATALOGUE, entries):
-        verdict = _compare(patch, asked) if entry["state"] == APPLIED else ("not asked", entry["state"])
+        reason = ": ".join(filter(None, (entry["state"], entry["reason"])))
+        verdict = _compare(patch, asked) if entry["state"] == APPLIED else ("not asked", reason)
         rows.append((patch.name, *verdict))
     data = {"dirac": release, "patches": [dict(zip(("name", "answer", "reason"), row)) for row in rows]}
     _answer(options.json, data, f"DIRAC {release}", ("patch", "answer", "reason"), rows)
@@ -267,7 +268,7 @@ def _compare(patch: Patch, asked: Database | None) -> tuple[str, str]:
 def _compare_once(patch: Patch, asked: Database | None) -> tuple[str, str]:
     """Ask twice with the patch on, so that the second answer comes from its cache, and once with it off."""
     switch = loading.plugin.switches[patch.name]
-    answers = []
+    before, answers = switch.guard.failures, []
     try:
         for on in (True, True, False):
             switch.put_on() if on else switch.take_off()
@@ -278,8 +279,9 @@ def _compare_once(patch: Patch, asked: Database | None) -> tuple[str, str]:
     finally:
         switch.put_on()
     first, second, stock = answers
-    if switch.guard.failures:
-        return "differs", f"failures of the patch's own code: {switch.guard.failures}"
+    failures = switch.guard.failures - before
+    if failures:
+        return "differs", f"failures of the patch's own code: {failures}"
     if first == second == stock:
         answered, text = stock
         return ("same as stock", "") if answered else ("not asked", f"DIRAC itself fails here, too: {text}")

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import release, run, script
 
-from dirac_perfpatch import cli, toggles
+from dirac_perfpatch import cli, loading, toggles
 from dirac_perfpatch.patches import CATALOGUE
 from lab.hosts import IN_TREE, state
 from lab.mariadb import MariaDB
@@ -153,3 +154,33 @@ def test_check_reports_a_difference_that_comes_again(answers: str, verdict: str)
     patch = next(patch for patch in CATALOGUE if patch.name == "error_stack")
     assert cli._compare(patch._replace(ask=lambda database: next(given)), None)[0] == verdict
     assert not list(given)
+
+
+def test_check_reports_a_failure_of_a_patch_that_comes_again() -> None:
+    switch = loading.plugin.switches["error_stack"]
+
+    def failing(calls: set[int]) -> Any:
+        number = iter(range(6))
+
+        def ask(database: Any) -> str:
+            if next(number) in calls:
+                switch.guard.failed(ValueError())
+            return "a"
+
+        return switch.patch._replace(ask=ask)
+
+    try:
+        assert cli._compare(failing({0}), None) == ("same as stock", "")
+        switch.guard.begin_anew()
+        assert cli._compare(failing({0, 3}), None) == ("differs", "failures of the patch's own code: 1")
+    finally:
+        switch.guard.begin_anew()
+
+
+def test_check_says_why_a_patch_was_not_asked(tmp_path: Path) -> None:
+    """Its module cannot be imported here, as where mysqlclient is broken."""
+    (tmp_path / "MySQLdb").mkdir()
+    (tmp_path / "MySQLdb" / "__init__.py").write_text("raise ImportError('broken on purpose')\n")
+    answer = command("check", PYTHONPATH=str(tmp_path))
+    (row,) = [line for line in answer.stdout.splitlines() if line.startswith("connection_checkout ")]
+    assert "not asked" in row and "cannot be imported here: ImportError: broken on purpose" in row
