@@ -181,6 +181,8 @@ def test_check_says_why_a_patch_was_not_asked(tmp_path: Path) -> None:
     """Its module cannot be imported here, as where mysqlclient is broken."""
     (tmp_path / "MySQLdb").mkdir()
     (tmp_path / "MySQLdb" / "__init__.py").write_text("raise ImportError('broken on purpose')\n")
-    answer = command("check", PYTHONPATH=str(tmp_path))
+    # A process of its own: others are forked from one that has imported MySQLdb.
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    answer = subprocess.run([COMMAND, "check"], capture_output=True, text=True, check=False, env=environment)
     (row,) = [line for line in answer.stdout.splitlines() if line.startswith("connection_checkout ")]
     assert "not asked" in row and "cannot be imported here: ImportError: broken on purpose" in row

@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -161,15 +162,17 @@ class Server:
             self._listening = M2SSLTransport.SSLTransport(("", 0), bServerMode=True)
             assert self._listening.initAsServer()["OK"]
         self.port = self._listening.oSocket.socket.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._ends = False
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def _accept(self) -> None:
         while True:
             answer = self._listening.acceptConnection()
+            if self._ends:
+                return
             if answer["OK"]:
                 threading.Thread(target=self._serve, args=(answer["Value"],), daemon=True).start()
-            elif self._listening.oSocket.socket.fileno() < 0:
-                return
 
     def _serve(self, transport: Any) -> None:
         if transport.handshake()["OK"]:
@@ -180,6 +183,11 @@ class Server:
             transport.close()
 
     def close(self) -> None:
+        # Not while the thread accepts: it would go on with the next socket that gets the same number.
+        self._ends = True
+        while self._accepting.is_alive():
+            socket.create_connection(("localhost", self.port)).close()
+            self._accepting.join(0.1)
         self._listening.oSocket.socket.close()
 
 
