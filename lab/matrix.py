@@ -160,7 +160,8 @@ def _outcome(entry: Mapping[str, Any], checked: Mapping[str, str], failure: str)
     """entry: of status; checked: of check; failure: what check said when it imported the target."""
     reasons = [target["reason"] for target in entry["targets"]]
     answer = checked["answer"] if checked["answer"] != "not asked" else ""
-    if entry["state"] == "failed" or checked["reason"] == "failed":
+    state = checked["reason"].partition(": ")[0] if checked["answer"] == "not asked" else ""
+    if "failed" in (entry["state"], state):
         return Outcome(FAILED, failure or entry["reason"], answer)
     if unknown(entry["targets"]):
         return Outcome(UNKNOWN, "", answer)
@@ -168,7 +169,7 @@ def _outcome(entry: Mapping[str, Any], checked: Mapping[str, str], failure: str)
         return Outcome(STANDS_DOWN, "", answer)
     if all(reason.startswith("there is no ") for reason in reasons):
         return Outcome(ABSENT, "", answer)
-    if checked["answer"] == "not asked" and checked["reason"] == "armed":
+    if state == "armed":
         raise Unusable(f"{entry['name']}: a module cannot be imported")
     if any("replaces the host's own version" in reason for reason in reasons):
         return Outcome(REPLACED, "", answer or checked["reason"])
