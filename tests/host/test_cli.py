@@ -177,6 +177,7 @@ def test_check_reports_a_failure_of_a_patch_that_comes_again() -> None:
         switch.guard.begin_anew()
 
 
+@pytest.mark.once
 def test_check_says_why_a_patch_was_not_asked(tmp_path: Path) -> None:
     """Its module cannot be imported here, as where mysqlclient is broken."""
     (tmp_path / "MySQLdb").mkdir()
