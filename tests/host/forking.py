@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,20 +23,22 @@ def fork() -> int:
         return os.fork()
 
 
-def in_a_child(question: Any) -> str:
-    """What a child of a fork answers."""
+def in_a_child(question: Callable[[], Any]) -> Any:
+    """What a child of a fork answers, by way of JSON."""
     reading, writing = os.pipe()
     child = os.fork()
-    if child == 0:
+    if not child:
         try:
-            os.write(writing, str(question()).encode())
-        finally:
+            with open(writing, "w") as pipe:
+                json.dump(question(), pipe)
             os._exit(0)
+        finally:
+            os._exit(1)
     os.close(writing)
-    with open(reading) as stream:
-        answer = stream.read()
-    os.waitpid(child, 0)
-    return answer
+    with open(reading) as pipe:
+        text = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return json.loads(text)
 
 
 def _locks() -> list[Any]:

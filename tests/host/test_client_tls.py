@@ -748,7 +748,7 @@ def test_a_network_file_system_is_not_trusted(identity: Path, monkeypatch: pytes
 def test_a_child_makes_its_own_context(identity: Path, server: Server) -> None:
     """A lock in the kept one may have been held by another thread during the fork."""
     kept = warm()
-    assert in_a_child(lambda: context() is kept) == "False"
+    assert in_a_child(lambda: context() is kept) is False
     assert in_a_child(lambda: call(server)[0]) == USER_DN
     assert context() is kept
 
@@ -765,7 +765,7 @@ def test_a_child_does_not_free_the_contexts_of_its_parent(identity: Path, monkey
         gc.collect()
         return len(freed)
 
-    assert in_a_child(forgotten) == "0"
+    assert in_a_child(forgotten) == 0
     assert forgotten() == 1
 
 

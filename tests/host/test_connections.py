@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 import socket
@@ -22,6 +21,7 @@ import MySQLdb.cursors
 import pytest
 from conftest import forced, in_tree, run, stock
 from DIRAC.Core.Utilities import MySQL as module
+from forking import in_a_child
 
 from dirac_perfpatch import loading
 from dirac_perfpatch.patching import without_stacks
@@ -556,21 +556,6 @@ def test_a_child_of_a_fork_leaves_the_parents_connections_alone(ending: str, db:
     assert lines == ["child True 1"] * 5 + ["parent True"], (answer.stdout, answer.stderr)
 
 
-def _in_a_child(work: Any) -> list[Any]:
-    """What a forked process answers, as JSON."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        with open(writing, "w") as pipe:
-            json.dump(work(), pipe)
-        os._exit(0)
-    os.close(writing)
-    with open(reading) as pipe:
-        text = pipe.read()
-    assert os.waitpid(child, 0)[1] == 0
-    return list(json.loads(text))
-
-
 ENDINGS = {
     "COMMIT": lambda db: db._update("COMMIT"),
     "commit": lambda db: pool(db).transactionCommit("work"),
@@ -592,7 +577,7 @@ def test_a_transaction_that_was_under_way_at_a_fork_is_the_parents(ending: str, 
         # What comes after the end is its own business, on a connection of its own.
         return [insert["OK"], insert["Message"], end["OK"], db._update("INSERT INTO rows_of VALUES (3)")["OK"]]
 
-    inserted, why, ended, after = _in_a_child(child)
+    inserted, why, ended, after = in_a_child(child)
     assert not inserted
     assert "forked in the middle of a transaction" in why
     assert ended == (ending.lower() == "rollback")
@@ -604,7 +589,7 @@ def test_a_transaction_that_was_under_way_at_a_fork_is_the_parents(ending: str, 
 def test_a_commit_alone_fails_in_the_child_that_has_nothing_to_commit(db: Any, mariadb: MariaDB) -> None:
     assert db._update("START TRANSACTION")["OK"]
     assert db._update("INSERT INTO rows_of VALUES (1)")["OK"]
-    ended, why, after = _in_a_child(
+    ended, why, after = in_a_child(
         lambda: [(end := db._update("COMMIT"))["OK"], end["Message"], db._query("SELECT 1")["OK"]]
     )
     assert (ended, after) == (False, True)
@@ -620,7 +605,7 @@ def test_a_child_may_close_the_connection_of_a_transaction(db: Any) -> None:
         db._getConnection()["Value"].close()
         return [db._query("SELECT 1")["OK"]]
 
-    assert _in_a_child(child) == [True]
+    assert in_a_child(child) == [True]
     assert db._update("ROLLBACK")["OK"]
 
 
@@ -629,7 +614,7 @@ def test_a_transaction_that_ended_before_the_fork_does_not_disturb_the_child(end
     assert db._update("START TRANSACTION")["OK"]
     connection = db._getConnection()["Value"]
     assert db._update("COMMIT")["OK"] if end == "COMMIT" else getattr(connection, end[:-2])() is None
-    assert _in_a_child(lambda: [db._query("SELECT 1")["OK"]]) == [True]
+    assert in_a_child(lambda: [db._query("SELECT 1")["OK"]]) == [True]
 
 
 # Begun in a way that the statements do not tell, or ended in one.
@@ -653,7 +638,7 @@ def _begin(db: Any, how: str) -> None:
 def test_a_transaction_that_nobody_has_seen_begin_is_in_a_child_as_in_stock(how: str, db: Any) -> None:
     """A child has its parent's connection: what it commits is committed."""
     _begin(db, how)
-    assert _in_a_child(lambda: [db._query("SELECT 1")["OK"], db._update("COMMIT")["OK"]]) == [True, True]
+    assert in_a_child(lambda: [db._query("SELECT 1")["OK"], db._update("COMMIT")["OK"]]) == [True, True]
     assert db._update("ROLLBACK")["OK"]
     assert db._query("SELECT n FROM rows_of")["Value"] == ((1,),)
 
@@ -661,7 +646,7 @@ def test_a_transaction_that_nobody_has_seen_begin_is_in_a_child_as_in_stock(how:
 def test_a_child_cannot_go_back_in_its_parents_transaction(db: Any) -> None:
     for statement in ("START TRANSACTION", "SAVEPOINT a"):
         assert db._update(statement)["OK"]
-    back, end = _in_a_child(lambda: [db._update("ROLLBACK TO SAVEPOINT a")["OK"], db._update("COMMIT")["OK"]])
+    back, end = in_a_child(lambda: [db._update("ROLLBACK TO SAVEPOINT a")["OK"], db._update("COMMIT")["OK"]])
     assert not back
     assert not end
 

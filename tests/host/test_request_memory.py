@@ -11,6 +11,7 @@ import psutil
 import pytest
 from conftest import stock
 from DIRAC.Core.DISET.private import Service as module
+from forking import in_a_child
 from serving import serve
 
 from dirac_perfpatch.patches.request_memory import _LAST, _METHOD, _service
@@ -77,17 +78,14 @@ def test_a_monitored_service_reports_its_memory(asked: list[str]) -> None:
 def test_a_child_reports_its_own_memory() -> None:
     service = _service(True)
     report(service)
-    read, write = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            ballast = more_memory()
-            os.write(write, str(report(service)[2] - psutil.Process().memory_info().rss / 1048576).encode())
-            len(ballast)
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
-    assert abs(float(os.read(read, 100))) < 8
+
+    def difference() -> float:
+        ballast = more_memory()
+        found = float(report(service)[2]) - psutil.Process().memory_info().rss / 1048576
+        len(ballast)
+        return found
+
+    assert abs(in_a_child(difference)) < 8
 
 
 def test_a_clock_that_has_gone_back() -> None:
