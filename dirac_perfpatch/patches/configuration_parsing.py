@@ -18,7 +18,7 @@ not, diraccfg keeps its own method. Seen to differ: diraccfg ends in a Recursion
 sections that are some 480 levels deep; we go twice as deep.
 
 The lock is diraccfg's own, held as long as diraccfg holds it, and none if DIRAC_FEWER_CFG_LOCKS says so. While a text
-is parsed, the object has its earlier content, where diraccfg shows parts of the new one to whoever reads without it.
+is parsed, the object has its earlier content, where diraccfg shows parts of the new one to readers without the lock.
 """
 
 from __future__ import annotations
